@@ -1,0 +1,207 @@
+"""The paper's layers, one class per equation, fully connected or convolutional.
+
+With H(x) = f(W_H x + b_H), T(x) = sigmoid(W_T x + b_T) and C(x) = sigmoid(W_C x + b_C):
+
+    plain      y = H(x)
+    residual   y = x + H(x)
+    highway    y = H(x) * T(x) + x * C(x),   C = 1 - T unless `gate="separate"`
+
+W_H, W_T (and W_C) lie side by side in one `kernel`, so that a block is one matrix product; each
+part is initialised on its own. Their biases are separate parameters: `bias` (b_H),
+`transform_bias` (b_T) and `carry_bias` (b_C), which optimizers and analyses find by name.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from highway_jax import convolution
+from highway_jax.errors import UserError
+
+ACTIVATIONS: dict[str, Callable] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "identity": lambda x: x,
+}
+
+_scaling = jax.nn.initializers.variance_scaling
+
+
+def _normalized(activation: str) -> Callable:
+    # U(+-s / sqrt(fan_in + fan_out)) with s = sqrt(12) for ReLU (He et al. 2015 when square) and
+    # sqrt(6) otherwise (Glorot & Bengio 2010). `variance_scaling` draws U(+-sqrt(3 * scale / n))
+    # with n the mean of both fans.
+    return _scaling(2.0 if activation == "relu" else 1.0, "fan_avg", "uniform")
+
+
+INITIALIZERS: dict[str, Callable[[str], Callable]] = {
+    "he_normal": lambda _: _scaling(2.0, "fan_in", "truncated_normal"),
+    "he_uniform": lambda _: _scaling(2.0, "fan_in", "uniform"),
+    "glorot_normal": lambda _: _scaling(1.0, "fan_avg", "truncated_normal"),
+    "glorot_uniform": lambda _: _scaling(1.0, "fan_avg", "uniform"),
+    "lecun_normal": lambda _: _scaling(1.0, "fan_in", "truncated_normal"),
+    "msra": lambda _: _scaling(2.0, "fan_in", "normal"),
+    "normalized": _normalized,
+    "unit_normal": lambda _: jax.nn.initializers.normal(1.0),
+    "tenth_normal": lambda _: jax.nn.initializers.normal(0.1),
+    "twentieth_normal": lambda _: jax.nn.initializers.normal(0.05),
+}
+"""Kernel initialisers by name, as functions of the activation's name.
+
+`normalized` is the uniform "normalized initialization" of the authors' fully connected nets,
+scaled by activation; `msra` is the untruncated N(0, 2 / fan_in) that their Caffe fork draws where
+its files say "xavier"; the last three are the plain Gaussians of its input and output layers.
+"""
+
+
+def lookup(table: dict, key: str, name: str):
+    """Returns `table[name]`, or raises `UserError` naming `key`, the value and what is allowed."""
+    if name not in table:
+        raise UserError(f"{key} is {name!r}; allowed: {', '.join(table)}")
+    return table[name]
+
+
+class BlockActivations(NamedTuple):
+    """What one block computed for a batch; each of shape [batch, ..., width].
+
+    Attributes:
+        h: The block state H(x).
+        t: The transform gate T(x); ones in a plain or residual block.
+        c: The carry gate C(x); zeros in a plain, ones in a residual block.
+        y: The block's output.
+    """
+
+    h: Float[Array, "batch *space width"]
+    t: Float[Array, "batch *space width"]
+    c: Float[Array, "batch *space width"]
+    y: Float[Array, "batch *space width"]
+
+
+class _Block(nn.Module):
+    """Shared fields and parameters of the blocks.
+
+    Attributes:
+        width: Units (or filter maps) of the block; input and output have this many, except that
+            a plain block takes any input.
+        activation: A name in `ACTIVATIONS`, the f of H.
+        kernel_size: 0 for a fully connected block, else the convolution kernel's side.
+        initializer: A name in `INITIALIZERS`, for the kernels of H, T and C alike.
+        padding: "SAME" or "VALID"; only a plain block may change the size of an image.
+        dtype: The compute type; parameters stay float32.
+    """
+
+    width: int
+    activation: str = "relu"
+    kernel_size: int = 0
+    initializer: str = "normalized"
+    padding: str = "SAME"
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(
+        self, x: Float[Array, "batch *space inputs"]
+    ) -> Float[Array, "batch *space width"]:
+        """Returns the block's output y."""
+        return self.activations(x).y
+
+    def _affine(self, x: Array, num_maps: int) -> list[Array]:
+        """Returns `num_maps` maps of x without their biases, computed as one product."""
+        init_map = lookup(INITIALIZERS, "model.initializer", self.initializer)(self.activation)
+        window = (self.kernel_size,) * 2 if self.kernel_size else ()
+        shape = (*window, x.shape[-1], self.width)
+
+        def init(key):
+            keys = jax.random.split(key, num_maps)
+            return jnp.concatenate([init_map(k, shape, jnp.float32) for k in keys], axis=-1)
+
+        kernel = self.param("kernel", init).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.kernel_size:
+            z = convolution.conv2d(x, kernel, padding=self.padding)
+        else:
+            z = x @ kernel
+        return jnp.split(z, num_maps, axis=-1)
+
+    def _bias(self, name: str, value: float) -> Array:
+        bias = self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
+        return bias.astype(self.dtype)
+
+    def _nonlinear(self, z: Array) -> Array:
+        return lookup(ACTIVATIONS, "model.activation", self.activation)(z)
+
+
+class PlainBlock(_Block):
+    """The ordinary layer y = H(x) (section 2, equation 1)."""
+
+    @nn.compact
+    def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
+        """Returns all that the block computes; `gate` is accepted and has no meaning here."""
+        (z,) = self._affine(x, 1)
+        y = self._nonlinear(z + self._bias("bias", 0.0))
+        return BlockActivations(y, jnp.ones_like(y), jnp.zeros_like(y), y)
+
+
+class ResidualBlock(_Block):
+    """The ungated skip y = x + H(x) (He et al. 2016 without normalisation; not in the paper)."""
+
+    @nn.compact
+    def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
+        """Returns all that the block computes; `gate` is accepted and has no meaning here."""
+        (z,) = self._affine(x, 1)
+        h = self._nonlinear(z + self._bias("bias", 0.0))
+        return BlockActivations(h, jnp.ones_like(h), jnp.ones_like(h), x + h)
+
+
+class HighwayBlock(_Block):
+    """The highway layer y = H(x) * T(x) + x * C(x) (section 2, equations 2 and 3).
+
+    Attributes:
+        gate: "coupled" for C = 1 - T, as in all of the paper's experiments, or "separate" for a
+            carry gate with weights of its own.
+        transform_bias: Initial b_T; negative values start the block close to the identity.
+        carry_bias: Initial b_C of a separate carry gate.
+    """
+
+    gate: str = "coupled"
+    transform_bias: float = -1.0
+    carry_bias: float = 1.0
+
+    @nn.compact
+    def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
+        """Returns all that the block computes.
+
+        Args:
+            x: Input [batch, ..., width].
+            gate: None, or a scalar: NaN leaves the gates alone, any other number stands in for
+                every transform gate (0 shuts them, so a coupled block copies its input; 1 opens
+                them, so that it is a plain block).
+        """
+        if x.shape[-1] != self.width:
+            raise ValueError(
+                f"a highway block keeps its width: input has {x.shape[-1]}, width is {self.width}"
+            )
+        separate = lookup({"coupled": False, "separate": True}, "model.gate", self.gate)
+        z_h, z_t, *z_c = self._affine(x, 3 if separate else 2)
+        h = self._nonlinear(z_h + self._bias("bias", 0.0))
+        t = jax.nn.sigmoid(z_t + self._bias("transform_bias", self.transform_bias))
+        if gate is not None:
+            t = jnp.where(jnp.isnan(gate), t, gate.astype(t.dtype))
+        if separate:
+            c = jax.nn.sigmoid(z_c[0] + self._bias("carry_bias", self.carry_bias))
+        else:
+            c = 1 - t
+        return BlockActivations(h, t, c, h * t + x * c)
+
+
+BLOCKS: dict[str, type[_Block]] = {
+    "plain": PlainBlock,
+    "residual": ResidualBlock,
+    "highway": HighwayBlock,
+}

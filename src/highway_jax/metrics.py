@@ -1,0 +1,69 @@
+"""Metrics as sums and counts: added over batches, divided once."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Sums(NamedTuple):
+    """Sums over examples.
+
+    Attributes:
+        loss: Sum of cross-entropies in nats.
+        correct: Examples whose largest logit is their label's.
+        count: Examples.
+    """
+
+    loss: Float[Array, "*trials"]
+    correct: Int[Array, "*trials"]
+    count: Int[Array, "*trials"]
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return jax.tree.map(jnp.add, self, other)
+
+    @property
+    def mean_loss(self) -> np.ndarray:
+        """Mean cross-entropy in nats; NaN where nothing was counted."""
+        return self._per_example(self.loss)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Share of correct examples, 0 to 1; NaN where nothing was counted."""
+        return self._per_example(self.correct)
+
+    def _per_example(self, total: Array) -> np.ndarray:
+        count = np.asarray(self.count)
+        with np.errstate(invalid="ignore"):
+            share = np.asarray(total, np.float64) / np.maximum(count, 1)
+        return np.where(count > 0, share, np.nan)
+
+
+def zeros() -> Sums:
+    """Returns the sums over no examples."""
+    return Sums(jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+) -> Float[Array, "batch"]:
+    """Returns the softmax cross-entropy of each example in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def sums(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    mask: Bool[Array, "batch"],
+) -> Sums:
+    """Returns the sums over the examples of a batch that `mask` admits."""
+    losses = cross_entropy(logits, labels)
+    correct = jnp.argmax(logits, axis=-1) == labels
+    return Sums(
+        jnp.sum(jnp.where(mask, losses, 0.0)),
+        jnp.sum(correct & mask, dtype=jnp.int32),
+        jnp.sum(mask, dtype=jnp.int32),
+    )

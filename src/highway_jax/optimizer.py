@@ -1,0 +1,94 @@
+"""Momentum SGD as one explicit optax chain, built from a trial's numbers inside its program.
+
+The update is that of the authors' frameworks: weight decay is added to the gradient, the rate
+multiplies the gradient before it enters the velocity (so that a fall of the rate does not rescale
+what the velocity already holds), and Nesterov's form looks ahead along the new velocity:
+
+    g = grad + weight_decay * w
+    v = momentum * v + rate * g
+    w = w - v                              classical
+    w = w - (rate * g + momentum * v)      Nesterov, as in Caffe
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt32
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers of one trial; a batch of trials holds arrays [trials] of them.
+
+    Attributes:
+        seed: Draws the initial weights and the order of the examples.
+        learning_rate: Initial rate, without a (1 - momentum) factor.
+        momentum: Of the velocity.
+        decay: Factor of the rate at each decay.
+        weight_decay: L2 coefficient of kernels.
+        transform_bias: Initial b_T of highway blocks.
+    """
+
+    seed: UInt32[Array, "*trials"]
+    learning_rate: Float[Array, "*trials"]
+    momentum: Float[Array, "*trials"]
+    decay: Float[Array, "*trials"]
+    weight_decay: Float[Array, "*trials"]
+    transform_bias: Float[Array, "*trials"]
+
+
+def learning_rate(
+    config: Any, steps_per_epoch: int, numbers: Hyperparameters, step: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Returns the rate at a step, counted from 0.
+
+    Written out because optax's own schedules branch in Python on their decay rate, which is a
+    traced number here.
+
+    Args:
+        config: The `optimizer` section: schedule, decay_every, boundaries.
+        steps_per_epoch: Steps of an epoch.
+        numbers: The trial's numbers.
+        step: Steps taken before this one.
+    """
+    if config.schedule == "constant":
+        return numbers.learning_rate
+    if config.schedule == "exponential":
+        falls = step // steps_per_epoch if config.decay_every == "epoch" else step
+    else:
+        falls = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
+    return numbers.learning_rate * numbers.decay ** falls.astype(jnp.float32)
+
+
+def _kernels(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def build(
+    config: Any, steps_per_epoch: int, numbers: Hyperparameters, *, decays_weights: bool
+) -> optax.GradientTransformation:
+    """Builds the update rule of one trial.
+
+    Args:
+        config: The `optimizer` section: schedule, nesterov, clip_norm.
+        steps_per_epoch: Steps of an epoch.
+        numbers: The trial's numbers; may be traced.
+        decays_weights: Whether any trial of the program decays weights; without, the term is
+            left out of the program.
+    """
+    parts = []
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    if decays_weights:
+        parts.append(optax.add_decayed_weights(numbers.weight_decay, mask=_kernels))
+
+    def rate(step):
+        return learning_rate(config, steps_per_epoch, numbers, step)
+
+    return optax.chain(
+        *parts,
+        optax.scale_by_schedule(rate),
+        optax.trace(decay=numbers.momentum, nesterov=config.nesterov),
+        optax.scale(-1.0),
+    )

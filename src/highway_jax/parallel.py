@@ -1,0 +1,130 @@
+"""The trial axis: one function of one trial, made a compiled function of a batch of trials.
+
+Trials are sharded over a mesh axis `trials`; the trials of one device run in turn (`map`) or at
+once (`vmap`). On CPU, where a batched small matrix product is no faster than several, trials run
+in turn and every core is a device of its own (`use_cores`).
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from highway_jax.errors import UserError
+
+AXIS = "trials"
+
+
+def num_cores() -> int:
+    """Returns the CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_cores(num_devices: int = 0) -> None:
+    """Makes one virtual CPU device for each core, if jax's backends are not up yet.
+
+    Leaves alone what the user set through jax's own options.
+
+    Args:
+        num_devices: Virtual CPU devices; 0 for one a core.
+    """
+    if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        try:
+            jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
+        except RuntimeError:
+            pass  # The backends are up: what they have is what there is.
+
+
+class Trials:
+    """Where a batch of trials runs.
+
+    Attributes:
+        num_trials: Trials of the batch.
+        mesh: The devices, in one axis; never more than there are trials.
+        num_slots: Trials with the filling that gives each device equally many.
+        mode: "map" or "vmap" over the trials of one device.
+    """
+
+    def __init__(self, num_trials: int, num_devices: int = 0, mode: str = "auto"):
+        """Chooses devices.
+
+        Args:
+            num_trials: At least 1.
+            num_devices: How many devices to use; 0 for all.
+            mode: "map", "vmap", or "auto" for map on CPU and vmap elsewhere.
+
+        Raises:
+            UserError: If there are fewer devices.
+        """
+        devices = jax.devices()
+        if num_devices > len(devices):
+            raise UserError(
+                f"config.runtime.devices is {num_devices}; allowed: 0 to {len(devices)},"
+                f" the {devices[0].platform} devices here"
+            )
+        devices = devices[: num_devices or len(devices)]
+        if jax.process_count() == 1:
+            devices = devices[:num_trials]
+        self.num_trials = num_trials
+        self.num_slots = math.ceil(num_trials / len(devices)) * len(devices)
+        self.mode = mode if mode != "auto" else "map" if devices[0].platform == "cpu" else "vmap"
+        self.mesh = Mesh(np.array(devices), (AXIS,))
+        self._sharded = NamedSharding(self.mesh, P(AXIS))
+        self._replicated = NamedSharding(self.mesh, P())
+
+    def compile(self, function: Callable, *, donate: bool = False) -> Callable:
+        """Returns `function(trial, *shared)` as a jitted function of all trials.
+
+        Args:
+            function: Takes one trial's tree and trees that all trials share.
+            donate: Whether the trials' buffers may be reused for the result.
+        """
+
+        def one_device(trials, *shared):
+            if self.mode == "vmap":
+                return jax.vmap(lambda trial: function(trial, *shared))(trials)
+            return jax.lax.map(lambda trial: function(trial, *shared), trials)
+
+        def everywhere(trials, *shared):
+            # check_vma is off because the convolution's own gradient rules cannot state how
+            # their results vary over the mesh; nothing here crosses it.
+            specs = (P(AXIS), *(P() for _ in shared))
+            mapped = jax.shard_map(
+                one_device, mesh=self.mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False
+            )
+            return mapped(trials, *shared)
+
+        return jax.jit(everywhere, donate_argnums=(0,) if donate else ())
+
+    def place(self, tree: Any) -> Any:
+        """Puts host arrays [num_trials, ...] onto the devices, the last trial filling the slots."""
+        index = np.minimum(np.arange(self.num_slots), self.num_trials - 1)
+
+        def put(leaf):
+            slots = np.asarray(leaf)[index]
+            return jax.make_array_from_callback(slots.shape, self._sharded, lambda i: slots[i])
+
+        return jax.tree.map(put, tree)
+
+    def share(self, tree: Any) -> Any:
+        """Puts host arrays onto every device."""
+
+        def put(leaf):
+            array = np.asarray(leaf)
+            return jax.make_array_from_callback(array.shape, self._replicated, lambda i: array[i])
+
+        return jax.tree.map(put, tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """Returns device arrays [num_slots, ...] as host arrays [num_trials, ...]."""
+        if jax.process_count() > 1:
+            tree = multihost_utils.process_allgather(tree, tiled=True)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: self.num_trials], tree)

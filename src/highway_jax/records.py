@@ -1,0 +1,220 @@
+"""The one writer of what a run measured: curves, results, summary, TensorBoard events.
+
+`metrics.jsonl` and the tables hold nothing that depends on the clock except the columns named
+`*_seconds` and `steps_per_second`, so an interrupted run and one left alone can be compared byte
+for byte.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from highway_jax import config as config_lib
+from highway_jax import files
+from highway_jax.errors import UserError
+
+SETTING = (
+    "case",
+    "dataset",
+    "block",
+    "depth",
+    "width",
+    "activation",
+    "initializer",
+    "gate",
+    "nesterov",
+    "schedule",
+    "batch_size",
+    *config_lib.NUMERIC,
+    "epochs",
+    "num_parameters",
+)
+MEASURED = (
+    "train_loss",
+    "train_accuracy",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+RESULTS = (
+    "batch",
+    "trial",
+    *SETTING,
+    "seed",
+    "steps",
+    *MEASURED,
+    "diverged",
+    "compile_seconds",
+    "train_seconds",
+    "steps_per_second",
+)
+"""Columns of results.csv: one row a trial.
+
+`train_seconds` is the wall time that the trial's batch spent in training steps, compiling and
+evaluating left out; `steps_per_second` is the steps of all trials of that batch over this time.
+"""
+
+SUMMARY = (
+    *SETTING,
+    "trials",
+    "diverged",
+    *(f"{m}_{s}" for m in ("test_accuracy", "train_loss") for s in ("best", "mean", "std")),
+)
+"""Columns of summary.csv: one row a setting; statistics are over its trials that converged."""
+
+
+class Records:
+    """The record files of one working directory."""
+
+    def __init__(self, directory: Path, *, tensorboard: bool = True):
+        self._directory = Path(directory)
+        self._metrics = self._directory / "metrics.jsonl"
+        self._results = self._directory / "results.csv"
+        self._tensorboard = tensorboard
+        self._writers: dict[str, Any] = {}
+
+    def add_epoch(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Appends one epoch's line of each trial to metrics.jsonl; on disk when it returns."""
+        lines = list(lines)
+        text = "".join(json.dumps({k: _json(v) for k, v in line.items()}) + "\n" for line in lines)
+        with self._metrics.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        for line in lines:
+            self._add_events(line)
+
+    def _add_events(self, line: dict[str, Any]) -> None:
+        if not self._tensorboard:
+            return
+        from tensorboardX import SummaryWriter
+
+        name = f"{line['batch']}/{line['case']}-seed{line['seed']}-trial{line['trial']}"
+        if name not in self._writers:
+            # Events after the step that training resumed from are hidden by purge_step.
+            self._writers[name] = SummaryWriter(
+                str(self._directory / "tensorboard" / name), purge_step=line["epoch"]
+            )
+        for key in ("learning_rate", *MEASURED):
+            if (value := _json(line.get(key))) is not None:
+                group, _, leaf = key.partition("_") if key in MEASURED else ("", "", key)
+                tag = f"{leaf}/{group}" if group else leaf
+                self._writers[name].add_scalar(tag, value, line["epoch"])
+
+    def rewind(self, batch: str, epoch: int) -> None:
+        """Drops the lines of a batch after an epoch, and a torn last line, from metrics.jsonl.
+
+        Raises:
+            UserError: If lines up to the epoch are not all there.
+        """
+        kept, found = [], set()
+        if self._metrics.exists():
+            for text in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    line = json.loads(text)
+                    same, at = line["batch"] == batch, line["epoch"]
+                except (ValueError, KeyError, TypeError):
+                    continue  # Torn by a crash: it belongs to an epoch that is trained again.
+                if not same or at <= epoch:
+                    kept.append(text)
+                    if same:
+                        found.add(at)
+        if len(found) == 0 and epoch > 0:
+            raise UserError(
+                f"{self._metrics} lacks the {epoch} epochs of {batch} before its checkpoint;"
+                " restore the file, or use another --workdir"
+            )
+        files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
+
+    def results(self) -> list[dict[str, Any]]:
+        """Returns the rows of results.csv, numbers as numbers; no rows if there is no file.
+
+        Raises:
+            UserError: If the file is not a results table of this version.
+        """
+        if not self._results.exists():
+            return []
+        with self._results.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != RESULTS:
+                raise UserError(
+                    f"{self._results} has other columns than this version writes;"
+                    " restore it, or use another --workdir"
+                )
+            return [{key: _parse(value) for key, value in row.items()} for row in reader]
+
+    def add_results(self, rows: list[dict[str, Any]]) -> None:
+        """Adds rows to results.csv and writes summary.csv anew; each file whole or not at all."""
+        rows = sorted([*self.results(), *rows], key=lambda row: row["trial"])
+        _write_csv(self._results, RESULTS, rows)
+        _write_csv(self._directory / "summary.csv", SUMMARY, summarize(rows))
+
+    def close(self) -> None:
+        """Closes the event files."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row a setting, in the order of first appearance.
+
+    The best test accuracy is the largest, the best training loss the smallest. The standard
+    deviation is the sample's (n - 1), NaN for one trial. Diverged trials are counted, not
+    averaged.
+    """
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in SETTING), []).append(row)
+    summary = []
+    for setting, group in groups.items():
+        converged = [row for row in group if not row["diverged"]]
+        line = dict(zip(SETTING, setting, strict=True))
+        line |= {"trials": len(group), "diverged": len(group) - len(converged)}
+        for metric, best in (("test_accuracy", max), ("train_loss", min)):
+            values = [row[metric] for row in converged]
+            line[f"{metric}_best"] = best(values) if values else math.nan
+            line[f"{metric}_mean"] = float(np.mean(values)) if values else math.nan
+            line[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        summary.append(line)
+    return summary
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _format(row[key]) for key in columns} for row in rows)
+    files.write_atomically(path, text.getvalue())
+
+
+def _format(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def _parse(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return math.nan if text == "" else text
+
+
+def _json(value: Any) -> Any:
+    """JSON has no NaN or infinity: both become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,160 @@
+"""Training as pure functions of one trial: its state, a step, a stretch of steps.
+
+Nothing here knows how many trials there are, where they run, or what time it is.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Int, UInt8
+
+from highway_jax import metrics
+from highway_jax.optimizer import Hyperparameters
+
+
+class DeviceData(NamedTuple):
+    """The examples of all splits on the device, training examples first.
+
+    Attributes:
+        images: Stored pixels [examples, ...].
+        labels: Classes [examples].
+    """
+
+    images: UInt8[Array, "examples *shape"]
+    labels: Int[Array, "examples"]
+
+    def take(self, index: Int[Array, "batch"]) -> "DeviceData":
+        """Returns the examples at `index`, which must all exist."""
+        return jax.tree.map(lambda a: a.at[index].get(mode="promise_in_bounds"), self)
+
+
+class Task(NamedTuple):
+    """What is fixed for all trials of a program.
+
+    Attributes:
+        init: (key, transform_bias) -> params.
+        apply: (params, inputs) -> logits.
+        preprocess: Stored images -> inputs.
+        optimizer: A trial's `Hyperparameters` -> its update rule.
+        num_train: Training examples.
+        batch_size: Examples of a step.
+    """
+
+    init: Callable
+    apply: Callable
+    preprocess: Callable
+    optimizer: Callable[[Hyperparameters], optax.GradientTransformation]
+    num_train: int
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training split."""
+        return self.num_train // self.batch_size
+
+
+class TrialState(NamedTuple):
+    """All that going on with a trial needs.
+
+    Attributes:
+        numbers: The trial's hyperparameters.
+        params: The net's parameters.
+        optimizer_state: The optimizer's state.
+        step: Steps taken.
+        sums: Training metrics since the epoch began, each batch before its update.
+        diverged: Whether the loss stopped being finite; the trial is frozen since.
+    """
+
+    numbers: Hyperparameters
+    params: Any
+    optimizer_state: Any
+    step: Int[Array, ""]
+    sums: metrics.Sums
+    diverged: Bool[Array, ""]
+
+
+def _keys(numbers: Hyperparameters) -> tuple[Array, Array]:
+    init_key, data_key = jax.random.split(jax.random.key(numbers.seed))
+    return init_key, data_key
+
+
+def create(task: Task, numbers: Hyperparameters) -> TrialState:
+    """Returns the state of a trial before its first step."""
+    init_key, _ = _keys(numbers)
+    params = task.init(init_key, numbers.transform_bias)
+    return TrialState(
+        numbers=numbers,
+        params=params,
+        optimizer_state=task.optimizer(numbers).init(params),
+        step=jnp.int32(0),
+        sums=metrics.zeros(),
+        diverged=jnp.asarray(False),
+    )
+
+
+def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
+    """Takes one step of momentum SGD.
+
+    A loss that is not finite freezes the trial as it was before the step and marks it diverged.
+
+    Args:
+        task: What is fixed.
+        state: The trial before the step.
+        batch: `batch_size` examples.
+    """
+    inputs = task.preprocess(batch.images)
+
+    def loss_and_sums(params):
+        logits = task.apply(params, inputs)
+        sums = metrics.sums(logits, batch.labels, jnp.ones(len(batch.labels), bool))
+        return sums.loss / task.batch_size, sums
+
+    (loss, sums), grads = jax.value_and_grad(loss_and_sums, has_aux=True)(state.params)
+    updates, optimizer_state = task.optimizer(state.numbers).update(
+        grads, state.optimizer_state, state.params
+    )
+    moved = TrialState(
+        numbers=state.numbers,
+        params=optax.apply_updates(state.params, updates),
+        optimizer_state=optimizer_state,
+        step=state.step + 1,
+        sums=state.sums + sums,
+        diverged=state.diverged,
+    )
+    alive = jnp.isfinite(loss) & ~state.diverged
+    state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, state)
+    return state._replace(diverged=~alive)
+
+
+def train_steps(
+    task: Task, state: TrialState, data: DeviceData, num_steps: Int[Array, ""]
+) -> TrialState:
+    """Takes steps within one epoch, in one compiled loop of any length.
+
+    The order of the examples depends on the seed and the epoch alone, so a stretch may begin
+    anywhere: cutting an epoch into other stretches gives the same bits.
+
+    Args:
+        task: What is fixed.
+        state: The trial; a diverged one is returned as it is, at no cost when trials are mapped.
+        data: The examples, of which the first `num_train` are trained on.
+        num_steps: How many; must not reach past the end of the epoch that `state.step` is in.
+    """
+    _, data_key = _keys(state.numbers)
+
+    def run(state: TrialState) -> TrialState:
+        epoch, first = jnp.divmod(state.step, task.steps_per_epoch)
+        order = jax.random.permutation(jax.random.fold_in(data_key, epoch), task.num_train)
+        fresh = jax.tree.map(lambda s: jnp.where(first == 0, 0, s), state.sums)
+
+        def body(i, state):
+            start = (first + i) * task.batch_size
+            chosen = jax.lax.dynamic_slice(order, (start,), (task.batch_size,))
+            return train_step(task, state, data.take(chosen))
+
+        return jax.lax.fori_loop(0, num_steps, body, state._replace(sums=fresh))
+
+    return jax.lax.cond(state.diverged, lambda state: state, run, state)

@@ -1,0 +1,162 @@
+"""A run's directory: its lock, its config, where it ran."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from highway_jax import config as config_lib
+from highway_jax import files
+from highway_jax.errors import UserError
+
+_PACKAGES = ("highway-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Workdir:
+    """The directory of one run.
+
+    Holds `config.json`, `environment.json`, `metrics.jsonl`, `results.csv`, `summary.csv`,
+    `tensorboard/` and `checkpoints/`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and holds it for this process alone.
+
+        The system drops the lock when the process ends, however it ends.
+
+        Raises:
+            UserError: If it cannot be made or written, or another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Held open for the whole run; closing it drops the lock.
+            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be written ({error.strerror});"
+                " allowed: a directory that this user may create and write"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                holder = " ".join(lock.read().split()) or "another process"
+                raise UserError(
+                    f"--workdir={self.path} is in use by {holder}; allowed: a directory of its own,"
+                    " or wait until that run ends"
+                ) from None
+            lock.truncate(0)
+            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+            lock.flush()
+            yield
+
+    def claim(self, config: ConfigDict, data_fingerprint: str) -> None:
+        """Writes down what is run here, or checks that it is what was run here before.
+
+        Raises:
+            UserError: If the directory holds a run of another config or other data.
+        """
+        path = self.path / "config.json"
+        new = json.loads(config_lib.to_json(config))
+        if path.exists():
+            try:
+                old = json.loads(path.read_text(encoding="utf-8"))
+                changed = config_lib.changes(_flatten(old), _flatten(new))
+            except (ValueError, AttributeError) as error:
+                raise UserError(
+                    f"{path} cannot be read ({error}); restore it, or use another --workdir"
+                ) from error
+            if changed:
+                raise UserError(
+                    f"--workdir={self.path} holds a run with another config: changed"
+                    f" {'; '.join(changed)}; allowed: the same config, or another --workdir"
+                )
+            before = self.environment().get("data_fingerprint", data_fingerprint)
+            if before != data_fingerprint:
+                raise UserError(
+                    f"--workdir={self.path} holds a run on other data: {config.data.name} had"
+                    f" fingerprint {before[:12]}, now {data_fingerprint[:12]}; allowed: the same"
+                    " data, or another --workdir"
+                )
+        environment = describe_environment() | {"data_fingerprint": data_fingerprint}
+        files.write_atomically(
+            self.path / "environment.json", json.dumps(environment, indent=2) + "\n"
+        )
+        files.write_atomically(path, config_lib.to_json(config))
+
+    def environment(self) -> dict[str, Any]:
+        """Returns what `environment.json` says, or nothing if it cannot be read."""
+        try:
+            return dict(json.loads((self.path / "environment.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def describe_environment() -> dict[str, Any]:
+    """Returns the versions, devices and commit that this process runs with."""
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "num_devices": len(devices),
+        "num_processes": jax.process_count(),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _commit() -> str:
+    """The source's git commit with '+changes' if it was edited since; empty outside git."""
+
+    def git(*arguments):
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+
+    try:
+        changed = "+changes" if git("status", "--porcelain", "--", ".").strip() else ""
+        return git("rev-parse", "HEAD").strip() + changed
+    except (OSError, subprocess.SubprocessError):
+        return ""
