@@ -150,7 +150,11 @@ def parse(source: Source, paths: Sequence[Path]) -> Arrays:
         BadDataError: an archive is truncated or damaged, or holds more, less or other than it
             should. Names the file and what is wrong.
     """
-    arrays = _parse_cifar(source, paths[0]) if source.members else _parse_mnist(source, paths)
+    files = [
+        (Path(archive.url).name, path)  # TFDS gives the files other names
+        for archive, path in zip(source.archives, paths, strict=True)
+    ]
+    arrays = _parse_cifar(source, *files[0]) if source.members else _parse_mnist(source, files)
     for split in arrays:
         check(source, split, *arrays[split])
     return arrays
@@ -176,18 +180,18 @@ def check(source: Source, split: str, images: np.ndarray, labels: np.ndarray) ->
         )
 
 
-def _parse_mnist(source: Source, paths: Sequence[Path]) -> Arrays:
+def _parse_mnist(source: Source, files: Sequence[tuple[str, Path]]) -> Arrays:
     height, width, _ = source.image_shape
     arrays = {}
     for i, split in enumerate(("train", "test")):
         count = source.num_examples[split]
-        images = _read_idx(paths[2 * i], (count, height, width))
-        labels = _read_idx(paths[2 * i + 1], (count,))
+        images = _read_idx(*files[2 * i], (count, height, width))
+        labels = _read_idx(*files[2 * i + 1], (count,))
         arrays[split] = images.reshape(count, *source.image_shape), labels.astype(np.int32)
     return arrays
 
 
-def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _read_idx(name: str, path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Reads a gzipped IDX file of bytes: 0, 0, 8 (uint8), rank, big-endian lengths, data."""
     expected_header = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
     size = int(np.prod(shape))
@@ -196,19 +200,19 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             header = file.read(len(expected_header))
             if header != expected_header:
                 raise BadDataError(
-                    f"{path.name} starts with the bytes {header.hex()}, not "
+                    f"{name} starts with the bytes {header.hex()}, not "
                     f"{expected_header.hex()} (IDX of uint8 {list(shape)})"
                 )
             data = file.read(size + 1)  # one more than there should be, to see it if there is
     except (EOFError, OSError, zlib.error) as error:
-        raise BadDataError(f"{path.name} cannot be decompressed: {error}") from error
+        raise BadDataError(f"{name} cannot be decompressed: {error}") from error
     if len(data) != size:
         found = "more" if len(data) > size else f"only {len(data)}"
-        raise BadDataError(f"{path.name} holds {found} bytes of data, not {size}")
+        raise BadDataError(f"{name} holds {found} bytes of data, not {size}")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _parse_cifar(source: Source, path: Path) -> Arrays:
+def _parse_cifar(source: Source, name: str, path: Path) -> Arrays:
     height, width, channels = source.image_shape
     row_bytes = source.label_bytes + height * width * channels
     sizes = {
@@ -216,18 +220,20 @@ def _parse_cifar(source: Source, path: Path) -> Arrays:
         for split, members in source.members.items()
         for member in members
     }
-    contents = _read_tar(path, sizes)
+    contents = _read_tar(name, path, sizes)
     arrays = {}
     for split, members in source.members.items():
         data = b"".join(contents[member] for member in members)
         rows = np.frombuffer(data, np.uint8).reshape(-1, row_bytes)
         planes = rows[:, source.label_bytes :].reshape(-1, channels, height, width)
-        images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-        arrays[split] = images, rows[:, source.label_bytes - 1].astype(np.int32)
+        arrays[split] = (
+            planes.transpose(0, 2, 3, 1),
+            rows[:, source.label_bytes - 1].astype(np.int32),
+        )
     return arrays
 
 
-def _read_tar(path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
+def _read_tar(name: str, path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
     """Reads the members named in `sizes`, of exactly these sizes, from a gzipped tar.
 
     The tar is read as a stream into memory. A member's name is compared, never used as a path.
@@ -237,22 +243,22 @@ def _read_tar(path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
     try:
         with (
             gzip.open(path) as file,
-            tarfile.open(fileobj=_CappedReader(file, limit, path.name), mode="r|") as tar,
+            tarfile.open(fileobj=_CappedReader(file, limit, name), mode="r|") as tar,
         ):
             for member in tar:
                 if member.name not in sizes:
                     continue
                 if not member.isreg() or member.size != sizes[member.name]:
                     raise BadDataError(
-                        f"{path.name}: {member.name} is not a file of {sizes[member.name]} bytes"
+                        f"{name}: {member.name} is not a file of {sizes[member.name]} bytes"
                     )
                 if member.name in contents:
-                    raise BadDataError(f"{path.name}: {member.name} is there twice")
+                    raise BadDataError(f"{name}: {member.name} is there twice")
                 contents[member.name] = tar.extractfile(member).read()
     except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
-        raise BadDataError(f"{path.name} cannot be read: {error}") from error
+        raise BadDataError(f"{name} cannot be read: {error}") from error
     if missing := sizes.keys() - contents.keys():
-        raise BadDataError(f"{path.name} does not hold {', '.join(sorted(missing))}")
+        raise BadDataError(f"{name} does not hold {', '.join(sorted(missing))}")
     return contents
 
 

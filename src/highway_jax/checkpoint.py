@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -85,7 +86,7 @@ class Checkpoints:
                 manifest = json.loads(self._manifest(step).read_text())
                 with ocp.StandardCheckpointer() as checkpointer:
                     state = checkpointer.restore(self._path(step), like)
-                return step, _to_host(state), manifest["extra"]
+                return step, jax.tree.map(np.asarray, state), manifest["extra"]
             damages.append(damage)
             logging.warning("checkpoint of step %d passed over: %s", step, damage)
         if damages:
@@ -100,7 +101,7 @@ class Checkpoints:
         try:
             manifest = json.loads(self._manifest(step).read_text())
             sums, format_ = dict(manifest["files"]), manifest["format"]
-            manifest["extra"]  # noqa: B018
+            dict(manifest["extra"])
         except (OSError, ValueError, KeyError, TypeError):
             return f"{self._manifest(step).name} cannot be read"
         if format_ != _FORMAT:
@@ -128,9 +129,3 @@ def _all_files(path: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _to_host(tree: Any) -> Any:
-    import jax
-
-    return jax.tree.map(np.asarray, tree)

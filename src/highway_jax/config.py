@@ -48,7 +48,7 @@ def _whole(default: int, low: int, doc: str) -> Key:
     return Key(default, lambda v: v >= low, f"a whole number of at least {low}", doc)
 
 
-def _real(default: float, low: float, high: float, doc: str, *, open_low: bool = False) -> Key:
+def _real(default: float, low: float | int, high: float | int, doc: str, *, open_low: bool = False) -> Key:
     words = f"a number {'above' if open_low else 'from'} {low:g}"
     words += f" to {high:g}" if math.isfinite(high) else ""
 
@@ -181,13 +181,13 @@ def default_config() -> ConfigDict:
     `cases` maps a name to the settings in which that case differs; a run trains every case with
     every seed. Without cases there is one, named after the run.
     """
-    config = ConfigDict()
+    config = ConfigDict(sort_keys=False)
     for key, entry in SCHEMA.items():
         section, _, leaf = key.rpartition(".")
         if section and section not in config:
-            config[section] = ConfigDict()
+            config[section] = ConfigDict(sort_keys=False)
         (config[section] if section else config)[leaf] = entry.default
-    config.cases = ConfigDict()
+    config.cases = ConfigDict(sort_keys=False)
     config.lock()
     config.cases.unlock()
     return config

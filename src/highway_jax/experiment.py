@@ -172,6 +172,7 @@ class BatchRun:
         self._numbers = batch.hyperparameters()
         self._total_steps = self._program.steps_per_epoch * batch.config.training.epochs
         self._seconds = {"compile": 0.0, "train": 0.0}
+        self._recorded = 0
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -208,8 +209,8 @@ class BatchRun:
             self._records.rewind(self._batch.name, 0)
             return fresh, 0
         step, state, extra = restored
-        self._seconds |= extra["seconds"]
-        self._records.rewind(self._batch.name, step // self._program.steps_per_epoch)
+        self._seconds, self._recorded = extra["seconds"], extra["last_epoch_recorded"]
+        self._records.rewind(self._batch.name, self._recorded)
         self._display.say(f"  going on from the checkpoint of step {step:,}")
         return self._program.trials.place(state), step
 
@@ -243,6 +244,7 @@ class BatchRun:
             curves["test"] = self._program.evaluate(state.params, "test")
         diverged = self._program.trials.fetch(state.diverged)
         self._records.add_epoch(self._epoch_lines(epoch, curves, diverged))
+        self._recorded = epoch
         alive = ~diverged
         if not alive.any():
             return f"epoch {epoch}  every trial diverged"
@@ -257,7 +259,9 @@ class BatchRun:
     def _epoch_lines(self, epoch: int, curves: dict, diverged: np.ndarray) -> list[dict]:
         per_epoch = self._program.steps_per_epoch
         last_step = jnp.int32(epoch * per_epoch - 1)
-        rates = optimizer.learning_rate(self._config.optimizer, per_epoch, self._numbers, last_step)
+        rates = jax.vmap(
+            lambda n: optimizer.learning_rate(self._config.optimizer, per_epoch, n, last_step)
+        )(self._numbers)
         lines = []
         for i, trial in enumerate(self._batch.trials):
             line = {
@@ -267,7 +271,7 @@ class BatchRun:
                 "seed": trial.seed,
                 "epoch": epoch,
                 "step": epoch * per_epoch,
-                "learning_rate": float(np.broadcast_to(rates, len(self._batch.trials))[i]),
+                "learning_rate": float(rates[i]),
                 "diverged": bool(diverged[i]),
             }
             for split, sums in curves.items():
@@ -283,7 +287,8 @@ class BatchRun:
         stop = _agree(self._stop.signal)
         if stop or _agree(int(due)) or step == self._total_steps:
             host_state = self._program.trials.fetch(state)
-            self._checkpoints.save(step, host_state, {"seconds": self._seconds})
+            extra = {"seconds": self._seconds, "last_epoch_recorded": self._recorded}
+            self._checkpoints.save(step, host_state, extra)
             self._saved_at = time.monotonic()
         if stop:
             raise Stopped(

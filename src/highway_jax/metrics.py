@@ -35,7 +35,7 @@ class Sums(NamedTuple):
         """Share of correct examples, 0 to 1; NaN where nothing was counted."""
         return self._per_example(self.correct)
 
-    def _per_example(self, total: Array) -> np.ndarray:
+    def _per_example(self, total: Array | np.ndarray) -> np.ndarray:
         count = np.asarray(self.count)
         with np.errstate(invalid="ignore"):
             share = np.asarray(total, np.float64) / np.maximum(count, 1)

@@ -4,7 +4,7 @@ The equal blocks are one `nn.scan`, so that compiling a net takes the same time 
 The rest of the package sees a `Model` of pure functions and never a linen module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +16,11 @@ from highway_jax.layers import BLOCKS, BlockActivations, PlainBlock, lookup
 
 Params = Any
 
-REMATS = ("none", "products", "full")
+REMATS = {
+    "none": None,
+    "products": jax.checkpoint_policies.dots_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -52,9 +56,8 @@ def scan_blocks(
         activations = block.activations(x, gate)
         return activations.y, (activations if collect else None)
 
-    if lookup(dict.fromkeys(REMATS, 0), "model.remat", remat) or remat != "none":
-        policy = jax.checkpoint_policies.dots_saveable if remat == "products" else None
-        body = nn.remat(body, prevent_cse=False, policy=policy)
+    if remat != "none":
+        body = nn.remat(body, prevent_cse=False, policy=lookup(REMATS, "model.remat", remat))
     scan = nn.scan(
         body,
         variable_axes={"params": 0},
@@ -81,7 +84,7 @@ class DenseStack(nn.Module):
     depth: int
     width: int
     num_classes: int
-    options: dict[str, Any]
+    options: Mapping[str, Any]
     remat: str = "none"
 
     @nn.compact

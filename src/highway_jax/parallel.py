@@ -5,6 +5,7 @@ once (`vmap`). On CPU, where a batched small matrix product is no faster than se
 in turn and every core is a device of its own (`use_cores`).
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -37,10 +38,9 @@ def use_cores(num_devices: int = 0) -> None:
     if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
-        try:
+        # If the backends are up already, what they have is what there is.
+        with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
-        except RuntimeError:
-            pass  # The backends are up: what they have is what there is.
 
 
 class Trials:

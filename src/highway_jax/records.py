@@ -62,6 +62,9 @@ RESULTS = (
 evaluating left out; `steps_per_second` is the steps of all trials of that batch over this time.
 """
 
+_TEXTS = {"batch", "case", "dataset", "block", "activation", "initializer", "gate", "schedule"}
+_WHOLES = {"trial", "seed", "depth", "width", "batch_size", "epochs", "num_parameters", "steps"}
+
 SUMMARY = (
     *SETTING,
     "trials",
@@ -112,10 +115,15 @@ class Records:
     def rewind(self, batch: str, epoch: int) -> None:
         """Drops the lines of a batch after an epoch, and a torn last line, from metrics.jsonl.
 
+        Args:
+            batch: Name of the batch.
+            epoch: The last epoch recorded before the checkpoint that training goes on from; 0 if
+                there was none.
+
         Raises:
-            UserError: If lines up to the epoch are not all there.
+            UserError: If the lines of that epoch are not there.
         """
-        kept, found = [], set()
+        kept, last = [], 0
         if self._metrics.exists():
             for text in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
@@ -125,11 +133,10 @@ class Records:
                     continue  # Torn by a crash: it belongs to an epoch that is trained again.
                 if not same or at <= epoch:
                     kept.append(text)
-                    if same:
-                        found.add(at)
-        if len(found) == 0 and epoch > 0:
+                    last = max(last, at) if same else last
+        if last != epoch:
             raise UserError(
-                f"{self._metrics} lacks the {epoch} epochs of {batch} before its checkpoint;"
+                f"{self._metrics} ends at epoch {last} of {batch}, its checkpoint at {epoch};"
                 " restore the file, or use another --workdir"
             )
         files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
@@ -149,7 +156,7 @@ class Records:
                     f"{self._results} has other columns than this version writes;"
                     " restore it, or use another --workdir"
                 )
-            return [{key: _parse(value) for key, value in row.items()} for row in reader]
+            return [{key: _parse(key, value) for key, value in row.items()} for row in reader]
 
     def add_results(self, rows: list[dict[str, Any]]) -> None:
         """Adds rows to results.csv and writes summary.csv anew; each file whole or not at all."""
@@ -202,15 +209,14 @@ def _format(value: Any) -> str:
     return str(value)
 
 
-def _parse(text: str) -> Any:
+def _parse(key: str, text: str) -> Any:
+    if key in _TEXTS:
+        return text
     if text in ("True", "False"):
         return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return math.nan if text == "" else text
+    if text == "":
+        return math.nan
+    return int(text) if key in _WHOLES else float(text)
 
 
 def _json(value: Any) -> Any:

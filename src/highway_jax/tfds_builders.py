@@ -34,8 +34,11 @@ logger = logging.getLogger(__name__)
 _BUILDER_VERSION = "1.0.0"
 # For the first answer of the server. TFDS would retry for minutes on a machine without network.
 _CONNECT_SECONDS = 5.0
+# Statuses of servers that answer GET but not HEAD.
+_HEAD_REFUSED = (403, 405, 501)
 _METADATA_FILES = ("dataset_info.json", "features.json")
 _READ_BATCH = 1000
+_PROBE_BYTES = 1 << 16
 
 
 class UnreachableError(UserError):
@@ -44,7 +47,11 @@ class UnreachableError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared directory and a digest of its metadata, file names and file sizes."""
+    """A prepared directory, and a digest that tells it from one of other data.
+
+    The digest covers names, sizes, and the first and last 64 KiB of each file: reading it all
+    would make every start slow where the directory is on a network.
+    """
 
     directory: Path
     identity: str
@@ -57,7 +64,7 @@ def directories(name: str, root: Path) -> tuple[Path, Path]:
 
 
 def find(name: str, root: Path) -> Prepared | None:
-    """Finds the data set prepared under `root`, or None. Reads metadata only.
+    """Finds the data set prepared under `root`, or None. Decodes nothing.
 
     Raises:
         UserError: the directory is there and cannot be looked into.
@@ -73,10 +80,13 @@ def find(name: str, root: Path) -> Prepared | None:
 
 def _identity(directory: Path) -> str:
     digest = hashlib.sha256()
-    for file in _METADATA_FILES:
-        digest.update((directory / file).read_bytes())
     for path in sorted(directory.iterdir()):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_PROBE_BYTES))
+            file.seek(max(0, size - _PROBE_BYTES))
+            digest.update(file.read(_PROBE_BYTES))
     return digest.hexdigest()
 
 
@@ -96,7 +106,8 @@ def read(name: str, directory: Path) -> Arrays:
             return {split: _read_split(source, builder, split) for split in ("train", "test")}
     except Exception as error:  # whatever a damaged or foreign directory makes TFDS raise
         raise UserError(
-            f"data.name={name}: cannot read the prepared data in {directory}: {_one_line(error)}"
+            f"data.name={name}: cannot read the prepared data in {directory} "
+            f"({_one_line(error)}): repair or remove it"
         ) from error
 
 
@@ -237,30 +248,30 @@ def _check_reachable(url: str) -> None:
     import requests
 
     try:
-        with requests.get(url, stream=True, timeout=_CONNECT_SECONDS) as response:
-            response.raise_for_status()
-    except requests.HTTPError as error:
-        raise UnreachableError(f"{url} answers HTTP status {error.response.status_code}") from error
+        response = requests.head(url, timeout=_CONNECT_SECONDS, allow_redirects=True)
     except requests.RequestException as error:
         raise UnreachableError(
             f"cannot reach {urlsplit(url).hostname} ({type(error).__name__})"
         ) from error
+    if response.status_code >= 400 and response.status_code not in _HEAD_REFUSED:
+        raise UnreachableError(f"{url} answers with HTTP status {response.status_code}")
 
 
 def _builder_class(tfds: Any, name: str) -> type:
     """A TFDS builder for the archives of `name`; what is stored is what TFDS stores, less ids."""
     source = archives.SOURCES[name]
     builder_name = f"highway_{name}"
+    checksums = {
+        archive.url: tfds.download.checksums.UrlInfo(
+            size=archive.size, checksum=archive.sha256, filename=Path(archive.url).name
+        )
+        for archive in source.archives
+    }
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = builder_name
         VERSION = tfds.core.Version(_BUILDER_VERSION)
-        url_infos = {
-            archive.url: tfds.download.checksums.UrlInfo(
-                size=archive.size, checksum=archive.sha256, filename=Path(archive.url).name
-            )
-            for archive in source.archives
-        }
+        url_infos = checksums
 
         def _info(self):
             image = tfds.features.Tensor(
@@ -297,6 +308,8 @@ def _quiet_tfds() -> Iterator[Any]:
     """Imports TFDS and mutes its progress bars and its warnings, such as a missing OpenCV."""
     import tensorflow_datasets as tfds
 
+    if not hasattr(tfds, "builder_from_directory"):  # it logs what stopped it, and goes on
+        raise ImportError("tensorflow_datasets does not import; its own message is above")
     absl_logger = logging.getLogger("absl")
     level = absl_logger.level
     absl_logger.setLevel(logging.ERROR)
@@ -309,4 +322,5 @@ def _quiet_tfds() -> Iterator[Any]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    kind = "" if isinstance(error, BadDataError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())

@@ -1,0 +1,32 @@
+"""Every test runs with two virtual CPU devices and with array shapes checked at run time."""
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Not the linen rooms: linen rewrites the fields of its dataclasses, which a checker refuses.
+_CHECKED = ("convolution", "evaluate", "metrics", "optimizer", "preprocess", "train")
+
+with install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype.beartype"):
+    import highway_jax
+    from highway_jax import config as config_lib
+
+
+@pytest.fixture
+def small_config():
+    """A run of seconds: a 3-layer highway net, digits, two seeds, two epochs."""
+    config = highway_jax.default_config()
+    config.name = "small"
+    config.seeds = (0, 1)
+    config.data.valid_size = 100
+    config.model.depth = 3
+    config.model.width = 8
+    config.training.epochs = 2
+    config.runtime.progress = False
+    config.runtime.tensorboard = False
+    config_lib.validate(config)
+    return config

@@ -1,0 +1,186 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from highway_jax import UserError, experiment, records, run
+from highway_jax.checkpoint import Checkpoints
+from highway_jax.signals import Stopped
+
+CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
+
+
+def _results(workdir, *, clock=False):
+    with (workdir / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if clock or k not in CLOCK} for row in rows]
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes a run hear SIGTERM when it has taken a number of compiled stretches."""
+
+    def arrange(stretches):
+        taken = []
+        original = experiment.Program.train
+
+        def train(self, state, num_steps):
+            taken.append(num_steps)
+            return original(self, state, num_steps)
+
+        class Request(experiment.StopRequest):
+            @property
+            def signal(self):
+                return 15 if len(taken) >= stretches else 0
+
+            @signal.setter
+            def signal(self, value):
+                pass
+
+        monkeypatch.setattr(experiment.Program, "train", train)
+        monkeypatch.setattr(experiment, "StopRequest", Request)
+
+    return arrange
+
+
+def test_a_run_leaves_what_it_promises(small_config, tmp_path):
+    small_config.runtime.tensorboard = True
+    summary = run(small_config, tmp_path)
+    rows = _results(tmp_path, clock=True)
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    assert all(float(row["steps_per_second"]) > 0 for row in rows)
+    assert rows[0]["num_parameters"] == str(64 * 8 + 8 + 2 * 2 * 72 + 8 * 10 + 10)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["depth"] == 3
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["platform"] == "cpu"
+    assert "jax" in environment["versions"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["trial"]) for line in lines] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    with (tmp_path / "summary.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    tests = [float(r["test_accuracy"]) for r in rows]
+    assert float(row["test_accuracy_best"]) == max(tests)
+    np.testing.assert_allclose(float(row["test_accuracy_mean"]), np.mean(tests))
+    np.testing.assert_allclose(float(row["test_accuracy_std"]), np.std(tests, ddof=1))
+    assert summary[0]["test_accuracy_mean"] == pytest.approx(np.mean(tests))
+    assert len(list((tmp_path / "tensorboard").rglob("events*"))) == 2
+
+
+def test_a_small_net_learns_digits(small_config, tmp_path):
+    small_config.training.epochs = 15
+    (row,) = run(small_config, tmp_path)
+    assert row["test_accuracy_mean"] > 0.85
+    assert row["train_loss_mean"] < 0.5
+
+
+def test_a_finished_run_trains_nothing(small_config, tmp_path, monkeypatch):
+    first = run(small_config, tmp_path)
+    before = (tmp_path / "results.csv").read_bytes()
+    monkeypatch.setattr(experiment.Program, "__init__", None)
+    assert run(small_config, tmp_path) == first
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("stretches", [1, 3, 5])
+def test_resume_is_straight_through_to_the_bit(small_config, tmp_path, stop_after, stretches):
+    small_config.training.epochs = 3
+    small_config.cases.highway = ConfigDict({})
+    small_config.cases.plain = ConfigDict({"model": {"block": "plain"}})
+    run(small_config, tmp_path / "whole")
+    stop_after(stretches)
+    with pytest.raises(Stopped, match="goes on from there"):
+        run(small_config, tmp_path / "cut")
+    stop_after(10**9)
+    run(small_config, tmp_path / "cut")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert _results(cut) == _results(whole)
+    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (cut / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
+
+
+def test_cases_with_equal_shapes_share_a_program(small_config, tmp_path):
+    small_config.seeds = (7,)
+    small_config.training.epochs = 1
+    small_config.cases.low = ConfigDict({"model": {"transform_bias": -4.0}})
+    small_config.cases.high = ConfigDict({"model": {"transform_bias": -1.0}})
+    small_config.cases.plain = ConfigDict({"model": {"block": "plain"}})
+    summary = run(small_config, tmp_path)
+    rows = _results(tmp_path)
+    assert [row["case"] for row in summary] == ["low", "high", "plain"]
+    assert rows[0]["batch"] == rows[1]["batch"] != rows[2]["batch"]
+    assert [float(row["transform_bias"]) for row in rows[:2]] == [-4.0, -1.0]
+    assert rows[0]["train_loss"] != rows[1]["train_loss"]
+
+
+def test_diverged_trials_are_counted_and_never_averaged(small_config, tmp_path):
+    small_config.training.epochs = 1
+    small_config.cases.good = ConfigDict({})
+    small_config.cases.bad = ConfigDict({"optimizer": {"learning_rate": 1e30}})
+    good, bad = run(small_config, tmp_path)
+    assert (good["diverged"], bad["diverged"], bad["trials"]) == (0, 2, 2)
+    assert np.isfinite(good["test_accuracy_mean"])
+    assert np.isnan(bad["test_accuracy_mean"])
+    assert [row["test_accuracy"] == "" for row in _results(tmp_path)] == [False, False, True, True]
+
+
+def test_a_changed_config_is_refused_by_name(small_config, tmp_path):
+    small_config.training.epochs = 1
+    run(small_config, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    small_config.model.depth = 4
+    with pytest.raises(UserError, match="model.depth from 3 to 4"):
+        run(small_config, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+    small_config.model.depth = 3
+    small_config.runtime.chunk_seconds = 1.0
+    run(small_config, tmp_path)
+
+
+def test_a_batch_larger_than_the_data_is_refused(small_config, tmp_path):
+    small_config.training.batch_size = 5000
+    with pytest.raises(UserError, match=r"batch_size is 5000; allowed: 1 to \d+"):
+        run(small_config, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_runs_cannot_share_a_directory(small_config, tmp_path):
+    with (
+        experiment.Workdir(tmp_path).locked(),
+        pytest.raises(UserError, match=r"in use by process \d+ on .+ since 20"),
+    ):
+        run(small_config, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_passed_over(small_config, tmp_path, stop_after, caplog):
+    small_config.training.epochs = 6
+    small_config.checkpoint.every_seconds = 0.0
+    run(small_config, tmp_path / "whole")
+    stop_after(6)
+    with pytest.raises(Stopped):
+        run(small_config, tmp_path / "cut")
+    (directory,) = (tmp_path / "cut" / "checkpoints").iterdir()
+    newest = Checkpoints(directory).steps()[-1]
+    victim = max((directory / f"step_{newest:08d}").rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 4
+    victim.write_bytes(content)
+    stop_after(10**9)
+    run(small_config, tmp_path / "cut")
+    assert f"checkpoint of step {newest} passed over" in caplog.text
+    assert _results(tmp_path / "cut") == _results(tmp_path / "whole")
+
+
+def test_summary_statistics():
+    base = dict.fromkeys(records.SETTING, 1)
+    rows = [
+        base | {"diverged": d, "test_accuracy": a, "train_loss": t}
+        for d, a, t in ((False, 0.5, 2.0), (False, 0.9, 1.0), (True, np.nan, np.nan))
+    ]
+    (line,) = records.summarize(rows)
+    assert (line["trials"], line["diverged"]) == (3, 1)
+    assert (line["test_accuracy_best"], line["train_loss_best"]) == (0.9, 1.0)
+    np.testing.assert_allclose(line["test_accuracy_mean"], 0.7)
+    np.testing.assert_allclose(line["test_accuracy_std"], np.sqrt(0.08))

@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from highway_jax import HighwayBlock, PlainBlock, ResidualBlock, UserError
+from highway_jax.layers import INITIALIZERS
+
+WIDTH = 6
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(0), (5, WIDTH))
+
+
+def _init(block, x, seed=1):
+    params = block.init(jax.random.key(seed), x)["params"]
+    # Biases away from zero, so that forgetting one shows.
+    return jax.tree.map(lambda p: p + 0.1 if p.ndim == 1 else p, params)
+
+
+def _sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def test_highway_block_is_the_papers_equation(x):
+    block = HighwayBlock(WIDTH, activation="tanh", transform_bias=-1.5)
+    params = _init(block, x)
+    w_h, w_t = np.split(np.asarray(params["kernel"], np.float64), 2, axis=1)
+    h = np.tanh(x @ w_h + params["bias"])
+    t = _sigmoid(x @ w_t + params["transform_bias"])
+    expected = h * t + x * (1 - t)
+    np.testing.assert_allclose(block.apply({"params": params}, x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(params["transform_bias"], -1.4, rtol=1e-6)
+
+
+def test_separate_carry_gate_has_weights_of_its_own(x):
+    block = HighwayBlock(WIDTH, activation="relu", gate="separate", carry_bias=0.5)
+    params = _init(block, x)
+    w_h, w_t, w_c = np.split(np.asarray(params["kernel"], np.float64), 3, axis=1)
+    h = np.maximum(x @ w_h + params["bias"], 0)
+    t = _sigmoid(x @ w_t + params["transform_bias"])
+    c = _sigmoid(x @ w_c + params["carry_bias"])
+    np.testing.assert_allclose(
+        block.apply({"params": params}, x), h * t + x * c, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_plain_and_residual_equations(x):
+    for block, skip in ((PlainBlock(WIDTH), 0.0), (ResidualBlock(WIDTH), 1.0)):
+        params = _init(block, x)
+        h = np.maximum(x @ params["kernel"] + params["bias"], 0)
+        np.testing.assert_allclose(
+            block.apply({"params": params}, x), h + skip * x, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_shut_gates_are_the_identity(x):
+    block = HighwayBlock(WIDTH)
+    params = _init(block, x)
+    forced = block.apply({"params": params}, x, jnp.float32(0), method="activations")
+    np.testing.assert_array_equal(forced.y, x)
+    params["transform_bias"] = jnp.full(WIDTH, -200.0)
+    np.testing.assert_array_equal(block.apply({"params": params}, x), x)
+
+
+def test_open_gates_are_the_plain_net(x):
+    block = HighwayBlock(WIDTH)
+    params = _init(block, x)
+    plain = {"kernel": params["kernel"][:, :WIDTH], "bias": params["bias"]}
+    expected = PlainBlock(WIDTH).apply({"params": plain}, x)
+    forced = block.apply({"params": params}, x, jnp.float32(1), method="activations")
+    np.testing.assert_allclose(forced.y, expected, rtol=1e-6)
+    params["transform_bias"] = jnp.full(WIDTH, 200.0)
+    np.testing.assert_allclose(block.apply({"params": params}, x), expected, rtol=1e-6)
+
+
+def test_nan_leaves_gates_alone(x):
+    block = HighwayBlock(WIDTH)
+    params = _init(block, x)
+    left = block.apply({"params": params}, x, jnp.float32(jnp.nan), method="activations")
+    np.testing.assert_array_equal(left.y, block.apply({"params": params}, x))
+
+
+def test_activations_fit_together(x):
+    block = HighwayBlock(WIDTH)
+    params = _init(block, x)
+    a = block.apply({"params": params}, x, method="activations")
+    np.testing.assert_allclose(a.c, 1 - a.t, rtol=1e-6)
+    np.testing.assert_allclose(a.y, a.h * a.t + x * a.c, rtol=1e-6)
+
+
+def test_highway_block_refuses_to_change_the_width(x):
+    with pytest.raises(ValueError, match="keeps its width"):
+        HighwayBlock(WIDTH + 1).init(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("field", ["activation", "initializer"])
+def test_unknown_names_are_refused(x, field):
+    with pytest.raises(UserError, match=f"model.{field} is 'nonsense'; allowed: "):
+        HighwayBlock(WIDTH, **{field: "nonsense"}).init(jax.random.key(0), x)
+
+
+# Bounds and standard deviations from the definitions, for fan_in 40 and fan_out 60.
+_EXPECTED = {
+    ("normalized", "relu"): (np.sqrt(12 / 100) / np.sqrt(3), np.sqrt(12 / 100)),
+    ("normalized", "tanh"): (np.sqrt(6 / 100) / np.sqrt(3), np.sqrt(6 / 100)),
+    ("msra", "relu"): (np.sqrt(2 / 40), np.inf),
+    ("he_normal", "relu"): (np.sqrt(2 / 40), 2.3 * np.sqrt(2 / 40)),
+    ("he_uniform", "relu"): (np.sqrt(2 / 40), np.sqrt(6 / 40)),
+    ("glorot_normal", "tanh"): (np.sqrt(2 / 100), 2.3 * np.sqrt(2 / 100)),
+    ("glorot_uniform", "tanh"): (np.sqrt(2 / 100), np.sqrt(6 / 100)),
+    ("lecun_normal", "tanh"): (np.sqrt(1 / 40), 2.3 * np.sqrt(1 / 40)),
+}
+
+
+@pytest.mark.parametrize(("name", "activation"), _EXPECTED)
+def test_initialisers_have_their_scale(name, activation):
+    std, bound = _EXPECTED[name, activation]
+    draw = np.stack(
+        [INITIALIZERS[name](activation)(jax.random.key(i), (40, 60)) for i in range(40)]
+    )
+    assert abs(draw.mean()) < 4 * std / np.sqrt(draw.size)
+    np.testing.assert_allclose(draw.std(), std, rtol=0.02)
+    assert np.abs(draw).max() <= bound * (1 + 1e-6)
+    if name == "msra":  # untruncated: some of 96,000 draws lie beyond three sigma
+        assert np.abs(draw).max() > 3 * std
+
+
+def test_h_and_t_are_initialised_as_separate_maps():
+    # Glorot's fan_out is the width, not the 2 * width of the fused kernel.
+    block = HighwayBlock(200, initializer="glorot_uniform")
+    kernel = block.init(jax.random.key(0), jnp.zeros((1, 200)))["params"]["kernel"]
+    assert kernel.shape == (200, 400)
+    np.testing.assert_allclose(np.abs(kernel).max(), np.sqrt(6 / 400), rtol=1e-3)
+    assert not np.allclose(kernel[:, :200], kernel[:, 200:])

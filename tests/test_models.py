@@ -1,0 +1,156 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from highway_jax import DenseStack, default_config
+from highway_jax.layers import BLOCKS
+from highway_jax.models import REMATS, build, set_transform_bias
+
+OPTIONS = {"activation": "tanh"}
+
+
+def _config(**changes):
+    config = default_config().model
+    config.update(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("block", "width", "depth", "parameters"),
+    [
+        # The nets of section 3.1: 71 plain or 50 highway units, about 5,000 parameters a layer.
+        ("plain", 71, 10, 102_463),
+        ("plain", 71, 20, 153_583),
+        ("plain", 71, 50, 306_943),
+        ("plain", 71, 100, 562_543),
+        ("highway", 50, 10, 85_660),
+        ("highway", 50, 20, 136_660),
+        ("highway", 50, 50, 289_660),
+        ("highway", 50, 100, 544_660),
+        # The fully connected CIFAR-100 net of section 4 has another input and softmax.
+        ("residual", 50, 10, 39_250 + 9 * 2_550 + 510),
+    ],
+)
+def test_parameter_counts_of_the_paper(block, width, depth, parameters):
+    model = build(_config(block=block, width=width, depth=depth), (28, 28, 1), 10)
+    assert model.num_parameters == parameters
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+    biases = (width * (1 + (depth - 1) * (2 if block == "highway" else 1))) + 10
+    assert model.multiply_adds == parameters - biases
+
+
+def test_cifar100_net_of_section_4():
+    assert build(_config(depth=50), (32, 32, 3), 100).num_parameters == 408_650
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_scan_is_the_loop(block):
+    stack = DenseStack(block, 6, 8, 3, OPTIONS)
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    params = stack.init(jax.random.key(1), x)["params"]
+    expected = BLOCKS["plain"](8, **OPTIONS).apply({"params": params["input"]}, x)
+    for layer in range(5):
+        own = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
+        expected = BLOCKS[block](8, **OPTIONS).apply({"params": own}, expected)
+    expected = expected @ params["head"]["kernel"] + params["head"]["bias"]
+    logits, nothing = stack.apply({"params": params}, x)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    assert nothing is None
+
+
+def test_layers_of_a_stack_are_drawn_apart():
+    params = build(_config(depth=4), (5,), 3).init(jax.random.key(0), jnp.float32(-2))
+    first, second, third = params["blocks"]["kernel"]
+    assert not np.allclose(first, second)
+    assert not np.allclose(second, third)
+
+
+def test_remat_changes_neither_parameters_nor_gradients():
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    trees, grads, jaxprs = [], [], []
+    for remat in REMATS:
+        model = build(_config(depth=6, width=8, remat=remat), (5,), 3)
+        params = model.init(jax.random.key(1), jnp.float32(-1))
+
+        def loss(params, apply=model.apply):
+            return jnp.sum(jnp.sin(apply(params, x)))
+
+        trees.append(params)
+        grads.append(jax.grad(loss)(params))
+        jaxprs.append(str(jax.make_jaxpr(jax.grad(loss))(params)))
+    for tree, grad in zip(trees[1:], grads[1:], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), grad, grads[0])
+    # The three programs do differ: what is kept for the backward pass is another thing.
+    assert len(set(jaxprs)) == 3
+
+
+def test_activations_are_those_of_the_forward_pass():
+    model = build(_config(depth=5, width=8), (5,), 3)
+    params = model.init(jax.random.key(0), jnp.float32(-1))
+    x = jax.random.normal(jax.random.key(1), (4, 5))
+    logits, blocks = model.activations(params, x)
+    np.testing.assert_array_equal(logits, model.apply(params, x))
+    assert blocks.t.shape == (model.num_blocks, 4, 8) == (4, 4, 8)
+    before = blocks.y[:-1]
+    np.testing.assert_allclose(
+        blocks.y[1:], blocks.h[1:] * blocks.t[1:] + before * (1 - blocks.t[1:]), rtol=1e-5
+    )
+
+
+def test_forced_gates_reach_the_layers_they_name():
+    model = build(_config(depth=5, width=8), (5,), 3)
+    params = model.init(jax.random.key(0), jnp.float32(0))
+    x = jax.random.normal(jax.random.key(1), (4, 5))
+    gates = jnp.array([jnp.nan, 0.0, 1.0, jnp.nan])
+    _, free = model.activations(params, x)
+    _, forced = model.activations(params, x, gates)
+    np.testing.assert_array_equal(forced.y[0], free.y[0])
+    np.testing.assert_array_equal(forced.y[1], forced.y[0])
+    np.testing.assert_allclose(forced.y[2], forced.h[2], rtol=1e-6)
+    assert 0 < forced.t[3].min() < forced.t[3].max() < 1
+
+
+def test_the_gate_bias_is_a_number_of_the_trial():
+    model = build(_config(depth=3, width=8), (5,), 3)
+    init = jax.jit(model.init)
+    low, high = (init(jax.random.key(0), jnp.float32(b)) for b in (-7, -1))
+    np.testing.assert_array_equal(low["blocks"]["transform_bias"], np.full((2, 8), -7.0))
+    np.testing.assert_array_equal(high["blocks"]["transform_bias"], np.full((2, 8), -1.0))
+    jax.tree.map(np.testing.assert_array_equal, set_transform_bias(low, -1.0), high)
+    assert init._cache_size() == 1
+
+
+def test_depth_one_is_a_plain_layer_and_a_softmax():
+    model = build(_config(depth=1, width=8), (5,), 3)
+    assert model.num_parameters == 5 * 8 + 8 + 8 * 3 + 3
+    params = model.init(jax.random.key(0), jnp.float32(-1))
+    assert model.apply(params, jnp.ones((2, 5))).shape == (2, 3)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
+    x = jax.random.normal(jax.random.key(1), (64, 5))
+    exact = build(_config(depth=5, width=32), (5,), 3)
+    short = build(_config(depth=5, width=32, dtype="bfloat16"), (5,), 3)
+    params = short.init(jax.random.key(0), jnp.float32(-1))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    logits = short.apply(params, x)
+    assert logits.dtype == jnp.float32
+    error = np.abs(logits - exact.apply(params, x)).max()
+    assert 1e-5 < error < 0.1
+
+
+def test_jax_multiplies_small_matrices_right():
+    # The canary of github.com/jax-ml/jax/issues/39103: a jitted, vmapped small matrix-vector
+    # product followed by a sum was wrong on CPU in jax 0.10.2.
+    a = jax.random.normal(jax.random.key(0), (7, 3, 3))
+    v = jax.random.normal(jax.random.key(1), (7, 3))
+
+    def total(a, v):
+        return jnp.sum(jax.vmap(lambda a, v: a @ v)(a, v))
+
+    expected = np.einsum("bij,bj->", np.asarray(a, np.float64), np.asarray(v, np.float64))
+    np.testing.assert_allclose(jax.jit(total)(a, v), expected, rtol=1e-4)
+    np.testing.assert_allclose(total(a, v), expected, rtol=1e-4)

@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from highway_jax import default_config
+from highway_jax.optimizer import Hyperparameters, build, learning_rate
+
+NUMBERS = Hyperparameters(
+    seed=jnp.uint32(0),
+    learning_rate=jnp.float32(0.5),
+    momentum=jnp.float32(0.5),
+    decay=jnp.float32(0.1),
+    weight_decay=jnp.float32(0.25),
+    transform_bias=jnp.float32(-1),
+)
+
+
+def _section(**changes):
+    section = default_config().optimizer
+    section.update(changes)
+    return section
+
+
+def _run(section, grads, *, decays_weights=False, steps_per_epoch=100):
+    """Steps a kernel and a bias, both from 1.0, through the same gradients; returns both paths."""
+    params = {"kernel": jnp.ones(()), "bias": jnp.ones(())}
+    rule = build(section, steps_per_epoch, NUMBERS, decays_weights=decays_weights)
+    state = rule.init(params)
+    paths = []
+    for g in grads:
+        updates, state = rule.update(jax.tree.map(lambda _, g=g: g, params), state, params)
+        params = optax.apply_updates(params, updates)
+        paths.append((float(params["kernel"]), float(params["bias"])))
+    return np.array(paths).T
+
+
+GRADS = [jnp.float32(1.0), jnp.float32(0.5), jnp.float32(-2.0)]
+
+
+def test_classical_momentum_by_hand():
+    # v: 0.5, 0.5*0.5+0.25 = 0.5, 0.25-1 = -0.75
+    kernel, bias = _run(_section(schedule="constant"), GRADS)
+    np.testing.assert_allclose(kernel, [0.5, 0.0, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(bias, kernel)
+
+
+def test_caffes_nesterov_by_hand():
+    # Caffe: v' = mu v + rate g; w -= (1 + mu) v' - mu v.
+    # v: 0.5, 0.5, -0.75; steps: 1.5*0.5 = 0.75, 0.75-0.25 = 0.5, 1.5*-0.75-0.25 = -1.375
+    kernel, _ = _run(_section(schedule="constant", nesterov=True), GRADS)
+    np.testing.assert_allclose(kernel, [0.25, -0.25, 1.125], rtol=1e-6)
+
+
+def test_weight_decay_is_coupled_and_spares_biases():
+    # Kernel: g + 0.25 w enters the velocity. Step 1: g=1.25, v=0.625, w=0.375.
+    # Step 2: g=0.5+0.09375=0.59375, v=0.3125+0.296875=0.609375, w=-0.234375.
+    section = _section(schedule="constant")
+    kernel, bias = _run(section, GRADS[:2], decays_weights=True)
+    np.testing.assert_allclose(kernel, [0.375, -0.234375], rtol=1e-6)
+    np.testing.assert_allclose(bias, [0.5, 0.0], atol=1e-7)
+
+
+def test_the_rate_enters_the_velocity_before_it_falls():
+    # Boundary at step 1, factor 0.1: v = 0.5 then 0.5*0.5 + 0.05*0.5 = 0.275. The rate applied
+    # outside the velocity would give 0.05 * (0.5 * 1 + 0.5) = 0.05 instead.
+    kernel, _ = _run(_section(schedule="steps", boundaries=(1,)), GRADS[:2])
+    np.testing.assert_allclose(kernel, [0.5, 0.225], rtol=1e-6)
+
+
+def test_clipping_bounds_the_norm():
+    kernel, bias = _run(_section(schedule="constant", clip_norm=1.0), [jnp.float32(100.0)])
+    np.testing.assert_allclose([kernel[0], bias[0]], 1 - 0.5 / np.sqrt(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schedule": "constant"}, [0.5, 0.5, 0.5, 0.5, 0.5]),
+        ({"decay_every": "epoch"}, [0.5, 0.5, 0.05, 0.05, 0.005]),
+        ({"decay_every": "step"}, [0.5, 0.05, 0.005, 0.0005, 0.00005]),
+        # As Caffe's multistep: the rate is down already at the step of the boundary.
+        ({"schedule": "steps", "boundaries": (1, 4)}, [0.5, 0.05, 0.05, 0.05, 0.005]),
+    ],
+)
+def test_schedules(changes, expected):
+    rates = [learning_rate(_section(**changes), 2, NUMBERS, jnp.int32(step)) for step in range(5)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_every_number_can_change_without_a_new_program():
+    section, traces = _section(schedule="exponential", nesterov=True), []
+
+    @jax.jit
+    def step(numbers, grad):
+        traces.append(1)
+        params = {"kernel": jnp.ones(())}
+        rule = build(section, 10, numbers, decays_weights=True)
+        return rule.update({"kernel": grad}, rule.init(params), params)[0]["kernel"]
+
+    first = step(NUMBERS, jnp.float32(1))
+    others = [
+        step(NUMBERS._replace(**{name: jnp.float32(0.3)}), jnp.float32(1))
+        for name in ("learning_rate", "momentum", "weight_decay")
+    ]
+    assert len(traces) == 1
+    assert all(abs(float(other - first)) > 1e-3 for other in others)

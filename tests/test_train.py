@@ -1,0 +1,170 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from highway_jax import default_config, models, optimizer, parallel, train
+from highway_jax.evaluate import evaluate
+from highway_jax.optimizer import Hyperparameters
+
+NUM_TRAIN, BATCH = 25, 6
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (NUM_TRAIN + 7, 3, 3, 1), np.uint8)
+    return train.DeviceData(images, rng.integers(0, 4, NUM_TRAIN + 7).astype(np.int32))
+
+
+def _task(**model):
+    config = default_config()
+    config.model.update({"depth": 4, "width": 8, **model})
+    net = models.build(config.model, (3, 3, 1), 4)
+    return train.Task(
+        init=net.init,
+        apply=net.apply,
+        preprocess=lambda images: images.astype(jnp.float32) / 255,
+        optimizer=lambda numbers: optimizer.build(
+            config.optimizer, NUM_TRAIN // BATCH, numbers, decays_weights=True
+        ),
+        num_train=NUM_TRAIN,
+        batch_size=BATCH,
+    )
+
+
+def _numbers(*rates, seeds=None):
+    n = len(rates)
+    full = lambda value: np.full(n, value, np.float32)  # noqa: E731
+    return Hyperparameters(
+        seed=np.asarray(seeds or range(n), np.uint32),
+        learning_rate=np.asarray(rates, np.float32),
+        momentum=full(0.9),
+        decay=full(0.9),
+        weight_decay=full(1e-3),
+        transform_bias=full(-2),
+    )
+
+
+def _train(numbers, data, stretches, *, mode="map", num_devices=2, task=None):
+    task = task or _task()
+    trials = parallel.Trials(len(numbers.seed), num_devices, mode)
+    state = trials.compile(lambda n: train.create(task, n))(trials.place(numbers))
+    step = trials.compile(lambda s, d, n: train.train_steps(task, s, d, n))
+    for stretch in stretches:
+        state = step(state, trials.share(data), trials.share(np.int32(stretch)))
+    return trials.fetch(state)
+
+
+def _equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_cutting_an_epoch_anywhere_gives_the_same_bits(data):
+    numbers = _numbers(0.1, 0.2, 0.05)
+    whole = _train(numbers, data, [4, 4])
+    _equal(_train(numbers, data, [1, 3, 2, 1, 1]), whole)
+    assert whole.step.tolist() == [8, 8, 8]
+    assert whole.sums.count.tolist() == [24, 24, 24]  # of the last epoch alone
+
+
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_a_trial_alone_is_the_trial_in_a_batch(data, mode):
+    rates = (0.1, 0.2, 0.05, 0.3, 0.15)
+    together = _train(_numbers(*rates), data, [4, 4], mode=mode)
+    for i, rate in enumerate(rates):
+        alone = _train(_numbers(rate, seeds=(i,)), data, [4, 4], num_devices=1)
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[0], b[i], rtol=1e-5, atol=1e-6),
+            alone,
+            together,
+        )
+
+
+def test_a_step_is_the_rule_applied_to_the_gradient(data):
+    # One step written out with nothing of train.py but the order of the examples.
+    task, numbers = _task(), _numbers(0.1)
+    before = jax.tree.map(lambda a: a[0], _train(numbers, data, []))
+    after = jax.tree.map(lambda a: a[0], _train(numbers, data, [1]))
+    _, data_key = jax.random.split(jax.random.key(0))
+    order = jax.random.permutation(jax.random.fold_in(data_key, 0), NUM_TRAIN)[:BATCH]
+    x, y = data.images[order] / np.float32(255), data.labels[order]
+
+    def loss(params):
+        logits = task.apply(params, x)
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(BATCH), y])
+
+    value, grads = jax.value_and_grad(loss)(before.params)
+    for name in ("kernel", "bias"):
+        decay = 1e-3 if name == "kernel" else 0.0
+        w, g = before.params["head"][name], grads["head"][name]
+        np.testing.assert_allclose(
+            after.params["head"][name], w - 0.1 * (g + decay * w), rtol=1e-5, atol=1e-7
+        )
+    np.testing.assert_allclose(after.sums.loss / BATCH, value, rtol=1e-5)
+
+
+def test_an_epoch_sees_each_example_once_in_an_order_of_its_own():
+    seen = []
+    labels = np.zeros(NUM_TRAIN, np.int32)
+    images = np.arange(NUM_TRAIN, dtype=np.uint8).reshape(NUM_TRAIN, 1)
+
+    def preprocess(x):
+        jax.debug.callback(lambda v: seen.extend(v[:, 0].tolist()), x, ordered=True)
+        return x.astype(jnp.float32)
+
+    config = default_config().model
+    config.update({"depth": 1, "width": 2})
+    net = models.build(config, (1,), 2)
+    task = _task()._replace(init=net.init, apply=net.apply, preprocess=preprocess)
+    numbers = jax.tree.map(lambda a: a[0], _numbers(0.1))
+    step = jax.jit(lambda s, n: train.train_steps(task, s, train.DeviceData(images, labels), n))
+    state = train.create(task, numbers)
+    for _ in range(2):
+        state = step(state, 4)
+    jax.block_until_ready(state)
+    first, second = seen[:24], seen[24:]
+    assert len(set(first)) == len(set(second)) == 24
+    assert first != second
+
+
+def test_a_diverging_trial_is_frozen_and_disturbs_no_other(data):
+    with_it = _train(_numbers(0.1, 1e30, 0.2), data, [4, 4, 4])
+    without = _train(_numbers(0.1, 0.3, 0.2), data, [4, 4, 4])
+    assert with_it.diverged.tolist() == [False, True, False]
+    assert without.diverged.tolist() == [False] * 3
+    for i in (0, 2):
+        _equal(*(jax.tree.map(lambda a, i=i: a[i], state) for state in (with_it, without)))
+    assert 0 < with_it.step[1] < 12
+    longer = _train(_numbers(0.1, 1e30, 0.2), data, [4, 4, 4, 4])
+    _equal(*(jax.tree.map(lambda a: a[1], state) for state in (with_it, longer)))
+
+
+def test_seeds_draw_weights_and_order(data):
+    same = _train(_numbers(0.1, 0.1, 0.1, seeds=(3, 3, 4)), data, [4])
+    kernel = same.params["blocks"]["kernel"]
+    np.testing.assert_array_equal(kernel[0], kernel[1])
+    assert not np.allclose(kernel[0], kernel[2])
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 100])
+def test_evaluation_counts_every_example_once(data, batch_size):
+    task = _task()
+    params = task.init(jax.random.key(0), jnp.float32(-1))
+    logits = task.apply(params, task.preprocess(data.images))
+    losses = -jax.nn.log_softmax(logits)[jnp.arange(len(data.labels)), data.labels]
+    for first, end in ((0, NUM_TRAIN), (NUM_TRAIN, NUM_TRAIN + 7)):
+        sums = evaluate(task, params, data, jnp.array([first, end]), batch_size)
+        assert sums.count == end - first
+        assert sums.correct == np.sum(np.argmax(logits, 1)[first:end] == data.labels[first:end])
+        np.testing.assert_allclose(sums.mean_loss, losses[first:end].mean(), rtol=1e-5)
+
+
+def test_trials_fill_the_devices_and_come_back_alone():
+    trials = parallel.Trials(3, 2)
+    assert (trials.num_slots, trials.mesh.size, trials.mode) == (4, 2, "map")
+    double = trials.compile(lambda x, y: x * 2 + y)
+    result = double(trials.place(np.arange(3)), trials.share(np.int64(10)))
+    assert result.shape == (4,)
+    assert trials.fetch(result).tolist() == [10, 12, 14]
+    assert parallel.Trials(1).mesh.size == 1
