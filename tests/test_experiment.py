@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from highway_jax import UserError, experiment, records, run
 from highway_jax.checkpoint import Checkpoints
+from highway_jax.program import Program
 from highway_jax.signals import Stopped
 
 CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
@@ -24,7 +25,7 @@ def stop_after(monkeypatch):
 
     def arrange(stretches):
         taken = []
-        original = experiment.Program.train
+        original = Program.train
 
         def train(self, state, num_steps):
             taken.append(num_steps)
@@ -39,7 +40,7 @@ def stop_after(monkeypatch):
             def signal(self, value):
                 pass
 
-        monkeypatch.setattr(experiment.Program, "train", train)
+        monkeypatch.setattr(Program, "train", train)
         monkeypatch.setattr(experiment, "StopRequest", Request)
 
     return arrange
@@ -47,7 +48,7 @@ def stop_after(monkeypatch):
 
 def test_a_run_leaves_what_it_promises(small_config, tmp_path):
     small_config.runtime.tensorboard = True
-    summary = run(small_config, tmp_path)
+    summary = records.summarize(run(small_config, tmp_path))
     rows = _results(tmp_path, clock=True)
     assert [row["seed"] for row in rows] == ["0", "1"]
     assert all(float(row["steps_per_second"]) > 0 for row in rows)
@@ -71,7 +72,7 @@ def test_a_run_leaves_what_it_promises(small_config, tmp_path):
 
 def test_a_small_net_learns_digits(small_config, tmp_path):
     small_config.training.epochs = 15
-    (row,) = run(small_config, tmp_path)
+    (row,) = records.summarize(run(small_config, tmp_path))
     assert row["test_accuracy_mean"] > 0.85
     assert row["train_loss_mean"] < 0.5
 
@@ -79,7 +80,7 @@ def test_a_small_net_learns_digits(small_config, tmp_path):
 def test_a_finished_run_trains_nothing(small_config, tmp_path, monkeypatch):
     first = run(small_config, tmp_path)
     before = (tmp_path / "results.csv").read_bytes()
-    monkeypatch.setattr(experiment.Program, "__init__", None)
+    monkeypatch.setattr(Program, "__init__", None)
     assert run(small_config, tmp_path) == first
     assert (tmp_path / "results.csv").read_bytes() == before
 
@@ -107,7 +108,7 @@ def test_cases_with_equal_shapes_share_a_program(small_config, tmp_path):
     small_config.cases.low = ConfigDict({"model": {"transform_bias": -4.0}})
     small_config.cases.high = ConfigDict({"model": {"transform_bias": -1.0}})
     small_config.cases.plain = ConfigDict({"model": {"block": "plain"}})
-    summary = run(small_config, tmp_path)
+    summary = records.summarize(run(small_config, tmp_path))
     rows = _results(tmp_path)
     assert [row["case"] for row in summary] == ["low", "high", "plain"]
     assert rows[0]["batch"] == rows[1]["batch"] != rows[2]["batch"]
@@ -119,7 +120,7 @@ def test_diverged_trials_are_counted_and_never_averaged(small_config, tmp_path):
     small_config.training.epochs = 1
     small_config.cases.good = ConfigDict({})
     small_config.cases.bad = ConfigDict({"optimizer": {"learning_rate": 1e30}})
-    good, bad = run(small_config, tmp_path)
+    good, bad = records.summarize(run(small_config, tmp_path))
     assert (good["diverged"], bad["diverged"], bad["trials"]) == (0, 2, 2)
     assert np.isfinite(good["test_accuracy_mean"])
     assert np.isnan(bad["test_accuracy_mean"])
@@ -131,7 +132,7 @@ def test_a_changed_config_is_refused_by_name(small_config, tmp_path):
     run(small_config, tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     small_config.model.depth = 4
-    with pytest.raises(UserError, match="model.depth from 3 to 4"):
+    with pytest.raises(UserError, match=r"model\.depth from 3 to 4"):
         run(small_config, tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
     small_config.model.depth = 3

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ class Checkpoints:
             int(p.stem.removeprefix("step_")) for p in self._directory.glob("step_*.json")
         )
 
-    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore(self, like: Callable[[dict[str, Any]], Any]) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns the newest intact checkpoint as (step, state, extra), or None if none was saved.
 
         A damaged one is passed over with a warning that names the file.
 
         Args:
-            like: Tree of arrays or shapes as saved.
+            like: From the extra data saved with a checkpoint to a tree of host arrays of the
+                shapes that were saved.
 
         Raises:
             UserError: If there are checkpoints and every one is damaged.
@@ -85,7 +87,7 @@ class Checkpoints:
             if damage is None:
                 manifest = json.loads(self._manifest(step).read_text())
                 with ocp.StandardCheckpointer() as checkpointer:
-                    state = checkpointer.restore(self._path(step), like)
+                    state = checkpointer.restore(self._path(step), like(manifest["extra"]))
                 return step, jax.tree.map(np.asarray, state), manifest["extra"]
             damages.append(damage)
             logging.warning("checkpoint of step %d passed over: %s", step, damage)

@@ -1,32 +1,34 @@
 """Running an experiment: the one place that puts all the other rooms together."""
 
+import logging
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import data as data_lib
-from highway_jax import evaluate, models, optimizer, parallel, preprocess, train, trials
+from highway_jax import metrics, parallel, train, trials
 from highway_jax.checkpoint import Checkpoints
+from highway_jax.errors import UserError
+from highway_jax.program import SPLITS, Program
 from highway_jax.progress import Bar, Display
-from highway_jax.records import Records, summarize
+from highway_jax.records import Records
 from highway_jax.signals import Stopped, StopRequest
 from highway_jax.workdir import Workdir
-
-SPLITS = ("train", "valid", "test")
 
 
 def run(
     config: ConfigDict, workdir: str | Path, *, display: Display | None = None
 ) -> list[dict[str, Any]]:
-    """Trains every case of a config with every seed, or goes on where an earlier run stopped.
+    """Trains all that a config asks for: every case, point of the grid, and seed or drawn setting.
 
     Args:
         config: A config from `default_config`, changed as the experiment needs.
@@ -34,7 +36,7 @@ def run(
         display: Where progress is shown; None follows `config.runtime.progress`.
 
     Returns:
-        The rows of summary.csv, one a setting.
+        The rows of results.csv, one a trial.
 
     Raises:
         UserError: If the config, the data or the directory are not fit to run.
@@ -43,27 +45,33 @@ def run(
     config_lib.validate(config)
     parallel.use_cores(config.runtime.devices)
     display = display or Display(enabled=config.runtime.progress)
-    plan = trials.plan(config)
-    datasets = {batch.config.data.to_json(): batch.config.data for batch in plan}
-    datasets = {key: _load(section) for key, section in datasets.items()}
-    for batch in plan:
-        dataset = datasets[batch.config.data.to_json()]
-        config_lib.steps_per_epoch(batch.config, dataset.train.size)
+    datasets = {}
+    for cell in trials.cells(config):
+        cell_config = config_lib.unflatten(cell.settings)
+        key = _data_key(cell_config)
+        if key not in datasets:
+            datasets[key] = _load(cell_config.data)
+        config_lib.steps_per_epoch(cell_config, datasets[key].train.size)
     directory = Workdir(workdir)
     with directory.locked(), StopRequest().listening() as stop:
         directory.claim(config, "-".join(d.fingerprint for d in datasets.values()))
         records = Records(directory.path, tensorboard=config.runtime.tensorboard)
+        context = _Context(config, directory.path, records, display, stop)
         try:
-            finished = {row["trial"] for row in records.results()}
-            for batch in plan:
-                if not finished.issuperset(trial.index for trial in batch.trials):
-                    dataset = datasets[batch.config.data.to_json()]
-                    BatchRun(batch, dataset, directory.path, records, display, stop).run()
-                else:
-                    display.say(f"{batch.name}: finished before, nothing to train")
-            return summarize(records.results())
+            batches = trials.plan(config, records.results())
+            if not batches:
+                display.say(f"{directory.path}: finished before, nothing to train")
+            while batches:
+                dataset = datasets[_data_key(batches[0].config)]
+                _run_or_halve(batches[0], dataset, context)
+                batches = trials.plan(config, records.results())
+            return records.results()
         finally:
             records.close()
+
+
+def _data_key(config: ConfigDict) -> str:
+    return config.data.to_json()
 
 
 def _load(section: ConfigDict) -> data_lib.Dataset:
@@ -77,100 +85,67 @@ def _load(section: ConfigDict) -> data_lib.Dataset:
     )
 
 
-class Program:
-    """The compiled functions of one batch of trials, and the data on its devices."""
-
-    def __init__(self, batch: trials.Batch, dataset: data_lib.Dataset):
-        """Builds the functions; nothing is compiled before `compile`."""
-        config = batch.config
-        self.config = config
-        self.model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-        splits = [getattr(dataset, name) for name in SPLITS]
-        ends = np.cumsum([0, *(split.size for split in splits)])
-        self.spans = {
-            name: np.asarray(span, np.int32)
-            for name, *span in zip(SPLITS, ends, ends[1:], strict=False)
-            if span[0] < span[1]
-        }
-        self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
-        decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
-        task = train.Task(
-            init=self.model.init,
-            apply=self.model.apply,
-            preprocess=preprocess.fit(config.data, dataset.train.images, dataset.max_value),
-            optimizer=lambda numbers: optimizer.build(
-                config.optimizer, self.steps_per_epoch, numbers, decays_weights=decays_weights
-            ),
-            num_train=dataset.train.size,
-            batch_size=config.training.batch_size,
-        )
-        runtime = config.runtime
-        self.trials = parallel.Trials(len(batch.trials), runtime.devices, runtime.trial_axis)
-        self.data = self.trials.share(
-            train.DeviceData(
-                np.concatenate([split.images for split in splits]),
-                np.concatenate([split.labels for split in splits]),
-            )
-        )
-        self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
-        self._train = self.trials.compile(
-            lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
-            donate=True,
-        )
-        self._evaluate = self.trials.compile(
-            lambda params, data, span: evaluate.evaluate(
-                task, params, data, span, config.evaluation.batch_size
-            )
-        )
-
-    def compile(self, state: train.TrialState) -> float:
-        """Compiles training and evaluation for a state's shapes; returns the seconds it took."""
-        began = time.perf_counter()
-        self._train = self._train.lower(state, self.data, self._steps(1)).compile()
-        span = self.trials.share(self.spans["train"])
-        self._evaluate = self._evaluate.lower(state.params, self.data, span).compile()
-        return time.perf_counter() - began
-
-    def create(self, numbers: optimizer.Hyperparameters) -> train.TrialState:
-        """Returns the state of all trials before their first step, on the devices."""
-        return self._create(self.trials.place(numbers))
-
-    def train(self, state: train.TrialState, num_steps: int) -> train.TrialState:
-        """Takes steps within an epoch; the state given is used up."""
-        return jax.block_until_ready(self._train(state, self.data, self._steps(num_steps)))
-
-    def evaluate(self, params: Any, split: str) -> Any:
-        """Returns the `metrics.Sums` of all trials over a split, on the host."""
-        sums = self._evaluate(params, self.data, self.trials.share(self.spans[split]))
-        return self.trials.fetch(sums)
-
-    def _steps(self, num_steps: int) -> jax.Array:
-        return self.trials.share(np.int32(num_steps))
-
-
-class BatchRun:
-    """Trains one batch of trials from wherever it stands to its result rows."""
+class _Context:
+    """What all batches of a run share."""
 
     def __init__(
         self,
-        batch: trials.Batch,
-        dataset: data_lib.Dataset,
+        config: ConfigDict,
         directory: Path,
         records: Records,
         display: Display,
         stop: StopRequest,
     ):
+        self.config = config
+        self.checkpoints_dir = directory / "checkpoints"
+        self.records = records
+        self.display = display
+        self.stop = stop
+
+    def checkpoints(self, batch_name: str) -> Checkpoints:
+        return Checkpoints(self.checkpoints_dir / batch_name, self.config.checkpoint.keep)
+
+    def add_results(self, rows: list[dict[str, Any]]) -> None:
+        """Records rows and the decisions they allow, and removes checkpoints of no more use."""
+        new = {row["trial"] for row in rows}
+        kept = [row for row in self.records.results() if row["trial"] not in new]
+        rows = trials.decide(self.config, [*kept, *rows])
+        self.records.write_results(rows)
+        useful = (trials.WAITING, trials.PROMOTED, trials.FINISHED)
+        needed = {row["batch"] for row in rows if row["status"] in useful}
+        for batch in {row["batch"] for row in rows} - needed:
+            shutil.rmtree(self.checkpoints_dir / batch, ignore_errors=True)
+
+
+def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: _Context) -> None:
+    """Runs a batch; one that memory or the compiler refuses is halved, a single trial recorded."""
+    try:
+        BatchRun(batch, dataset, context).run()
+        return
+    except JaxRuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+    halves = batch.halves()
+    if len(halves) > 1:
+        logging.warning("%s failed (%s); trying halves of it", batch.name, reason)
+        for half in halves:
+            _run_or_halve(half, dataset, context)
+    else:
+        logging.warning("%s failed: %s", batch.name, reason)
+        context.add_results(_failed_rows(batch))
+
+
+class BatchRun:
+    """Trains one batch of trials from wherever it stands to its result rows."""
+
+    def __init__(self, batch: trials.Batch, dataset: data_lib.Dataset, context: _Context):
         self._batch = batch
         self._config = batch.config
-        self._records = records
-        self._display = display
-        self._stop = stop
-        self._checkpoints = Checkpoints(
-            directory / "checkpoints" / batch.name, batch.config.checkpoint.keep
-        )
+        self._context = context
+        self._display = context.display
+        self._checkpoints = context.checkpoints(batch.name)
         self._program = Program(batch, dataset)
         self._numbers = batch.hyperparameters()
-        self._total_steps = self._program.steps_per_epoch * batch.config.training.epochs
+        self._total_steps = self._program.steps_per_epoch * batch.epochs
         self._seconds = {"compile": 0.0, "train": 0.0}
         self._recorded = 0
         self._saved_at = time.monotonic()
@@ -180,39 +155,61 @@ class BatchRun:
         self._introduce()
         state, step = self._begin()
         with self._display.batch(self._batch.name, self._total_steps, step) as bar:
-            self._seconds["compile"] += self._program.compile(state)
+            self._seconds["compile"] += self._program.compile(self._numbers)
             state = self._train(state, step, bar)
-        self._records.add_results(self._result_rows(state))
+        self._context.add_results(self._result_rows(state))
 
     def _introduce(self) -> None:
-        model, program = self._config.model, self._program
+        model, program, batch = self._config.model, self._program, self._batch
         spans = {name: int(end - first) for name, (first, end) in program.spans.items()}
-        mesh = program.trials.mesh.devices
+        devices = program.trials.mesh.devices
         self._display.say(
-            f"{self._batch.name}: {len(self._batch.trials)} trials of {model.block} nets,"
-            f" {model.depth} layers of {model.width} ({model.activation}),"
+            f"{batch.name}: {len(batch.trials)} trial{'s' * (len(batch.trials) > 1)} of"
+            f" {model.block} nets, {model.depth} layers of {model.width} ({model.activation}),"
             f" {program.model.num_parameters:,} parameters each\n"
             f"  {self._config.data.name}: {', '.join(f'{n:,} {s}' for s, n in spans.items())};"
-            f" {self._config.training.epochs} epochs of {program.steps_per_epoch} steps\n"
-            f"  on {mesh.size} {mesh.flat[0].platform} device{'s' * (mesh.size > 1)}"
-            f" ({mesh.flat[0].device_kind}), trials of a device:"
+            f" to epoch {batch.epochs}, {program.steps_per_epoch} steps each\n"
+            f"  on {devices.size} {devices.flat[0].platform} device{'s' * (devices.size > 1)}"
+            f" ({devices.flat[0].device_kind}), trials of a device:"
             f" {'in turn' if program.trials.mode == 'map' else 'at once'}"
         )
 
     def _begin(self) -> tuple[train.TrialState, int]:
-        fresh = self._program.create(self._numbers)
-        shapes = jax.tree.map(
-            lambda leaf: np.zeros((len(self._batch.trials), *leaf.shape[1:]), leaf.dtype), fresh
-        )
-        restored = self._checkpoints.restore(shapes)
-        if restored is None:
-            self._records.rewind(self._batch.name, 0)
-            return fresh, 0
-        step, state, extra = restored
-        self._seconds, self._recorded = extra["seconds"], extra["last_epoch_recorded"]
-        self._records.rewind(self._batch.name, self._recorded)
-        self._display.say(f"  going on from the checkpoint of step {step:,}")
+        """Returns the state to go on from and its step: a checkpoint, the rung before, or new."""
+        restored = self._checkpoints.restore(self._shapes)
+        if restored is not None:
+            step, state, extra = restored
+            self._seconds, self._recorded = extra["seconds"], extra["last_epoch_recorded"]
+            self._display.say(f"  going on from the checkpoint of step {step:,}")
+        elif self._batch.rung > 0:
+            step, state = self._from_rung_before()
+        else:
+            step, state = 0, None
+        self._context.records.rewind(self._batch.name, self._recorded)
+        if state is None:
+            return self._program.create(self._numbers), step
         return self._program.trials.place(state), step
+
+    def _shapes(self, extra: dict[str, Any]) -> train.TrialState:
+        return self._program.shapes(self._numbers, len(extra["trials"]))
+
+    def _from_rung_before(self) -> tuple[int, train.TrialState]:
+        """Gathers this batch's trials from the final checkpoints of the batches they were in."""
+        rows = {row["trial"]: row["batch"] for row in self._context.records.results()}
+        parts, steps = {}, set()
+        for name in {rows[trial.index] for trial in self._batch.trials}:
+            restored = self._context.checkpoints(name).restore(self._shapes)
+            if restored is None:
+                raise UserError(
+                    f"{self._context.checkpoints_dir / name} is gone, from which"
+                    f" {self._batch.name} goes on; restore it, or use another --workdir"
+                )
+            step, state, extra = restored
+            steps.add(step)
+            for place, index in enumerate(extra["trials"]):
+                parts[index] = jax.tree.map(lambda leaf, place=place: leaf[place], state)
+        chosen = [parts[trial.index] for trial in self._batch.trials]
+        return steps.pop(), jax.tree.map(lambda *leaves: np.stack(leaves), *chosen)
 
     def _train(self, state: train.TrialState, step: int, bar: Bar) -> train.TrialState:
         program, per_epoch = self._program, self._program.steps_per_epoch
@@ -221,47 +218,47 @@ class BatchRun:
             num_steps = min(chunk, per_epoch - step % per_epoch)
             began = time.perf_counter()
             state = program.train(state, num_steps)
-            seconds = time.perf_counter() - began
+            seconds = max(time.perf_counter() - began, 1e-9)
             self._seconds["train"] += seconds
             step += num_steps
-            limit = self._config.runtime.chunk_seconds * num_steps / max(seconds, 1e-9)
-            chunk = _agree(max(1, int(min(limit, 4 * chunk))))
-            rate = num_steps * len(self._batch.trials) / max(seconds, 1e-9)
+            limit = self._config.runtime.chunk_seconds * num_steps / seconds
+            chunk = _agree(max(1, int(min(limit, 4 * chunk, per_epoch))))
             if step % per_epoch == 0:
-                status = self._end_epoch(state, step // per_epoch)
-            bar.advance(step, f"{status}  {rate:,.0f} steps/s")
+                status = self._end_epoch(state, step // per_epoch) or status
+            bar.advance(
+                step, f"{status}  {num_steps * len(self._numbers.seed) / seconds:,.0f} steps/s"
+            )
             self._maybe_save(state, step)
         return state
 
     def _end_epoch(self, state: train.TrialState, epoch: int) -> str:
-        config = self._config
-        if epoch % config.evaluation.every_epochs and epoch < config.training.epochs:
+        """Records the epoch if its turn has come; returns how training stands, in words."""
+        section = self._config.evaluation
+        if epoch % section.every_epochs and epoch < self._batch.epochs:
             return ""
         curves = {"train": self._program.trials.fetch(state.sums)}
         if "valid" in self._program.spans:
             curves["valid"] = self._program.evaluate(state.params, "valid")
-        if config.evaluation.test_curve:
+        if section.test_curve:
             curves["test"] = self._program.evaluate(state.params, "test")
         diverged = self._program.trials.fetch(state.diverged)
-        self._records.add_epoch(self._epoch_lines(epoch, curves, diverged))
+        self._context.records.add_epoch(self._epoch_lines(epoch, curves, diverged))
         self._recorded = epoch
         alive = ~diverged
         if not alive.any():
             return f"epoch {epoch}  every trial diverged"
-        shown = curves.get("valid", curves["train"])
         split = "valid" if "valid" in curves else "train"
         status = (
             f"epoch {epoch}  loss {np.mean(curves['train'].mean_loss[alive]):.3g}"
-            f"  {split} {100 * np.mean(shown.accuracy[alive]):.2f}%"
+            f"  {split} {100 * np.mean(curves[split].accuracy[alive]):.2f}%"
         )
         return status + (f"  {diverged.sum()} diverged" if diverged.any() else "")
 
-    def _epoch_lines(self, epoch: int, curves: dict, diverged: np.ndarray) -> list[dict]:
-        per_epoch = self._program.steps_per_epoch
-        last_step = jnp.int32(epoch * per_epoch - 1)
-        rates = jax.vmap(
-            lambda n: optimizer.learning_rate(self._config.optimizer, per_epoch, n, last_step)
-        )(self._numbers)
+    def _epoch_lines(
+        self, epoch: int, curves: dict[str, metrics.Sums], diverged: np.ndarray
+    ) -> list[dict[str, Any]]:
+        step = epoch * self._program.steps_per_epoch
+        rates = self._program.learning_rates(self._numbers, step - 1)
         lines = []
         for i, trial in enumerate(self._batch.trials):
             line = {
@@ -270,25 +267,29 @@ class BatchRun:
                 "case": trial.case,
                 "seed": trial.seed,
                 "epoch": epoch,
-                "step": epoch * per_epoch,
+                "step": step,
                 "learning_rate": float(rates[i]),
                 "diverged": bool(diverged[i]),
             }
             for split, sums in curves.items():
-                line |= _measures(split, sums, i, bool(diverged[i]))
+                line |= _measures(split, None if diverged[i] else sums, i)
             lines.append(line)
         return lines
 
     def _maybe_save(self, state: train.TrialState, step: int) -> None:
+        """Saves a checkpoint if one is due, and stops if a signal asked to."""
         every = self._config.checkpoint.every_seconds
         due = time.monotonic() - self._saved_at >= every
         if every == 0:
             due = step % self._program.steps_per_epoch == 0
-        stop = _agree(self._stop.signal)
+        stop = _agree(self._context.stop.signal)
         if stop or _agree(int(due)) or step == self._total_steps:
-            host_state = self._program.trials.fetch(state)
-            extra = {"seconds": self._seconds, "last_epoch_recorded": self._recorded}
-            self._checkpoints.save(step, host_state, extra)
+            extra = {
+                "seconds": self._seconds,
+                "last_epoch_recorded": self._recorded,
+                "trials": [trial.index for trial in self._batch.trials],
+            }
+            self._checkpoints.save(step, self._program.trials.fetch(state), extra)
             self._saved_at = time.monotonic()
         if stop:
             raise Stopped(
@@ -298,22 +299,22 @@ class BatchRun:
             )
 
     def _result_rows(self, state: train.TrialState) -> list[dict[str, Any]]:
-        sums = {split: self._program.evaluate(state.params, split) for split in self._program.spans}
-        diverged = self._program.trials.fetch(state.diverged)
-        steps = self._program.trials.fetch(state.step)
-        config, flat = self._config, config_lib.flatten(self._config)
+        """Returns a row of results.csv for each trial; the test split is read for its last."""
+        program = self._program
+        sums = {
+            split: program.evaluate(state.params, split)
+            for split in program.spans
+            if split != "test" or self._batch.last
+        }
+        diverged = program.trials.fetch(state.diverged)
+        steps = program.trials.fetch(state.step)
+        status = trials.FINISHED if self._batch.last else trials.WAITING
         rows = []
         for i, trial in enumerate(self._batch.trials):
-            row = {key.rpartition(".")[2]: value for key, value in flat.items()}
-            row |= trial.numbers | {
-                "batch": self._batch.name,
-                "trial": trial.index,
-                "case": trial.case,
-                "dataset": config.data.name,
-                "seed": trial.seed,
+            row = _describe(trial, self._batch) | {
+                "status": trials.DIVERGED if diverged[i] else status,
                 "steps": int(steps[i]),
-                "num_parameters": self._program.model.num_parameters,
-                "batch_size": config.training.batch_size,
+                "num_parameters": program.model.num_parameters,
                 "diverged": bool(diverged[i]),
                 "compile_seconds": round(self._seconds["compile"], 3),
                 "train_seconds": round(self._seconds["train"], 3),
@@ -322,13 +323,40 @@ class BatchRun:
                 ),
             }
             for split in SPLITS:
-                row |= _measures(split, sums.get(split), i, bool(diverged[i]))
+                row |= _measures(split, None if diverged[i] else sums.get(split), i)
             rows.append(row)
         return rows
 
 
-def _measures(split: str, sums: Any, trial: int, diverged: bool) -> dict[str, float]:
-    if sums is None or diverged:
+def _describe(trial: trials.Trial, batch: trials.Batch) -> dict[str, Any]:
+    """Returns what results.csv says of a trial before anything is measured."""
+    row = {key.rpartition(".")[2]: value for key, value in trial.settings.items()}
+    return (
+        row
+        | trial.numbers
+        | {
+            "batch": batch.name,
+            "trial": trial.index,
+            "case": trial.case,
+            "dataset": trial.settings["data.name"],
+            "batch_size": trial.settings["training.batch_size"],
+            "seed": trial.seed,
+            "rung": batch.rung,
+            "epochs": batch.epochs,
+        }
+    )
+
+
+def _failed_rows(batch: trials.Batch) -> list[dict[str, Any]]:
+    nothing = {"status": trials.FAILED, "steps": 0, "num_parameters": 0, "diverged": False}
+    nothing |= dict.fromkeys(("compile_seconds", "train_seconds", "steps_per_second"), math.nan)
+    for split in SPLITS:
+        nothing |= _measures(split, None, 0)
+    return [_describe(trial, batch) | nothing for trial in batch.trials]
+
+
+def _measures(split: str, sums: metrics.Sums | None, trial: int) -> dict[str, float]:
+    if sums is None:
         return {f"{split}_loss": math.nan, f"{split}_accuracy": math.nan}
     return {
         f"{split}_loss": float(sums.mean_loss[trial]),

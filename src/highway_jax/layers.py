@@ -123,10 +123,8 @@ class _Block(nn.Module):
 
         kernel = self.param("kernel", init).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.kernel_size:
-            z = convolution.conv2d(x, kernel, padding=self.padding)
-        else:
-            z = x @ kernel
+        dense = self.kernel_size == 0
+        z = x @ kernel if dense else convolution.conv2d(x, kernel, padding=self.padding)
         return jnp.split(z, num_maps, axis=-1)
 
     def _bias(self, name: str, value: float) -> Array:

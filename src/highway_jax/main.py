@@ -1,65 +1,69 @@
 """The command line: `python -m highway_jax.main --config=experiments/digits.py`."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
-from absl import app, flags
-from ml_collections import config_flags
-
-from highway_jax import config as config_lib
-from highway_jax import experiment
+import highway_jax
+from highway_jax import command_line, experiment
 from highway_jax.errors import UserError
 from highway_jax.progress import Display
+from highway_jax.records import summarize
 from highway_jax.signals import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with :variant if any.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default runs/NAME.")
+HELP = """\
+usage: python -m highway_jax.main --config=FILE[:VARIANT] [--config.KEY=VALUE]... [--workdir=DIR]
+
+Trains every case of an experiment with every seed. The same command goes on where it stopped.
+
+  --config=FILE        experiment file, such as experiments/digits.py; VARIANT is one of its own
+  --config.KEY=VALUE   changes one setting; --keys lists them
+  --workdir=DIR        where records and checkpoints go; default runs/NAME
+  --keys, --help, --version
+
+example:
+  python -m highway_jax.main --config=experiments/digits.py --workdir=runs/shallow \\
+      --config.model.depth=10 --config.seeds=0,1 --config.cases.plain.model.width=64
+"""
 
 
-def _parse(argv: list[str]) -> list[str]:
-    # absl and ml_collections answer a bad flag with a traceback or a page of help.
+def main(argv: list[str]) -> int:
+    """Runs one command line, the program's name first; returns the exit status."""
     try:
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise UserError(
-                f"{rest[1]!r} is not a flag; allowed: --config, --config.KEY, --workdir"
-            )
-        if _CONFIG.value is None:
-            raise UserError("--config is not given; allowed: an experiment file, such as"
-                            " experiments/digits.py")  # fmt: skip
-        return rest
+        arguments = command_line.parse(argv)
+        if arguments.show == "help":
+            print(HELP, end="")
+        elif arguments.show == "keys":
+            command_line.print_keys()
+        elif arguments.show == "version":
+            print(f"highway_jax {highway_jax.__version__}")
+        else:
+            _train(arguments)
     except UserError as error:
-        _refuse(str(error))
-    except Exception as error:
-        _refuse(" ".join(str(error).split()) or type(error).__name__)
-
-
-def _refuse(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _main(_argv: list[str]) -> None:
-    logging.getLogger().setLevel(logging.WARNING)
-    config = _CONFIG.value
-    try:
-        config_lib.validate(config)
-        workdir = Path(_WORKDIR.value or Path("runs") / config.name)
-        display = Display()
-        summary = experiment.run(config, workdir, display=display)
-        display.table(summary)
-        display.say(f"Records and checkpoints: {workdir}")
-    except UserError as error:
-        _refuse(str(error))
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signal)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _train(arguments: command_line.Arguments) -> None:
+    workdir = arguments.workdir or Path("runs") / arguments.config.name
+    display = Display()
+    rows = experiment.run(arguments.config, workdir, display=display)
+    display.table(summarize(rows))
+    display.say(f"Records and checkpoints: {workdir}")
 
 
 def run() -> None:
-    """Runs the command line."""
-    app.run(_main, flags_parser=_parse)
+    """Runs the command line of this process."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    sys.exit(main(sys.argv))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Trials:
         mesh: The devices, in one axis; never more than there are trials.
         num_slots: Trials with the filling that gives each device equally many.
         mode: "map" or "vmap" over the trials of one device.
+        sharded: The sharding of a batch of trials.
     """
 
     def __init__(self, num_trials: int, num_devices: int = 0, mode: str = "auto"):
@@ -77,7 +78,7 @@ class Trials:
         self.num_slots = math.ceil(num_trials / len(devices)) * len(devices)
         self.mode = mode if mode != "auto" else "map" if devices[0].platform == "cpu" else "vmap"
         self.mesh = Mesh(np.array(devices), (AXIS,))
-        self._sharded = NamedSharding(self.mesh, P(AXIS))
+        self.sharded = NamedSharding(self.mesh, P(AXIS))
         self._replicated = NamedSharding(self.mesh, P())
 
     def compile(self, function: Callable, *, donate: bool = False) -> Callable:
@@ -110,7 +111,7 @@ class Trials:
 
         def put(leaf):
             slots = np.asarray(leaf)[index]
-            return jax.make_array_from_callback(slots.shape, self._sharded, lambda i: slots[i])
+            return jax.make_array_from_callback(slots.shape, self.sharded, lambda i: slots[i])
 
         return jax.tree.map(put, tree)
 

@@ -46,18 +46,18 @@ class Display:
 
     def table(self, summary: list[dict[str, Any]]) -> None:
         """Prints results in the paper's form: best (mean ± standard deviation)."""
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("Network", no_wrap=True)
-        for heading in ("Parameters", "Trials", "Test accuracy (%)", "Training loss", "Diverged"):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("Network")
+        for heading in ("Parameters", "Trials", "Test accuracy (%)", "Training loss"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in summary:
+            diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
             table.add_row(
-                f"{row['case']}: {row['block']}, {row['depth']} layers of {row['width']}",
+                f"{row['case']}, {row['depth']} layers",
                 f"{row['num_parameters']:,}",
-                str(row["trials"]),
+                f"{row['trials']}{diverged}",
                 best_mean_std(row, "test_accuracy", lambda v: f"{100 * v:.2f}"),
                 best_mean_std(row, "train_loss", lambda v: f"{v:.2g}"),
-                str(row["diverged"]),
             )
         self.console.print(table)
 

@@ -49,6 +49,8 @@ RESULTS = (
     "trial",
     *SETTING,
     "seed",
+    "rung",
+    "status",
     "steps",
     *MEASURED,
     "diverged",
@@ -58,12 +60,16 @@ RESULTS = (
 )
 """Columns of results.csv: one row a trial.
 
-`train_seconds` is the wall time that the trial's batch spent in training steps, compiling and
-evaluating left out; `steps_per_second` is the steps of all trials of that batch over this time.
+`epochs` are those trained; `status` says what became of the trial at its `rung` (see
+`highway_jax.trials`). `train_seconds` is the wall time that the trial's batch spent in training
+steps, compiling and evaluating left out; `steps_per_second` is the steps of all trials of that
+batch over this time.
 """
 
 _TEXTS = {"batch", "case", "dataset", "block", "activation", "initializer", "gate", "schedule"}
+_TEXTS |= {"status"}
 _WHOLES = {"trial", "seed", "depth", "width", "batch_size", "epochs", "num_parameters", "steps"}
+_WHOLES |= {"rung"}
 
 SUMMARY = (
     *SETTING,
@@ -158,9 +164,8 @@ class Records:
                 )
             return [{key: _parse(key, value) for key, value in row.items()} for row in reader]
 
-    def add_results(self, rows: list[dict[str, Any]]) -> None:
-        """Adds rows to results.csv and writes summary.csv anew; each file whole or not at all."""
-        rows = sorted([*self.results(), *rows], key=lambda row: row["trial"])
+    def write_results(self, rows: list[dict[str, Any]]) -> None:
+        """Writes results.csv, and summary.csv from it; each file whole or not at all."""
         _write_csv(self._results, RESULTS, rows)
         _write_csv(self._directory / "summary.csv", SUMMARY, summarize(rows))
 

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # Version of what our builders write.
 _BUILDER_VERSION = "1.0.0"
 # For the first answer of the server. TFDS would retry for minutes on a machine without network.
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 10.0
 # Statuses of servers that answer GET but not HEAD.
 _HEAD_REFUSED = (403, 405, 501)
 _METADATA_FILES = ("dataset_info.json", "features.json")

@@ -20,6 +20,7 @@ from highway_jax import config as config_lib
 from highway_jax import files
 from highway_jax.errors import UserError
 
+_RECORDS = ("checkpoints", "metrics.jsonl", "results.csv", "summary.csv")
 _PACKAGES = ("highway-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -71,7 +72,8 @@ class Workdir:
         """Writes down what is run here, or checks that it is what was run here before.
 
         Raises:
-            UserError: If the directory holds a run of another config or other data.
+            UserError: If the directory holds a run of another config, of other data, or one that
+                cannot be told.
         """
         path = self.path / "config.json"
         new = json.loads(config_lib.to_json(config))
@@ -79,7 +81,7 @@ class Workdir:
             try:
                 old = json.loads(path.read_text(encoding="utf-8"))
                 changed = config_lib.changes(_flatten(old), _flatten(new))
-            except (ValueError, AttributeError) as error:
+            except (OSError, ValueError, AttributeError, RecursionError) as error:
                 raise UserError(
                     f"{path} cannot be read ({error}); restore it, or use another --workdir"
                 ) from error
@@ -92,9 +94,14 @@ class Workdir:
             if before != data_fingerprint:
                 raise UserError(
                     f"--workdir={self.path} holds a run on other data: {config.data.name} had"
-                    f" fingerprint {before[:12]}, now {data_fingerprint[:12]}; allowed: the same"
-                    " data, or another --workdir"
+                    f" fingerprint {str(before)[:12]}, now {data_fingerprint[:12]}; allowed: the"
+                    " same data, or another --workdir"
                 )
+        elif found := [name for name in _RECORDS if (self.path / name).exists()]:
+            raise UserError(
+                f"--workdir={self.path} holds {', '.join(found)} but no config.json that says of"
+                " which run; restore it, or use another --workdir"
+            )
         environment = describe_environment() | {"data_fingerprint": data_fingerprint}
         files.write_atomically(
             self.path / "environment.json", json.dumps(environment, indent=2) + "\n"

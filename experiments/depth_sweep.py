@@ -1,0 +1,66 @@
+"""Figure 1: how plain and highway nets of 10, 20, 50 and 100 layers train (section 3.1).
+
+    python -m highway_jax.main --config=experiments/depth_sweep.py:digits    # minutes on a laptop
+    python -m highway_jax.main --config=experiments/depth_sweep.py:mnist     # as the paper
+    python -m highway_jax.main --config=experiments/depth_sweep.py:mnist,halving
+
+The paper: for each depth, 100 settings drawn at random of the learning rate, momentum, decay of
+the rate, activation and (highway) gate bias; 50 highway units or 71 plain ones a layer; training
+cross-entropy over 400 epochs of the best setting, and the mean of the ten best. Batch size, the
+ranges drawn from and the preprocessing are not stated: batches of 100, pixels in [0, 1], all 60,000
+training examples and the ranges below are ours.
+
+`mnist,halving` draws 40 settings, goes on with the better 16 after 4 epochs and the better 10
+after 15, and takes the best after 100 epochs to 400.
+"""
+
+from ml_collections import ConfigDict
+
+from highway_jax.config import default_config
+from highway_jax.errors import UserError
+
+VARIANTS = ("digits", "mnist", "mnist,halving")
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise UserError(f"the variant is {variant!r}; allowed: {'; '.join(VARIANTS)}")
+    config = default_config()
+    config.name = f"depth_sweep-{variant.replace(',', '-')}"
+    config.cases.highway = ConfigDict({"model": {"block": "highway", "width": 50}})
+    config.cases.plain = ConfigDict({"model": {"block": "plain", "width": 71}})
+    config.sweep.grid = ConfigDict({"model": {"depth": (10, 20, 50, 100)}})
+    config.sweep.draw = ConfigDict(
+        {
+            "model": {
+                "activation": ("choice", "relu", "tanh"),
+                "transform_bias": ("integer", -10, -1),
+            },
+            "optimizer": {
+                "learning_rate": ("log_uniform", 0.001, 0.3),
+                "momentum": ("choice", 0.5, 0.8, 0.9, 0.95),
+                "decay": ("uniform", 0.9, 0.98),
+            },
+        }
+    )
+    config.optimizer.schedule = "exponential"
+    config.optimizer.decay_every = "epoch"
+    config.runtime.tensorboard = False
+    if variant == "digits":
+        config.data.name = "digits"
+        config.data.valid_size = 137
+        config.training.epochs = 100
+        config.sweep.trials = 20
+        config.sweep.rung_epochs = (10, 30)
+        config.sweep.rung_keeps = (8, 4)
+        config.sweep.draw.optimizer.decay = ("uniform", 0.95, 1.0)
+    else:
+        config.data.name = "mnist"
+        config.data.valid_size = 0
+        config.training.epochs = 400
+        config.sweep.trials = 100
+    if variant == "mnist,halving":
+        config.sweep.trials = 40
+        config.sweep.rung_epochs = (4, 15, 100)
+        config.sweep.rung_keeps = (16, 10, 1)
+    return config

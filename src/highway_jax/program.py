@@ -1,0 +1,117 @@
+"""The compiled functions of one batch of trials, with the data on their devices."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from highway_jax import config as config_lib
+from highway_jax import data as data_lib
+from highway_jax import evaluate, metrics, models, optimizer, parallel, preprocess, train, trials
+
+SPLITS = ("train", "valid", "test")
+
+
+class Program:
+    """What one batch of trials runs: create, train and evaluate all trials at once.
+
+    Attributes:
+        config: The settings that the trials share.
+        model: Their net.
+        trials: Where they run.
+        spans: First and last-but-one example of each split that has any, within `data`.
+        data: The examples of all splits, on every device.
+        steps_per_epoch: Steps of an epoch.
+    """
+
+    def __init__(self, batch: trials.Batch, dataset: data_lib.Dataset):
+        """Builds the functions; nothing is compiled before `compile`."""
+        config = batch.config
+        self.config = config
+        self.model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+        splits = [getattr(dataset, name) for name in SPLITS]
+        ends = np.cumsum([0, *(split.size for split in splits)])
+        self.spans = {
+            name: np.asarray([first, end], np.int32)
+            for name, first, end in zip(SPLITS, ends, ends[1:], strict=False)
+            if first < end
+        }
+        self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
+        decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
+        task = train.Task(
+            init=self.model.init,
+            apply=self.model.apply,
+            preprocess=preprocess.fit(config.data, dataset.train.images, dataset.max_value),
+            optimizer=lambda numbers: optimizer.build(
+                config.optimizer, self.steps_per_epoch, numbers, decays_weights=decays_weights
+            ),
+            num_train=dataset.train.size,
+            batch_size=config.training.batch_size,
+        )
+        runtime = config.runtime
+        self.trials = parallel.Trials(len(batch.trials), runtime.devices, runtime.trial_axis)
+        self.data = self.trials.share(
+            train.DeviceData(
+                np.concatenate([split.images for split in splits]),
+                np.concatenate([split.labels for split in splits]),
+            )
+        )
+        self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
+        self._train = self.trials.compile(
+            lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
+            donate=True,
+        )
+        self._evaluate = self.trials.compile(
+            lambda params, data, span: evaluate.evaluate(
+                task, params, data, span, config.evaluation.batch_size
+            )
+        )
+
+    def compile(self, numbers: optimizer.Hyperparameters) -> float:
+        """Compiles training and evaluation; returns the seconds it took."""
+        began = time.perf_counter()
+        placed = self.trials.place(numbers)
+        state = jax.eval_shape(self._create, placed)
+        state = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.trials.sharded),
+            state,
+        )
+        self._train = self._train.lower(state, self.data, self._steps(1)).compile()
+        span = self.trials.share(self.spans["train"])
+        self._evaluate = self._evaluate.lower(state.params, self.data, span).compile()
+        return time.perf_counter() - began
+
+    def create(self, numbers: optimizer.Hyperparameters) -> train.TrialState:
+        """Returns the state of all trials before their first step, on the devices."""
+        return self._create(self.trials.place(numbers))
+
+    def shapes(self, numbers: optimizer.Hyperparameters, num_trials: int) -> train.TrialState:
+        """Returns the shapes of the host state of `num_trials` trials like these."""
+        state = jax.eval_shape(self._create, self.trials.place(numbers))
+        return jax.tree.map(
+            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
+            state,
+        )
+
+    def train(self, state: train.TrialState, num_steps: int) -> train.TrialState:
+        """Takes steps within an epoch; the state given is used up."""
+        return jax.block_until_ready(self._train(state, self.data, self._steps(num_steps)))
+
+    def evaluate(self, params: Any, split: str) -> metrics.Sums:
+        """Returns the sums of all trials over a split, on the host."""
+        sums = self._evaluate(params, self.data, self.trials.share(self.spans[split]))
+        return self.trials.fetch(sums)
+
+    def learning_rates(self, numbers: optimizer.Hyperparameters, step: int) -> np.ndarray:
+        """Returns each trial's rate at a step, [trials]."""
+
+        def rate(numbers):
+            section = self.config.optimizer
+            return optimizer.learning_rate(section, self.steps_per_epoch, numbers, jnp.int32(step))
+
+        return np.asarray(jax.vmap(rate)(numbers))
+
+    def _steps(self, num_steps: int) -> jax.Array:
+        return self.trials.share(np.int32(num_steps))

@@ -1,0 +1,481 @@
+import copy
+import json
+import math
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict, FieldReference, config_dict
+
+from highway_jax import UserError, data, layers, models
+from highway_jax.config import (
+    FREE_SECTIONS,
+    case_settings,
+    changes,
+    default_config,
+    flatten,
+    put,
+    section,
+    steps_per_epoch,
+    to_json,
+    unflatten,
+    validate,
+)
+from highway_jax.errors import show
+from highway_jax.schema import SCHEMA
+
+KEYS = st.sampled_from(sorted(SCHEMA))
+HUGE = 10**5000  # More digits than Python writes.
+
+
+def _config(**settings):
+    config = default_config()
+    for key, value in settings.items():
+        _put(config, key.replace("__", "."), value)
+    return config
+
+
+def _put(config, key, value):
+    with config.unlocked(), config.ignore_type():
+        put(config, key, value)
+
+
+def _refusal(config):
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    return str(caught.value)
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=2**31)
+    | st.just(HUGE)
+    | st.floats()
+    | st.text()
+    | st.text(alphabet="ab\n\t ", min_size=150)
+    | st.binary()
+)
+trees = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.text(st.characters(exclude_characters=".")), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def _assert_short(message, key):
+    assert message.startswith("config.")
+    assert key in message
+    assert message.splitlines() == [message]
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("prefix", ["", "cases.some."])
+@settings(deadline=None, max_examples=300)
+@given(key=KEYS, value=trees | st.builds(ConfigDict) | st.just(default_config()))
+@example(key="model.depth", value=HUGE)
+@example(key="optimizer.learning_rate", value=HUGE)
+@example(key="optimizer.learning_rate", value=-HUGE)
+@example(key="seeds", value=(HUGE,))
+@example(key="seeds", value=([],))
+@example(key="name", value="a" * 10**5)
+def test_any_value_at_any_key_is_allowed_or_refused_by_name(prefix, key, value):
+    config = default_config()
+    config.cases.some = ConfigDict()
+    _put(config, prefix + key, value)
+    try:
+        validate(config)
+    except UserError as error:
+        _assert_short(str(error), prefix + key)
+        assert type(error) is UserError
+    else:
+        assert json.loads(to_json(config))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.dictionaries(
+        st.sampled_from(["name", "seeds", "data", "model", "optimizer", "cases"])
+        | st.text(st.characters(exclude_characters=".")),
+        trees,
+    )
+)
+def test_any_tree_is_refused_by_name(tree):
+    _assert_short(_refusal(ConfigDict(tree)), "config.")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.dictionaries(st.text(st.characters(exclude_characters=".")) | st.integers(), trees))
+def test_any_cases_are_allowed_or_refused_by_name(tree):
+    config = default_config()
+    _put(config, "cases", ConfigDict(tree))
+    try:
+        validate(config)
+    except UserError as error:
+        _assert_short(str(error), "config.cases")
+
+
+@pytest.mark.parametrize("value", [None, 3, {}, {"model": {"depth": 3}}, "x", HUGE], ids=show)
+def test_only_a_config_dict_is_a_config(value):
+    assert "allowed: a ml_collections.ConfigDict" in _refusal(value)
+
+
+def test_a_config_that_holds_itself_is_refused():
+    config = default_config()
+    _put(config, "model.depth", config)
+    assert _refusal(config).startswith("config.model.depth.")
+    config = default_config()
+    config.cases.some = config
+    assert _refusal(config).startswith("config.cases.some.")
+
+
+def test_defaults_are_valid_locked_and_in_the_order_of_the_schema():
+    config = default_config()
+    validate(config)
+    assert flatten(config) == {key: entry.default for key, entry in SCHEMA.items()}
+    sections = [key.partition(".")[0] for key in SCHEMA]
+    assert list(json.loads(to_json(config))) == [*dict.fromkeys(sections), "cases"]
+    for free in FREE_SECTIONS:
+        section(config, free).some = 1
+    for section in ("model", "optimizer"):
+        with pytest.raises(AttributeError, match="locked"):
+            config[section].no_such_key = 1
+    with pytest.raises(AttributeError, match="locked"):
+        config.no_such_key = 1
+
+
+def test_each_default_is_a_new_config():
+    default_config().model.depth = 7
+    default_config().cases.some = ConfigDict()
+    assert default_config().model.depth == SCHEMA["model.depth"].default
+    assert all(len(section(default_config(), free)) == 0 for free in FREE_SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("key", "implemented"),
+    [
+        ("data.name", data.NAMES),
+        ("model.block", layers.BLOCKS),
+        ("model.activation", layers.ACTIVATIONS),
+        ("model.remat", models.REMATS),
+        ("model.dtype", models.DTYPES),
+    ],
+)
+def test_what_is_allowed_is_what_is_implemented(key, implemented):
+    assert set(SCHEMA[key].allowed.split(", ")) == set(implemented)
+    for name in implemented:
+        validate(_config(**{key.replace(".", "__"): name}))
+
+
+def test_every_initializer_allowed_is_implemented():
+    assert set(SCHEMA["model.initializer"].allowed.split(", ")) <= set(layers.INITIALIZERS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.depth", 1),
+        ("model.width", 1),
+        ("model.transform_bias", -1000.0),
+        ("model.transform_bias", 1000),
+        ("optimizer.learning_rate", 1),
+        ("optimizer.learning_rate", 1e-12),
+        ("optimizer.learning_rate", 1e30),
+        ("optimizer.momentum", 0),
+        ("optimizer.momentum", 0.999999),
+        ("optimizer.decay", 1),
+        ("optimizer.decay", 1e-300),
+        ("optimizer.weight_decay", 0.0),
+        ("seeds", (0, 2**32 - 1)),
+        ("seeds", (5,)),
+        ("evaluation.every_epochs", 1000),
+        ("checkpoint.every_seconds", 0),
+        ("data.dir", "/a b/é"),
+        ("data.split_seed", 2**32 - 1),
+        ("name", "a..b"),
+        ("name", "_lr=0.1+x-2"),
+        ("name", "7"),
+        ("name", "n" * 100),
+    ],
+)
+def test_allowed_values(key, value):
+    config = default_config()
+    _put(config, key, value)
+    validate(config)
+    assert flatten(config)[key] == value
+
+
+REFUSED = [
+    *(("model.depth", value) for value in (0, -1, 10**7, True, 3.0, "3", None, (3,), HUGE)),
+    *(("model.width", value) for value in (0, -50)),
+    *(("optimizer.learning_rate", value) for value in (0, 0.0, -0.1, 1e-13, 1e31, True, "0.1")),
+    *(("optimizer.learning_rate", value) for value in (math.nan, math.inf, -math.inf, None)),
+    *(("optimizer.momentum", value) for value in (1.0, 1, -0.1, math.nan)),
+    *(("optimizer.decay", value) for value in (0, 0.0, 1.0001, -1, math.nan)),
+    *(("optimizer.weight_decay", value) for value in (-1e-9, math.inf)),
+    *(("model.transform_bias", value) for value in (math.nan, math.inf, -1001, "-1")),
+    *(("optimizer.nesterov", value) for value in (0, 1, "True", None)),
+    *(("model.block", value) for value in ("Highway", "", "lstm", 3, None)),
+    *(("model.dtype", value) for value in ("float16", "f32")),
+    *(("optimizer.schedule", value) for value in ("cosine", "step")),
+    *(("seeds", value) for value in ((), (1, 1), (-1,), (2**32,), (0.0,), (True,), ("0",))),
+    *(("seeds", value) for value in (0, [0], None, ((0,),), "0", {0})),
+    *(("optimizer.boundaries", value) for value in ((0,), (-1, 2), (2, 1), (2, 2), (1.0,))),
+    *(("optimizer.boundaries", value) for value in ((2**31,), [1, 2], (True,))),
+    *(("name", value) for value in ("", ".", "..", ".x", "a/b", "../x", "a b", "-x", "é", "a\n")),
+    *(("name", value) for value in ("n" * 101, "a\0", 3, None)),
+    *(("data.dir", value) for value in ("a\0b", "a\nb", 3)),
+    *(("data.valid_size", value) for value in (-1, 10**9)),
+    *(("data.split_seed", value) for value in (-1, 2**32)),
+    *(("runtime.devices", value) for value in (-1, 10**6)),
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "cases.some."])
+@pytest.mark.parametrize(("key", "value"), REFUSED, ids=lambda v: show(v)[:40])
+def test_values_that_are_not_allowed(prefix, key, value):
+    config = default_config()
+    config.cases.some = ConfigDict()
+    _put(config, prefix + key, value)
+    message = _refusal(config)
+    if prefix and key.partition(".")[0] in ("name", "seeds", "runtime"):
+        assert f"config.{prefix}{key} is {show(value)}; allowed there: keys of data" in message
+    else:
+        assert message == (
+            f"config.{prefix}{key} is {show(value)}; allowed: {SCHEMA[key].allowed}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("model.depht", "model.depth"),
+        ("modle.depth", "model.depth"),
+        ("depth", "model.depth"),
+        ("batch_size", "training.batch_size"),
+        ("block", "model.block"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("model.depth.x", "model.depth"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "cases.some."])
+def test_a_misspelt_key_is_refused_with_the_nearest(prefix, key, nearest):
+    config = default_config()
+    config.cases.some = ConfigDict()
+    target = config.cases.some if prefix else config
+    if key == "model.depth.x":
+        _put(target, "model", ConfigDict({"depth": {"x": 1}}))
+    else:
+        _put(target, key, 1)
+    assert _refusal(config) == (
+        f"config.{prefix}{key} is not a key; did you mean config.{prefix}{nearest}?"
+    )
+
+
+def test_a_key_unlike_any_other_is_refused():
+    config = default_config()
+    _put(config, "zzz", 1)
+    assert _refusal(config) == "config.zzz is not a key; --keys lists all of them"
+
+
+@pytest.mark.parametrize("key", sorted(SCHEMA))
+def test_a_missing_key_is_refused(key):
+    config = default_config()
+    section, _, leaf = key.rpartition(".")
+    with config.unlocked():
+        del (config[section] if section else config)[leaf]
+    assert _refusal(config) == f"config.{key} is missing; allowed: {SCHEMA[key].allowed}"
+
+
+@pytest.mark.parametrize("value", [3, None, (), "model"])
+def test_a_section_must_be_a_config_dict(value):
+    config = default_config()
+    _put(config, "model", value)
+    assert _refusal(config) == f"config.model is {value!r}; allowed: a ConfigDict of settings"
+    config = default_config()
+    _put(config, "cases", value)
+    assert _refusal(config) == f"config.cases is {value!r}; allowed: a ConfigDict"
+    config = default_config()
+    _put(config, "cases.some", value)
+    assert _refusal(config) == f"config.cases.some is {value!r}; allowed: a ConfigDict of settings"
+
+
+@pytest.mark.parametrize("placeholder", [config_dict.placeholder, config_dict.required_placeholder])
+def test_a_placeholder_that_nobody_filled_is_refused(placeholder):
+    config = default_config()
+    config.model.depth = placeholder(int)
+    assert _refusal(config).startswith("config.model.depth is None; allowed:")
+    config.model.depth = 3
+    validate(config)
+
+
+def test_references_are_followed():
+    config = default_config()
+    config.model.depth = FieldReference(7)
+    config.model.width = config.model.get_ref("depth") * 2
+    validate(config)
+    assert json.loads(to_json(config))["model"]["width"] == 14
+    config.model.depth = 0
+    assert "config.model.depth is 0" in _refusal(config)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a/b", "a b", "é", 3, "n" * 101])
+def test_names_of_cases_must_do_for_files(name):
+    config = default_config()
+    config.cases[name] = ConfigDict()
+    assert _refusal(config).startswith(f"config.cases has the name {show(name)}; allowed: 1 to 100")
+
+
+STEPS = {"optimizer.schedule": "steps", "optimizer.boundaries": (10, 20)}
+
+
+@pytest.mark.parametrize(
+    ("top", "case", "refused"),
+    [
+        ({}, {}, None),
+        (STEPS, {}, None),
+        ({}, STEPS, None),
+        ({"optimizer.schedule": "steps"}, {}, "()"),
+        ({"optimizer.schedule": "steps"}, {"optimizer.boundaries": (5,)}, None),
+        ({}, {"optimizer.schedule": "steps"}, "()"),
+        (STEPS, {"optimizer.boundaries": ()}, "()"),
+        (STEPS, {"optimizer.schedule": "constant"}, "(10, 20)"),
+        ({"optimizer.boundaries": (10, 20)}, {}, "(10, 20)"),
+        ({"optimizer.boundaries": (10, 20)}, {"optimizer.schedule": "steps"}, None),
+    ],
+)
+def test_boundaries_and_the_schedule_steps_belong_together(top, case, refused):
+    config = default_config()
+    for key, value in top.items():
+        put(config, key, value)
+    if case:
+        _expect_boundaries(unflatten(flatten(config) | case), "", refused)
+    else:
+        _expect_boundaries(config, "", refused)
+    config.cases.some = ConfigDict()
+    for key, value in case.items():
+        put(config.cases.some, key, value)
+    _expect_boundaries(config, "cases.some.", refused)
+
+
+def _expect_boundaries(config, prefix, refused):
+    if refused is None:
+        validate(config)
+    else:
+        message = _refusal(config)
+        assert message.startswith(f"config.{prefix}optimizer.boundaries is {refused}; allowed:")
+        assert "optimizer.schedule is 'steps'" in message
+
+
+def test_validation_changes_nothing():
+    config = default_config()
+    config.cases.some = ConfigDict({"model": {"depth": 3}})
+    before = copy.deepcopy(config.to_dict())
+    validate(config)
+    assert config.to_dict() == before
+    assert config.is_locked
+
+
+def test_a_case_is_the_config_with_its_settings_put_in():
+    config = default_config()
+    config.model.activation = "tanh"
+    shared = ConfigDict({"depth": 3, "block": "plain"})
+    config.cases.a = ConfigDict({"model": shared, "training": {"epochs": 5}})
+    config.cases.b = ConfigDict({"model": shared})
+    validate(config)
+    before = config.to_dict()
+    defaults = flatten(default_config()) | {"model.activation": "tanh"}
+    changed = defaults | {"model.depth": 3, "model.block": "plain"}
+    assert case_settings(config, "b") == changed
+    assert case_settings(config, "a") == changed | {"training.epochs": 5}
+    assert case_settings(config, "no_such_case") == defaults
+    assert config.to_dict() == before
+
+
+def test_settings_make_a_config_again():
+    config = default_config()
+    config.model.depth = 7
+    again = unflatten(flatten(config))
+    validate(again)
+    assert again.to_dict() == config.to_dict()
+    again.model.depth = 8
+    assert config.model.depth == 7
+    with pytest.raises(AttributeError, match="locked"):
+        again.model.no_such_key = 1
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(1, 10), (3, 3), (5, 2), (6, 1), (10, 1)])
+def test_an_epoch_has_only_whole_batches(batch, steps):
+    assert steps_per_epoch(_config(training__batch_size=batch), 10) == steps
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(UserError, match=r"training.batch_size is 11; allowed: 1 to 10, .* digits"):
+        steps_per_epoch(_config(training__batch_size=11), 10)
+
+
+def test_more_steps_than_can_be_counted_are_refused():
+    config = _config(training__batch_size=1, training__epochs=35791)
+    assert steps_per_epoch(config, 60000) * 35791 < 2**31
+    config.training.epochs = 35792
+    with pytest.raises(UserError, match=r"training.epochs is 35792; allowed: 1 to 35791,"):
+        steps_per_epoch(config, 60000)
+
+
+OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.1}
+
+
+@pytest.mark.parametrize("key", sorted(SCHEMA))
+def test_a_change_is_told_by_key_unless_it_may_differ_between_starts(key):
+    before = flatten(default_config())
+    value = before[key]
+    if isinstance(value, str | tuple):
+        changed = "other" if isinstance(value, str) else (8, 9)
+    else:
+        changed = OTHER[type(value)](value)
+    told = changes(before, before | {key: changed})
+    if key.startswith(("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download")):
+        assert told == []
+    else:
+        assert told == [f"{key} from {_listed(value)!r} to {_listed(changed)!r}"]
+
+
+def _listed(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_what_was_written_equals_what_is_read():
+    config = _config(seeds=(3, 4), optimizer__schedule="steps", optimizer__boundaries=(1, 2))
+    config.cases.some = ConfigDict({"optimizer": {"boundaries": (5,)}})
+    validate(config)
+    read = ConfigDict(json.loads(to_json(config)))
+    assert changes(flatten(read), flatten(config)) == []
+
+
+def test_changes_tell_what_was_added_and_what_was_removed():
+    assert changes({"a": 1}, {"b": "x" * 200}) == [
+        "a from 1 to '(unset)'",
+        f"b from '(unset)' to '{'x' * 96}...",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1.5, "1.5"),
+        ("a\nb", "'a\\nb'"),
+        ("x" * 98, f"'{'x' * 98}'"),
+        ("x" * 99, f"'{'x' * 96}..."),
+        (HUGE, "<int>"),
+        (ConfigDict({"a": 1, "b": 2}), "a: 1 b: 2"),
+    ],
+    ids=lambda v: show(v)[:20],
+)
+def test_values_are_shown_on_one_short_line(value, shown):
+    assert show(value) == shown
+    assert len(show(value)) <= 100

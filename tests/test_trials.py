@@ -1,0 +1,196 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from highway_jax import default_config, trials
+
+
+@pytest.fixture
+def search():
+    """Two depths of two cases, 12 drawn settings each, halved twice, the best retrained."""
+    config = default_config()
+    config.name = "search"
+    config.training.epochs = 40
+    config.cases.highway = ConfigDict({"model": {"block": "highway", "width": 50}})
+    config.cases.plain = ConfigDict({"model": {"block": "plain", "width": 71}})
+    config.sweep.grid = ConfigDict({"model": {"depth": (10, 20)}})
+    config.sweep.draw = ConfigDict(
+        {
+            "optimizer": {
+                "learning_rate": ("log_uniform", 1e-3, 1.0),
+                "decay": ("uniform", 0.9, 1.0),
+                "momentum": ("choice", 0.5, 0.9),
+            },
+            "model": {
+                "transform_bias": ("integer", -10, -1),
+                "activation": ("choice", "relu", "tanh"),
+            },
+        }
+    )
+    config.sweep.trials = 12
+    config.sweep.rung_epochs = (2, 8)
+    config.sweep.rung_keeps = (6, 3)
+    config.sweep.retrain_seeds = (100, 101)
+    return config
+
+
+def _row(trial, batch, *, loss, diverged=False):
+    status = trials.DIVERGED if diverged else trials.FINISHED if batch.last else trials.WAITING
+    return {
+        "trial": trial.index,
+        "batch": batch.name,
+        "case": trial.case,
+        "rung": batch.rung,
+        "epochs": batch.epochs,
+        "status": status,
+        "train_loss": math.nan if diverged else loss,
+    }
+
+
+def _play(config, loss=lambda trial: (trial.index * 7919) % 101, diverging=()):
+    """Runs a sweep whose losses are given, one batch after another; returns batches and rows."""
+    done, rows = [], []
+    while batches := trials.plan(config, rows):
+        batch = batches[0]
+        done.append(batch)
+        new = [_row(t, batch, loss=loss(t), diverged=t.index in diverging) for t in batch.trials]
+        changed = {row["trial"] for row in new}
+        rows = trials.decide(config, [r for r in rows if r["trial"] not in changed] + new)
+    return done, rows
+
+
+def test_without_a_sweep_every_case_has_every_seed():
+    config = default_config()
+    config.seeds = (3, 4)
+    config.cases.a = ConfigDict({})
+    config.cases.b = ConfigDict({"model": {"transform_bias": -3.0}})
+    config.cases.c = ConfigDict({"model": {"depth": 7}})
+    first, second = trials.plan(config, [])
+    assert [(t.case, t.seed) for t in first.trials] == [("a", 3), ("a", 4), ("b", 3), ("b", 4)]
+    assert [(t.case, t.seed) for t in second.trials] == [("c", 3), ("c", 4)]
+    assert first.hyperparameters().transform_bias.tolist() == [-2, -2, -3, -3]
+    assert first.last
+    assert second.epochs == config.training.epochs
+
+
+def test_batches_share_all_that_is_static(search):
+    for batch in trials.plan(search, []):
+        keys = ("block", "depth", "width", "activation")
+        assert len({tuple(t.settings[f"model.{k}"] for k in keys) for t in batch.trials}) == 1
+        assert batch.rung == 0
+        assert batch.epochs == 2
+
+
+def test_draws_follow_their_distributions_and_nothing_else(search):
+    search.sweep.trials = 400
+    drawn = [t.settings for t in trials.cells(search)[0].trials]
+    rates = np.log10([c["optimizer.learning_rate"] for c in drawn])
+    assert -3 <= rates.min() < -2.8
+    assert -0.2 < rates.max() <= 0
+    np.testing.assert_allclose(rates.mean(), -1.5, atol=0.15)
+    decays = np.array([c["optimizer.decay"] for c in drawn])
+    assert 0.9 <= decays.min() < 0.91 < 0.99 < decays.max() <= 1
+    assert {c["model.transform_bias"] for c in drawn} == set(range(-10, 0))
+    assert {c["optimizer.momentum"] for c in drawn} == {0.5, 0.9}
+    assert {c["model.activation"] for c in drawn} == {"relu", "tanh"}
+    assert len({t.seed for t in trials.cells(search)[0].trials}) == 400
+
+
+def test_draws_do_not_depend_on_what_else_is_drawn(search):
+    few = trials.cells(search)
+    search.sweep.trials = 20
+    search.sweep.grid.model.depth = (20, 10, 50)
+    many = {(c.case, c.settings["model.depth"]): c for c in trials.cells(search)}
+    for cell in few:
+        other = many[cell.case, cell.settings["model.depth"]]
+        for a, b in zip(cell.trials, other.trials, strict=False):
+            assert (a.numbers, a.seed) == (b.numbers, b.seed)
+    settings = [t.numbers["learning_rate"] for c in few for t in c.trials]
+    assert len(set(settings)) == len(settings)
+    search.sweep.seed = 1
+    assert trials.cells(search)[0].trials[0].numbers != few[0].trials[0].numbers
+
+
+def test_halving_keeps_the_best_of_each_cell(search):
+    search.sweep.retrain_seeds = ()
+    done, rows = _play(search)
+    by_trial = {row["trial"]: row for row in rows}
+    for cell in trials.cells(search):
+        ranked = sorted(cell.trials, key=lambda t: (t.index * 7919) % 101)
+        for place, trial in enumerate(ranked):
+            row = by_trial[trial.index]
+            assert row["epochs"] == (40 if place < 3 else 8 if place < 6 else 2)
+            assert row["status"] == (trials.FINISHED if place < 3 else trials.DROPPED)
+    names = [batch.name for batch in done]
+    assert len(set(names)) == len(names)
+    assert sorted(
+        itertools.chain.from_iterable((t.index for t in b.trials) for b in done if b.rung == 0)
+    ) == list(range(48))
+
+
+def test_diverged_trials_are_never_promoted_and_never_tried_again(search):
+    search.sweep.retrain_seeds = ()
+    best = sorted(range(12), key=lambda i: (i * 7919) % 101)[:2]
+    _, rows = _play(search, diverging=best)
+    statuses = [row["status"] for row in rows[:12]]
+    assert [statuses[i] for i in best] == [trials.DIVERGED] * 2
+    assert statuses.count(trials.FINISHED) == 3
+    assert statuses.count(trials.DROPPED) == 7
+
+
+def test_a_cell_that_diverges_whole_ends(search):
+    _, rows = _play(search, diverging=range(12))
+    assert [row["status"] for row in rows[:12]] == [trials.DIVERGED] * 12
+    assert {row["case"] for row in rows[48:]} == {"highway-best", "plain-best"}
+    assert len(rows) == 48 + 3 * 2  # three cells have a best setting
+
+
+def test_the_best_setting_is_trained_again(search):
+    _, rows = _play(search)
+    retrained = [t for b in _play(search)[0] for t in b.trials if t.case.endswith("-best")]
+    assert [t.seed for t in retrained] == [100, 101] * 4
+    assert sorted(t.index for t in retrained) == list(range(48, 56))
+    for cell, again in zip(trials.cells(search), retrained[::2], strict=True):
+        best = min(cell.trials, key=lambda t: (t.index * 7919) % 101)
+        assert again.settings == best.settings
+    assert all(row["status"] in trials.SETTLED for row in rows)
+
+
+def test_a_plan_can_be_taken_up_from_any_table(search):
+    # Whatever was finished, what is left is the same: no trial twice, none lost.
+    done, rows = _play(search)
+    so_far = []
+    for batch in done:
+        assert trials.plan(search, so_far)[0] == batch
+        new = [_row(t, batch, loss=(t.index * 7919) % 101) for t in batch.trials]
+        changed = {row["trial"] for row in new}
+        so_far = trials.decide(search, [r for r in so_far if r["trial"] not in changed] + new)
+    assert so_far == rows
+
+
+def test_large_groups_are_cut_and_halves_have_names(search):
+    search.runtime.max_trials = 5
+    batches = trials.plan(search, [])
+    assert max(len(batch.trials) for batch in batches) == 5
+    assert len({batch.name for batch in batches}) == len(batches)
+    first, second = batches[0].halves()
+    assert first.trials + second.trials == batches[0].trials
+    assert len({first.name, second.name, batches[0].name}) == 3
+    assert len(first._replace(trials=first.trials[:1]).halves()) == 1
+    # One half done: what is planned next is the other half, under its own name.
+    search.runtime.max_trials = 0
+    whole, *_ = trials.plan(search, [])
+    first, second = whole.halves()
+    rows = [_row(t, first, loss=1.0) for t in first.trials]
+    assert second in trials.plan(search, rows)
+    assert whole not in trials.plan(search, rows)
+
+
+def test_accuracy_is_a_criterion_too():
+    rows = [{"valid_accuracy": a} for a in (0.5, math.nan, 0.9)]
+    ranked = sorted(rows, key=lambda row: trials.merit("valid_accuracy", row))
+    assert ranked[0]["valid_accuracy"] == 0.9
+    assert math.isnan(ranked[2]["valid_accuracy"])
