@@ -3,6 +3,7 @@
     python -m highway_jax.main --config=experiments/depth_sweep.py:digits    # minutes on a laptop
     python -m highway_jax.main --config=experiments/depth_sweep.py:mnist     # as the paper
     python -m highway_jax.main --config=experiments/depth_sweep.py:mnist,halving
+    python -m highway_jax.main --config=experiments/depth_sweep.py:mnist,halving,plain
 
 The paper: for each depth, 100 settings drawn at random of the learning rate, momentum, decay of
 the rate, activation and (highway) gate bias; 50 highway units or 71 plain ones a layer; training
@@ -10,7 +11,8 @@ cross-entropy over 400 epochs of the best setting, and the mean of the ten best.
 ranges drawn from and the preprocessing are not stated: batches of 100, pixels in [0, 1], all 60,000
 training examples and the ranges below are ours.
 
-`mnist,halving` draws 40 settings, goes on with the better 16 after 4 epochs and the better 10
+A part `highway` or `plain` at the end of the variant trains only these nets, so that two machines
+can share the work; the draws are the same. `mnist,halving` draws 40 settings, goes on with the better 16 after 4 epochs and the better 10
 after 15, and takes the best after 100 epochs to 400.
 """
 
@@ -19,16 +21,20 @@ from ml_collections import ConfigDict
 from highway_jax.config import default_config
 from highway_jax.errors import UserError
 
-VARIANTS = ("digits", "mnist", "mnist,halving")
+WIDTHS = {"highway": 50, "plain": 71}
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
-    if variant not in VARIANTS:
-        raise UserError(f"the variant is {variant!r}; allowed: {'; '.join(VARIANTS)}")
+    data, *options = variant.split(",")
+    if data not in ("digits", "mnist") or not {*options} <= {"halving", *WIDTHS}:
+        raise UserError(
+            f"the variant is {variant!r}; allowed: digits or mnist, then any of ,halving ,highway"
+            " ,plain"
+        )
     config = default_config()
     config.name = f"depth_sweep-{variant.replace(',', '-')}"
-    config.cases.highway = ConfigDict({"model": {"block": "highway", "width": 50}})
-    config.cases.plain = ConfigDict({"model": {"block": "plain", "width": 71}})
+    for block in [block for block in WIDTHS if block in options] or WIDTHS:
+        config.cases[block] = ConfigDict({"model": {"block": block, "width": WIDTHS[block]}})
     config.sweep.grid = ConfigDict({"model": {"depth": (10, 20, 50, 100)}})
     config.sweep.draw = ConfigDict(
         {
@@ -46,7 +52,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.optimizer.schedule = "exponential"
     config.optimizer.decay_every = "epoch"
     config.runtime.tensorboard = False
-    if variant == "digits":
+    if data == "digits":
         config.data.name = "digits"
         config.data.valid_size = 137
         config.training.epochs = 100
@@ -59,7 +65,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
         config.data.valid_size = 0
         config.training.epochs = 400
         config.sweep.trials = 100
-    if variant == "mnist,halving":
+    if data == "mnist" and "halving" in options:
         config.sweep.trials = 40
         config.sweep.rung_epochs = (4, 15, 100)
         config.sweep.rung_keeps = (16, 10, 1)

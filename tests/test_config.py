@@ -36,8 +36,14 @@ def _config(**settings):
 
 
 def _put(config, key, value):
+    """Sets a dotted key, whatever its type, with the sections on the way."""
+    *sections, leaf = key.split(".")
     with config.unlocked(), config.ignore_type():
-        put(config, key, value)
+        for name in sections:
+            if name not in config:
+                config[name] = ConfigDict()
+            config = config[name]
+        config[leaf] = value
 
 
 def _refusal(config):
@@ -51,7 +57,7 @@ scalars = (
     | st.booleans()
     | st.integers()
     | st.integers(min_value=2**31)
-    | st.just(HUGE)
+    | st.integers(4300, 4400).map(lambda digits: 10**digits)
     | st.floats()
     | st.text()
     | st.text(alphabet="ab\n\t ", min_size=150)
@@ -75,8 +81,8 @@ def _assert_short(message, key):
     assert len(message) < 400
 
 
-@pytest.mark.parametrize("prefix", ["", "cases.some."])
-@settings(deadline=None, max_examples=300)
+@pytest.mark.parametrize("prefix", ["", "cases.some.", "sweep.grid.", "sweep.draw."])
+@settings(deadline=None, max_examples=200)
 @given(key=KEYS, value=trees | st.builds(ConfigDict) | st.just(default_config()))
 @example(key="model.depth", value=HUGE)
 @example(key="optimizer.learning_rate", value=HUGE)
@@ -87,11 +93,13 @@ def _assert_short(message, key):
 def test_any_value_at_any_key_is_allowed_or_refused_by_name(prefix, key, value):
     config = default_config()
     config.cases.some = ConfigDict()
+    if prefix == "sweep.draw.":
+        config.sweep.trials = 1
     _put(config, prefix + key, value)
     try:
         validate(config)
     except UserError as error:
-        _assert_short(str(error), prefix + key)
+        _assert_short(str(error), "sweep." if "sweep" in prefix else prefix + key)
         assert type(error) is UserError
     else:
         assert json.loads(to_json(config))
@@ -111,13 +119,14 @@ def test_any_tree_is_refused_by_name(tree):
 
 @settings(deadline=None, max_examples=200)
 @given(st.dictionaries(st.text(st.characters(exclude_characters=".")) | st.integers(), trees))
-def test_any_cases_are_allowed_or_refused_by_name(tree):
-    config = default_config()
-    _put(config, "cases", ConfigDict(tree))
-    try:
-        validate(config)
-    except UserError as error:
-        _assert_short(str(error), "config.cases")
+def test_any_free_section_is_allowed_or_refused_by_name(tree):
+    for free in FREE_SECTIONS:
+        config = default_config()
+        _put(config, free, ConfigDict(tree))
+        try:
+            validate(config)
+        except UserError as error:
+            _assert_short(str(error), f"config.{free.partition('.')[0]}")
 
 
 @pytest.mark.parametrize("value", [None, 3, {}, {"model": {"depth": 3}}, "x", HUGE], ids=show)
@@ -142,9 +151,9 @@ def test_defaults_are_valid_locked_and_in_the_order_of_the_schema():
     assert list(json.loads(to_json(config))) == [*dict.fromkeys(sections), "cases"]
     for free in FREE_SECTIONS:
         section(config, free).some = 1
-    for section in ("model", "optimizer"):
+    for name in ("model", "optimizer"):
         with pytest.raises(AttributeError, match="locked"):
-            config[section].no_such_key = 1
+            config[name].no_such_key = 1
     with pytest.raises(AttributeError, match="locked"):
         config.no_such_key = 1
 
@@ -213,7 +222,7 @@ def test_allowed_values(key, value):
 REFUSED = [
     *(("model.depth", value) for value in (0, -1, 10**7, True, 3.0, "3", None, (3,), HUGE)),
     *(("model.width", value) for value in (0, -50)),
-    *(("optimizer.learning_rate", value) for value in (0, 0.0, -0.1, 1e-13, 1e31, True, "0.1")),
+    *(("optimizer.learning_rate", value) for value in (0, 0.0, -0.1, 1e-13, 1e31, "0.1")),
     *(("optimizer.learning_rate", value) for value in (math.nan, math.inf, -math.inf, None)),
     *(("optimizer.momentum", value) for value in (1.0, 1, -0.1, math.nan)),
     *(("optimizer.decay", value) for value in (0, 0.0, 1.0001, -1, math.nan)),
@@ -224,9 +233,9 @@ REFUSED = [
     *(("model.dtype", value) for value in ("float16", "f32")),
     *(("optimizer.schedule", value) for value in ("cosine", "step")),
     *(("seeds", value) for value in ((), (1, 1), (-1,), (2**32,), (0.0,), (True,), ("0",))),
-    *(("seeds", value) for value in (0, [0], None, ((0,),), "0", {0})),
+    *(("seeds", value) for value in (0, None, ((0,),), "0", {0})),
     *(("optimizer.boundaries", value) for value in ((0,), (-1, 2), (2, 1), (2, 2), (1.0,))),
-    *(("optimizer.boundaries", value) for value in ((2**31,), [1, 2], (True,))),
+    *(("optimizer.boundaries", value) for value in ((2**31,), (True,))),
     *(("name", value) for value in ("", ".", "..", ".x", "a/b", "../x", "a b", "-x", "é", "a\n")),
     *(("name", value) for value in ("n" * 101, "a\0", 3, None)),
     *(("data.dir", value) for value in ("a\0b", "a\nb", 3)),
@@ -243,12 +252,17 @@ def test_values_that_are_not_allowed(prefix, key, value):
     config.cases.some = ConfigDict()
     _put(config, prefix + key, value)
     message = _refusal(config)
+    value = flatten(config)[prefix + key]  # A ConfigDict makes 1.0 of a 1 where a 2.0 was.
     if prefix and key.partition(".")[0] in ("name", "seeds", "runtime"):
         assert f"config.{prefix}{key} is {show(value)}; allowed there: keys of data" in message
     else:
-        assert message == (
-            f"config.{prefix}{key} is {show(value)}; allowed: {SCHEMA[key].allowed}"
-        )
+        assert message == (f"config.{prefix}{key} is {show(value)}; allowed: {SCHEMA[key].allowed}")
+
+
+def test_a_flag_is_not_a_number_where_a_config_dict_does_not_make_it_one():
+    config = default_config()
+    config.cases.some = ConfigDict({"optimizer": {"learning_rate": True}})
+    assert "learning_rate is True; allowed: a number" in _refusal(config)
 
 
 @pytest.mark.parametrize(
@@ -286,9 +300,9 @@ def test_a_key_unlike_any_other_is_refused():
 @pytest.mark.parametrize("key", sorted(SCHEMA))
 def test_a_missing_key_is_refused(key):
     config = default_config()
-    section, _, leaf = key.rpartition(".")
+    name, _, leaf = key.rpartition(".")
     with config.unlocked():
-        del (config[section] if section else config)[leaf]
+        del (config[name] if name else config)[leaf]
     assert _refusal(config) == f"config.{key} is missing; allowed: {SCHEMA[key].allowed}"
 
 
@@ -372,6 +386,157 @@ def _expect_boundaries(config, prefix, refused):
         assert "optimizer.schedule is 'steps'" in message
 
 
+@pytest.mark.parametrize(
+    ("key", "points"),
+    [
+        ("model.depth", (1,)),
+        ("model.depth", (10, 20, 50)),
+        ("model.activation", ("relu", "tanh")),
+        ("model.transform_bias", (-1, -2.5)),
+        ("optimizer.nesterov", (False, True)),
+        ("data.name", ("mnist", "cifar10")),
+    ],
+)
+def test_grids_that_are_allowed(key, points):
+    config = default_config()
+    _put(config, f"sweep.grid.{key}", points)
+    validate(config)
+    assert len(trials.cells(config)) == len(points)
+
+
+@pytest.mark.parametrize(
+    ("key", "points", "words"),
+    [
+        ("model.depth", (), "is (); allowed: a tuple of different values, at least one"),
+        ("model.depth", 3, "is 3; allowed: a tuple of different values"),
+        ("model.depth", [3, 4], "is [3, 4]; allowed: a tuple of different values"),
+        ("model.depth", (3, 3), "is (3, 3); allowed: a tuple of different values"),
+        ("model.depth", (3, 0), "is 0; allowed: a whole number from 1"),
+        ("model.depth", (3, "4"), "is '4'; allowed: a whole number from 1"),
+        ("model.depth", ([3],), "is [3]; allowed: a whole number from 1"),
+        ("model.depht", (3, 4), "is not a key; did you mean config.sweep.grid.model.depth?"),
+        ("runtime.devices", (1, 2), "is (1, 2); allowed there: keys of data, model"),
+        ("seeds", ((0,), (1,)), "is ((0,), (1,)); allowed there: keys of data, model"),
+        ("model.width", (3, 4), "is (3, 4); allowed there: keys that no case"),
+    ],
+)
+def test_grids_that_are_not_allowed(key, points, words):
+    config = default_config()
+    config.cases.some = ConfigDict({"model": {"width": 5}})
+    _put(config, f"sweep.grid.{key}", points)
+    assert f"config.sweep.grid.{key} {words}" in _refusal(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "drawn"),
+    [
+        ("optimizer.learning_rate", ("log_uniform", 1e-3, 1)),
+        ("optimizer.decay", ("uniform", 0.9, 1.0)),
+        ("model.transform_bias", ("integer", -10, -1)),
+        ("model.transform_bias", ("uniform", -10, -1)),
+        ("model.depth", ("integer", 1, 2)),
+        ("model.activation", ("choice", "relu", "tanh")),
+        ("model.depth", ("choice", 10)),
+    ],
+)
+def test_draws_that_are_allowed(key, drawn):
+    config = default_config()
+    config.sweep.trials = 20
+    _put(config, f"sweep.draw.{key}", drawn)
+    validate(config)
+    (cell,) = trials.cells(config)
+    for trial in cell.trials:
+        validate(unflatten(trial.settings))
+
+
+@pytest.mark.parametrize(
+    ("key", "drawn", "words"),
+    [
+        ("optimizer.learning_rate", ("log_uniform", 0.1, 0.1), "is ('log_uniform', 0.1, 0.1)"),
+        ("optimizer.learning_rate", ("log_uniform", 1.0, 0.1), "is ('log_uniform', 1.0, 0.1)"),
+        ("optimizer.learning_rate", ("log_uniform", 0.1), "is ('log_uniform', 0.1)"),
+        ("optimizer.learning_rate", ("log_uniform", 0.0, 0.1), "is 0.0; allowed: a number"),
+        ("optimizer.learning_rate", ("uniform", 0.1, "1"), "is '1'; allowed: a number"),
+        ("optimizer.learning_rate", ("normal", 0.1, 1.0), "is ('normal', 0.1, 1.0)"),
+        ("optimizer.learning_rate", ("choice",), "is ('choice',)"),
+        ("optimizer.learning_rate", ["choice", 0.1], "is ['choice', 0.1]"),
+        ("optimizer.learning_rate", (), "is ()"),
+        ("optimizer.learning_rate", 0.1, "is 0.1"),
+        ("optimizer.weight_decay", ("log_uniform", 0.0, 0.1), "is ('log_uniform', 0.0, 0.1)"),
+        ("model.transform_bias", ("integer", -10.0, -1), "is ('integer', -10.0, -1)"),
+        ("model.depth", ("uniform", 1, 20), "is ('uniform', 1, 20)"),
+        ("model.activation", ("uniform", "relu", "tanh"), "is ('uniform', 'relu', 'tanh')"),
+        ("model.activation", ("integer", "relu", "tanh"), "is ('integer', 'relu', 'tanh')"),
+        ("model.activation", ("choice", "relu", "tahn"), "is 'tahn'; allowed: relu, tanh"),
+        ("model.depht", ("choice", 3), "is not a key; did you mean config.sweep.draw.model.depth?"),
+        ("seeds", ("choice", (3,)), "is ('choice', (3,)); allowed there: keys of data, model"),
+        ("model.width", ("choice", 3), "is ('choice', 3); allowed there: keys that no case"),
+        ("model.remat", ("choice", "none"), "is ('choice', 'none'); allowed there: keys that no"),
+    ],
+)
+def test_draws_that_are_not_allowed(key, drawn, words):
+    config = default_config()
+    config.sweep.trials = 2
+    config.cases.some = ConfigDict({"model": {"width": 5}})
+    config.sweep.grid = ConfigDict({"model": {"remat": ("none", "full")}})
+    _put(config, f"sweep.draw.{key}", drawn)
+    message = _refusal(config)
+    assert f"config.sweep.draw.{key} {words}" in message
+    assert "allowed" in message or "did you mean" in message
+
+
+SEARCH = {"sweep.trials": 4, "sweep.draw.optimizer.momentum": ("choice", 0.5, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (SEARCH, None),
+        (SEARCH | {"sweep.rung_epochs": (1, 2), "sweep.rung_keeps": (2, 1)}, None),
+        (SEARCH | {"sweep.retrain_seeds": (1, 2)}, None),
+        (SEARCH | {"sweep.criterion": "valid_accuracy", "data.valid_size": 10}, None),
+        ({"sweep.trials": 4}, "sweep.trials is 4; allowed: 0 where config.sweep.draw is empty"),
+        (SEARCH | {"sweep.trials": 0}, "sweep.trials is 0; allowed: 0 where config.sweep.draw is"),
+        (
+            SEARCH | {"sweep.rung_epochs": (1, 2), "sweep.rung_keeps": (2,)},
+            "sweep.rung_keeps is (2,); allowed: as many numbers as sweep.rung_epochs has",
+        ),
+        (
+            {"sweep.rung_epochs": (1,), "sweep.rung_keeps": (2,)},
+            "sweep.rung_epochs is (1,); allowed: () unless sweep.trials is above 0",
+        ),
+        (
+            {"sweep.retrain_seeds": (1,)},
+            "sweep.retrain_seeds is (1,); allowed: () unless sweep.trials is above 0",
+        ),
+        (
+            SEARCH | {"sweep.criterion": "valid_loss"},
+            "sweep.criterion is 'valid_loss'; allowed: train_loss where data.valid_size is 0",
+        ),
+        (
+            {"sweep.grid.optimizer.schedule": ("constant", "steps")},
+            "optimizer.boundaries is (); allowed: at least one step where optimizer.schedule",
+        ),
+        (
+            SEARCH | {"sweep.draw.optimizer.schedule": ("choice", "constant", "steps")},
+            "optimizer.boundaries is (); allowed: at least one step where optimizer.schedule",
+        ),
+        (
+            {"optimizer.schedule": "steps", "sweep.grid.optimizer.boundaries": ((1,), (2, 3))},
+            None,
+        ),
+    ],
+)
+def test_settings_of_sweeps_belong_together(settings, words):
+    config = default_config()
+    for key, value in settings.items():
+        _put(config, key, value)
+    if words is None:
+        validate(config)
+    else:
+        assert f"config.{words}" in _refusal(config)
+
+
 def test_validation_changes_nothing():
     config = default_config()
     config.cases.some = ConfigDict({"model": {"depth": 3}})
@@ -451,7 +616,8 @@ def _listed(value):
 
 def test_what_was_written_equals_what_is_read():
     config = _config(seeds=(3, 4), optimizer__schedule="steps", optimizer__boundaries=(1, 2))
-    config.cases.some = ConfigDict({"optimizer": {"boundaries": (5,)}})
+    _put(config, "cases.some.optimizer.boundaries", (5,))
+    _put(config, "sweep.grid.model.depth", (3, 4))
     validate(config)
     read = ConfigDict(json.loads(to_json(config)))
     assert changes(flatten(read), flatten(config)) == []
