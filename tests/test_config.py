@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from highway_jax import UserError, data, layers, models
+from highway_jax import UserError, data, layers, models, trials
 from highway_jax.config import (
     FREE_SECTIONS,
     case_settings,
@@ -95,12 +95,14 @@ def test_any_value_at_any_key_is_allowed_or_refused_by_name(prefix, key, value):
     config.cases.some = ConfigDict()
     if prefix == "sweep.draw.":
         config.sweep.trials = 1
-    _put(config, prefix + key, value)
+    try:
+        _put(config, prefix + key, value)
+    except OverflowError:
+        return  # The ConfigDict itself makes no float of it.
     try:
         validate(config)
     except UserError as error:
         _assert_short(str(error), "sweep." if "sweep" in prefix else prefix + key)
-        assert type(error) is UserError
     else:
         assert json.loads(to_json(config))
 
@@ -118,7 +120,10 @@ def test_any_tree_is_refused_by_name(tree):
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.dictionaries(st.text(st.characters(exclude_characters=".")) | st.integers(), trees))
+@given(
+    st.dictionaries(st.text(st.characters(exclude_characters=".")), trees)
+    | st.dictionaries(st.integers(), trees)
+)
 def test_any_free_section_is_allowed_or_refused_by_name(tree):
     for free in FREE_SECTIONS:
         config = default_config()
@@ -446,7 +451,7 @@ def test_draws_that_are_allowed(key, drawn):
     validate(config)
     (cell,) = trials.cells(config)
     for trial in cell.trials:
-        validate(unflatten(trial.settings))
+        validate(unflatten(trial.settings | {"sweep.trials": 0}))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ CASE_SECTIONS = ("data", "model", "optimizer", "training", "evaluation")
 CASE_KEYS = tuple(key for key in SCHEMA if key.partition(".")[0] in CASE_SECTIONS)
 """Keys in which the cases of a run may differ."""
 
-_SECTIONS = {key.rpartition(".")[0] for key in SCHEMA}
+_SECTIONS = {key.rpartition(".")[0] for key in SCHEMA} - {""}
 _MAX_STEPS = 2**31 - 1
 
 
@@ -99,6 +99,12 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """All leaves but sections in which nothing is set."""
+    leaves = _leaves(config)
+    return {k: v for k, v in leaves if k not in _SECTIONS or not isinstance(v, ConfigDict)}
+
+
 def _value(config: ConfigDict, name: str) -> Any:
     try:
         return config[name]
@@ -120,7 +126,7 @@ def validate(config: ConfigDict) -> None:
     if not isinstance(config, ConfigDict):
         raise UserError(f"config is {show(config)}; allowed: a ml_collections.ConfigDict")
     free = tuple(f"{section}." for section in FREE_SECTIONS)
-    values = {k: v for k, v in _leaves(config) if not f"{k}.".startswith(free)}
+    values = {k: v for k, v in _settings(config).items() if not f"{k}.".startswith(free)}
     for key, value in values.items():
         _check(key, value)
     for key, entry in SCHEMA.items():
@@ -129,7 +135,7 @@ def validate(config: ConfigDict) -> None:
     cases, grid, draw = (_free_section(config, key) for key in FREE_SECTIONS)
     settings = {f"cases.{name}.": _case_settings(name, _value(cases, name)) for name in cases}
     of_cases = {key for case in settings.values() for key in case}
-    grid, draw = dict(_leaves(grid)), dict(_leaves(draw))
+    grid, draw = _settings(grid), _settings(draw)
     for key, points in grid.items():
         _check_points(key, points, of_cases)
     for key, drawn in draw.items():
@@ -156,7 +162,7 @@ def _case_settings(name: Any, case: Any) -> dict[str, Any]:
         raise UserError(f"config.cases has the name {show(name)}; allowed: {NAME}")
     if not isinstance(case, ConfigDict):
         raise UserError(f"config.cases.{name} is {show(case)}; allowed: a ConfigDict of settings")
-    settings = dict(_leaves(case))
+    settings = _settings(case)
     for key, value in settings.items():
         _check_place(key, value, f"cases.{name}.")
         _check(key, value, f"cases.{name}.")
@@ -199,6 +205,7 @@ def _check_drawn(key: str, drawn: Any, taken: Collection[str]) -> None:
 
 
 def _check_place(key: str, value: Any, prefix: str, taken: Collection[str] = ()) -> None:
+    _check_exists(key, value, prefix)
     if key in taken:
         raise UserError(
             f"config.{prefix}{key} is {show(value)}; allowed there: keys that no case"
@@ -211,13 +218,15 @@ def _check_place(key: str, value: Any, prefix: str, taken: Collection[str] = ())
         )
 
 
-def _check(key: str, value: Any, prefix: str = "") -> None:
+def _check_exists(key: str, value: Any, prefix: str) -> None:
     if key in _SECTIONS:
-        if isinstance(value, ConfigDict):
-            return  # Nothing is set in it.
         raise UserError(f"config.{prefix}{key} is {show(value)}; allowed: a ConfigDict of settings")
     if key not in SCHEMA:
         raise unknown_key(key, CASE_KEYS if prefix else SCHEMA, f"config.{prefix}")
+
+
+def _check(key: str, value: Any, prefix: str = "") -> None:
+    _check_exists(key, value, prefix)
     entry = SCHEMA[key]
     expected = type(entry.default)
     is_bool = isinstance(value, bool)

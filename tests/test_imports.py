@@ -1,0 +1,80 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "highway_jax"
+
+# Each room may import those before it, and no other.
+ORDER = [
+    "errors",
+    "files",
+    "schema",
+    "config",
+    "archives",
+    "tfds_builders",
+    "data",
+    "preprocess",
+    "convolution",
+    "layers",
+    "models",
+    "optimizer",
+    "metrics",
+    "train",
+    "evaluate",
+    "parallel",
+    "trials",
+    "program",
+    "checkpoint",
+    "records",
+    "progress",
+    "signals",
+    "workdir",
+    "experiment",
+    "__init__",
+    "command_line",
+    "main",
+]
+
+# Libraries that stay inside certain rooms.
+HOMES = {
+    "flax": {"layers", "models"},
+    "orbax": {"checkpoint"},
+    "tensorflow_datasets": {"archives", "data", "tfds_builders"},
+    "sklearn": {"data"},
+    "tensorboardX": {"records"},
+}
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            if node.module == "highway_jax":
+                yield from (f"highway_jax.{alias.name}" for alias in node.names)
+            yield node.module
+
+
+def test_every_module_has_its_place():
+    assert sorted(path.stem for path in SOURCE.glob("*.py")) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_imports_point_down(room):
+    allowed = set(ORDER[: ORDER.index(room)])
+    ours = {
+        parts[1]
+        for name in _imports(SOURCE / f"{room}.py")
+        if (parts := name.split("."))[0] == "highway_jax" and len(parts) > 1 and parts[1] in ORDER
+    }
+    assert ours <= allowed, f"{room} imports {sorted(ours - allowed)}"
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_libraries_stay_in_their_rooms(room):
+    imported = {name.split(".")[0] for name in _imports(SOURCE / f"{room}.py")}
+    for library, homes in HOMES.items():
+        assert library not in imported or room in homes
+    assert not imported & {"tensorflow", "pickle", "torch"}
