@@ -107,7 +107,7 @@ def test_any_value_at_any_key_is_allowed_or_refused_by_name(prefix, key, value):
         assert json.loads(to_json(config))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(
     st.dictionaries(
         st.sampled_from(["name", "seeds", "data", "model", "optimizer", "cases"])
@@ -119,7 +119,7 @@ def test_any_tree_is_refused_by_name(tree):
     _assert_short(_refusal(ConfigDict(tree)), "config.")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=40)
 @given(
     st.dictionaries(st.text(st.characters(exclude_characters=".")), trees)
     | st.dictionaries(st.integers(), trees)

@@ -1,4 +1,4 @@
-"""From the words of a command line to a config: experiment file, variant, overrides."""
+"""From the words of a command line to a config: experiment file, variant, overrides; help."""
 
 import contextlib
 import inspect
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
 
+import highway_jax
 from highway_jax import config as config_lib
 from highway_jax.errors import UserError, brief, show
 from highway_jax.schema import DISTRIBUTIONS, SCHEMA
@@ -21,6 +22,21 @@ from highway_jax.schema import DISTRIBUTIONS, SCHEMA
 _ALLOWED = "--config=FILE, --config.KEY=VALUE, --workdir=DIR, --keys, --help, --version"
 _EXAMPLE = "an experiment file, such as experiments/digits.py"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
+
+_HELP = """\
+usage: python -m highway_jax.main --config=FILE[:VARIANT] [--config.KEY=VALUE]... [--workdir=DIR]
+
+Trains every case of an experiment with every seed. The same command goes on where it stopped.
+
+  --config=FILE        experiment file, such as experiments/digits.py; VARIANT is one of its own
+  --config.KEY=VALUE   changes one setting; --keys lists them
+  --workdir=DIR        where records and checkpoints go; default runs/NAME
+  --keys, --help, --version
+
+example:
+  python -m highway_jax.main --config=experiments/digits.py --workdir=runs/shallow \\
+      --config.model.depth=10 --config.seeds=0,1 --config.cases.plain.model.width=64
+"""
 
 
 class Arguments(NamedTuple):
@@ -102,6 +118,8 @@ def _blaming(spec: str, path: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         text = error.msg if isinstance(error, SyntaxError) else str(error)
+        # A misspelt key: what ml_collections says after the other keys is what helps.
+        text = re.sub(r' Other fields present: ".*?}"(\\n)?', " ", text)
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
@@ -164,8 +182,17 @@ def _one_line() -> Iterator[None]:
         raise UserError(f"bad flags: {brief(str(error), 300)}") from error
 
 
-def print_keys() -> None:
-    """Prints every setting: its key, default, what is allowed and what it means."""
+def answer(question: str) -> None:
+    """Prints the help, the version, or every setting with its default and what is allowed."""
+    if question == "help":
+        print(_HELP, end="")
+    elif question == "version":
+        print(f"highway_jax {highway_jax.__version__}")
+    else:
+        _print_keys()
+
+
+def _print_keys() -> None:
     table = Table("Key", "Default", "Meaning; what is allowed", box=None, pad_edge=False)
     for key, entry in SCHEMA.items():
         table.add_row(key, repr(entry.default), f"{entry.doc}\n{entry.allowed}")

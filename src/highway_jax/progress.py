@@ -47,17 +47,17 @@ class Display:
     def table(self, summary: list[dict[str, Any]]) -> None:
         """Prints results in the paper's form: best (mean ± standard deviation)."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("Network")
-        for heading in ("Parameters", "Trials", "Test accuracy (%)", "Training loss"):
+        table.add_column("Network", overflow="fold")
+        for heading in ("Layers", "Parameters", "Trials", "Test accuracy (%)", "Training loss"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in summary:
-            diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
             table.add_row(
-                f"{row['case']}, {row['depth']} layers",
+                row["case"] + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
+                str(row["depth"]),
                 f"{row['num_parameters']:,}",
-                f"{row['trials']}{diverged}",
+                str(row["trials"]),
                 best_mean_std(row, "test_accuracy", lambda v: f"{100 * v:.2f}"),
-                best_mean_std(row, "train_loss", lambda v: f"{v:.2g}"),
+                "-" if math.isnan(row["train_loss_mean"]) else f"{row['train_loss_mean']:.2g}",
             )
         self.console.print(table)
 

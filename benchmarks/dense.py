@@ -1,0 +1,334 @@
+"""Dense highway nets: training steps a second of this package and of PyTorch, in one run.
+
+Both train the paper's fully connected net (section 3.1: width 50, batches of 100, momentum 0.9)
+on uint8 images of MNIST's shape, drawn and converted step by step from a data set in memory. Every
+rival is ready before the first measurement; then all are measured in turn, several rounds.
+
+    python benchmarks/dense.py --depths=10,50,100
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import machine
+import numpy as np
+
+from highway_jax import config as config_lib
+from highway_jax import data, parallel, trials
+from highway_jax.program import Program
+
+NUM_EXAMPLES, IMAGE_SHAPE, NUM_CLASSES = 60_000, (28, 28, 1), 10
+NUM_PIXELS = 28 * 28
+BATCH_SIZE, WIDTH = 100, 50
+LEARNING_RATE, MOMENTUM, TRANSFORM_BIAS = 0.01, 0.9, -5.0
+NUM_CHECKED_STEPS, TOLERANCE = 10, 1e-5
+
+
+def flops_per_step(multiply_adds: int) -> int:
+    """Returns the floating-point operations that the matrix products of one step need.
+
+    Each multiplication of the forward pass comes with an addition, and twice again in the backward
+    pass: for the gradient of the weights, and for that of the layer's input, which nobody needs
+    in the first layer:
+
+        2 * batch * (3 * multiply_adds - pixels * width)
+
+    Args:
+        multiply_adds: Multiplications of one example's forward pass, the kernels' size.
+    """
+    return 2 * BATCH_SIZE * (3 * multiply_adds - NUM_PIXELS * WIDTH)
+
+
+def make_dataset(num_examples: int = NUM_EXAMPLES) -> data.Dataset:
+    """Returns random images that look to a program like MNIST, the same ones every time."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (NUM_EXAMPLES, *IMAGE_SHAPE), np.uint8)[:num_examples]
+    labels = random.integers(0, NUM_CLASSES, NUM_EXAMPLES).astype(np.int32)[:num_examples]
+    train, none = data.Split(images, labels), data.Split(images[:0], labels[:0])
+    return data.Dataset(
+        "mnist", train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255
+    )
+
+
+def make_program(depth: int, num_trials: int, dataset: data.Dataset) -> tuple[Program, Any]:
+    """Returns the package's program for so many trials, and their hyperparameters."""
+    config = config_lib.default_config()
+    config.data.name = "mnist"
+    config.seeds = tuple(range(num_trials))
+    config.model.depth, config.model.width = depth, WIDTH
+    config.model.transform_bias = TRANSFORM_BIAS
+    config.optimizer.learning_rate, config.optimizer.momentum = LEARNING_RATE, MOMENTUM
+    config.training.batch_size = BATCH_SIZE
+    config_lib.validate(config)
+    (batch,) = trials.plan(config, [])
+    return Program(batch, dataset), batch.hyperparameters()
+
+
+def reference(depth: int) -> tuple[Any, list[float]]:
+    """Returns a trial's initial parameters and its losses on the first batch, step by step.
+
+    The data set is that one batch, so that the order of the examples does not matter.
+    """
+    program, numbers = make_program(depth, 1, make_dataset(BATCH_SIZE))
+    state = program.create(numbers)
+    params = program.trials.fetch(state.params)
+    losses = []
+    for _ in range(NUM_CHECKED_STEPS):
+        state = program.train(state, 1)
+        losses.append(float(program.trials.fetch(state.sums).mean_loss[0]))
+    first = {part: {k: v[0] for k, v in leaves.items()} for part, leaves in params.items()}
+    return first, losses
+
+
+def work_ours(depth: int, num_trials: int) -> tuple[Callable, dict]:
+    """Gets a worker ready to train with this package; it measures trial-steps."""
+    parallel.use_cores()
+    program, numbers = make_program(depth, num_trials, make_dataset())
+    compile_seconds = program.compile(numbers)
+    state, step, rate = program.create(numbers), 0, 0.0
+
+    def measure(seconds: float) -> tuple[float, float]:
+        nonlocal state, step, rate
+        began, taken = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - began) < seconds or taken == 0:
+            # Stretches as in a run: to the end of the epoch, or as long as the time allows.
+            rest = program.steps_per_epoch - step % program.steps_per_epoch
+            num_steps = min(rest, max(8, int(rate * (seconds - elapsed))))
+            state = program.train(state, num_steps)
+            step, taken = step + num_steps, taken + num_steps
+            rate = taken / (time.perf_counter() - began)
+        if program.trials.fetch(state.diverged).any():
+            raise RuntimeError("a trial diverged, and a frozen trial costs nothing")
+        return taken * num_trials, elapsed
+
+    measure(0.5)
+    return measure, {
+        "compile_seconds": compile_seconds,
+        "multiply_adds": program.model.multiply_adds,
+    }
+
+
+class TorchNet:
+    """The same net in PyTorch, as fast as we know how to write it.
+
+    Attributes:
+        parameters: Leaf tensors; those of all blocks are stacked in one, which the optimizer and
+            autograd handle faster than a hundred small ones.
+    """
+
+    def __init__(self, params: Any, num_trials: int, *, fused: bool, lerp: bool):
+        """Copies parameters.
+
+        Args:
+            params: The package's parameters of one trial, as NumPy arrays.
+            num_trials: 0 for one trial without a trial axis; else every tensor has a leading
+                axis of trials that all begin with these parameters.
+            fused: Whether H and T are one matrix product.
+            lerp: Whether the block is written with `torch.lerp`: one operation instead of four.
+                Faster eagerly; when compiled it falls to code that is not vectorized.
+        """
+        import torch
+
+        self._torch, self._num_trials, self._lerp, self._fused = torch, num_trials, lerp, fused
+        blocks = params["blocks"]
+        kernel, biases = blocks["kernel"], [blocks["bias"], blocks["transform_bias"]]
+        kernels = [kernel] if fused else np.split(kernel, 2, axis=-1)
+        arrays = [params["input"]["kernel"], params["input"]["bias"]]
+        arrays += [params["head"]["kernel"], params["head"]["bias"], *kernels]
+        arrays += [np.concatenate(biases, -1)] if fused else biases
+        self.parameters = [self._leaf(array) for array in arrays]
+
+    def _leaf(self, array: np.ndarray) -> Any:
+        shape = (self._num_trials, *array.shape) if self._num_trials else array.shape
+        tensor = self._torch.from_numpy(np.ascontiguousarray(np.broadcast_to(array, shape)))
+        return tensor.clone().requires_grad_()
+
+    def _affine(self, x: Any, kernel: Any, bias: Any) -> Any:
+        if self._num_trials:
+            return self._torch.baddbmm(bias.unsqueeze(-2), x, kernel)
+        return self._torch.addmm(bias, x, kernel)
+
+    def losses(self, x: Any, labels: Any) -> tuple[Any, Any]:
+        """Returns the sum over trials of the mean loss, and the number of correct answers."""
+        torch, axis = self._torch, 1 if self._num_trials else 0
+        w_in, b_in, w_out, b_out, *stacks = self.parameters
+        x = torch.relu(self._affine(x, w_in, b_in))
+        for leaves in zip(*(stack.unbind(axis) for stack in stacks), strict=True):
+            if self._fused:
+                z_h, z_t = self._affine(x, *leaves).chunk(2, -1)
+            else:
+                w_h, w_t, b_h, b_t = leaves
+                z_h, z_t = self._affine(x, w_h, b_h), self._affine(x, w_t, b_t)
+            h, t = torch.relu(z_h), torch.sigmoid(z_t)
+            x = torch.lerp(x, h, t) if self._lerp else h * t + x * (1 - t)
+        logits = self._affine(x, w_out, b_out)
+        loss = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, NUM_CLASSES), labels.reshape(-1), reduction="sum"
+        )
+        return loss / BATCH_SIZE, (logits.argmax(-1) == labels).sum()
+
+
+def work_torch(
+    params: Any, num_trials: int, mode: str, fused: bool = True
+) -> tuple[Callable, dict]:
+    """Gets a worker ready to train with PyTorch; it measures trial-steps.
+
+    Args:
+        params: The package's parameters of one trial.
+        num_trials: Trials in batched matrix products; 0 for one trial in plain ones.
+        mode: "eager", or a mode of `torch.compile`.
+        fused: Whether H and T are one matrix product.
+    """
+    import torch
+
+    began = time.perf_counter()
+    dataset = make_dataset()
+    images = torch.from_numpy(dataset.train.images.reshape(NUM_EXAMPLES, NUM_PIXELS))
+    labels = torch.from_numpy(dataset.train.labels.astype(np.int64))
+    net = TorchNet(params, num_trials, fused=fused, lerp=mode == "eager")
+    losses = net.losses if mode == "eager" else torch.compile(net.losses, mode=mode)
+    optimizer = torch.optim.SGD(net.parameters, LEARNING_RATE, MOMENTUM, fused=True)
+    shape = (num_trials, BATCH_SIZE) if num_trials else (BATCH_SIZE,)
+    total_loss, total_correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+
+    def step(index: Any) -> Any:
+        x = images.index_select(0, index.reshape(-1)).float().mul_(1 / 255)
+        optimizer.zero_grad(set_to_none=True)
+        loss, correct = losses(x.reshape(*shape, NUM_PIXELS), labels[index])
+        loss.backward()
+        optimizer.step()
+        total_loss.add_(loss.detach())
+        total_correct.add_(correct)
+        return loss
+
+    def draw() -> Any:
+        orders = [torch.randperm(NUM_EXAMPLES) for _ in range(max(1, num_trials))]
+        batches = torch.stack(orders).reshape(len(orders), -1, BATCH_SIZE).transpose(0, 1)
+        return iter(batches.reshape(-1, *shape))
+
+    first = torch.arange(BATCH_SIZE).expand(*shape)
+    per_trial = max(1, num_trials)
+    checked = [float(step(first).detach()) / per_trial for _ in range(NUM_CHECKED_STEPS)]
+    ready_seconds = time.perf_counter() - began
+    batches = draw()
+
+    def measure(seconds: float) -> tuple[float, float]:
+        nonlocal batches
+        began, taken = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - began) < seconds or taken == 0:
+            index = next(batches, None)
+            if index is None:
+                batches = draw()
+                index = next(batches)
+            step(index)
+            taken += 1
+        return taken * per_trial, elapsed
+
+    measure(0.5)
+    return measure, {"compile_seconds": ready_seconds, "losses": checked}
+
+
+def start_rivals(depth: int, arguments: argparse.Namespace) -> tuple[list, list]:
+    """Returns our ways to train and PyTorch's, ready to be measured."""
+    params, losses = reference(depth)
+    num_trials = parallel.num_cores() * arguments.trials_per_core
+    ours = [
+        machine.Rival(name, machine.all_cores("dense", "work_ours", depth=depth, num_trials=n))
+        for name, n in (("ours, 1 trial", 1), (f"ours, {num_trials} trials", num_trials))
+    ]
+    theirs = []
+    batch = arguments.torch_trials
+    for mode in ["eager", *filter(None, arguments.compile_modes.split(","))]:
+        label = "PyTorch eager" if mode == "eager" else f"PyTorch compiled ({mode})"
+        work = {"module": "dense", "work": "work_torch", "params": params, "mode": mode}
+        ways = [
+            (f"{label}, 1 process", machine.all_cores(num_trials=0, **work)),
+            (f"{label}, 1 process a core", machine.each_core(num_trials=0, **work)),
+            (f"{label}, {batch} batched trials a core", machine.each_core(num_trials=batch, **work)),
+        ]
+        if mode == "eager":
+            apart = machine.each_core(num_trials=0, fused=False, **work)
+            ways.append((f"{label}, 1 process a core, H and T apart", apart))
+        for name, starts in ways:
+            rival = machine.Rival(name, starts)
+            theirs.append(rival)
+            print(f"  ready: {name} ({rival.facts['compile_seconds']:.0f} s)", flush=True)
+            gap = max(abs(a - b) for a, b in zip(rival.facts["losses"], losses, strict=True))
+            if not gap <= TOLERANCE:
+                raise RuntimeError(f"{name}: losses differ from ours by {gap:.2g} > {TOLERANCE}")
+    return ours, theirs
+
+
+def compare(depth: int, arguments: argparse.Namespace, yardstick: machine.Yardstick) -> list[dict]:
+    """Measures all rivals at one depth; returns a row for each."""
+    print(f"depth {depth}", flush=True)
+    ours, theirs = start_rivals(depth, arguments)
+    try:
+        rates = machine.interleaved(ours + theirs, arguments.rounds, arguments.seconds)
+        yardstick.measure()
+    finally:
+        for rival in ours + theirs:
+            rival.close()
+    flops = flops_per_step(ours[0].facts["multiply_adds"])
+    best = max(statistics.median(rates[rival.name]) for rival in theirs)
+    return [
+        {
+            "depth": depth,
+            "rival": rival.name,
+            "steps_per_second": statistics.median(rates[rival.name]),
+            "rates": rates[rival.name],
+            "ratio": statistics.median(rates[rival.name]) / best,
+            "flops_per_step": flops,
+            "compile_seconds": rival.facts["compile_seconds"],
+        }
+        for rival in ours + theirs
+    ]
+
+
+def print_table(rows: list[dict], peak: float) -> None:
+    """Prints rates, ratios to PyTorch's best way and shares of the matrix-product rate."""
+    print(f"\n| depth | way | trial-steps/s | lowest to highest | to PyTorch's best | share of"
+          f" {peak / 1e9:.0f} GFLOP/s |\n|---:|:---|---:|---:|---:|---:|")  # fmt: skip
+    for row in rows:
+        low, high = min(row["rates"]), max(row["rates"])
+        share = row["steps_per_second"] * row["flops_per_step"] / peak
+        print(
+            f"| {row['depth']} | {row['rival']} | {row['steps_per_second']:.0f} |"
+            f" {low:.0f} to {high:.0f} | {row['ratio']:.2f} | {100 * share:.0f} % |"
+        )
+
+
+def main() -> None:
+    """Compares at every depth and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--depths", default="10,50,100", help="hidden layers, comma-separated")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each rival")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--trials-per-core", type=int, default=2, help="in our batch of trials")
+    parser.add_argument("--torch-trials", type=int, default=16, help="in PyTorch's batches")
+    parser.add_argument("--compile-modes", default="default", help="of torch.compile; empty: none")
+    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
+    arguments = parser.parse_args()
+    description = machine.describe()
+    machine.print_description(description)
+    yardstick = machine.Yardstick()
+    try:
+        yardstick.measure()
+        rows = [
+            row
+            for depth in map(int, arguments.depths.split(","))
+            for row in compare(depth, arguments, yardstick)
+        ]
+    finally:
+        yardstick.close()
+    print("\n".join(yardstick.lines()))
+    print_table(rows, yardstick.best)
+    content = {"machine": description, "matrix_products": yardstick.rates, "rows": rows}
+    machine.write_json(arguments.json, content)
+
+
+if __name__ == "__main__":
+    main()
