@@ -143,8 +143,7 @@ class TorchNet:
 
     def _leaf(self, array: np.ndarray) -> Any:
         shape = (self._num_trials, *array.shape) if self._num_trials else array.shape
-        tensor = self._torch.from_numpy(np.ascontiguousarray(np.broadcast_to(array, shape)))
-        return tensor.clone().requires_grad_()
+        return self._torch.from_numpy(np.array(np.broadcast_to(array, shape))).requires_grad_()
 
     def _affine(self, x: Any, kernel: Any, bias: Any) -> Any:
         if self._num_trials:
@@ -244,10 +243,11 @@ def start_rivals(depth: int, arguments: argparse.Namespace) -> tuple[list, list]
     for mode in ["eager", *filter(None, arguments.compile_modes.split(","))]:
         label = "PyTorch eager" if mode == "eager" else f"PyTorch compiled ({mode})"
         work = {"module": "dense", "work": "work_torch", "params": params, "mode": mode}
+        batched = machine.each_core(num_trials=batch, **work)
         ways = [
             (f"{label}, 1 process", machine.all_cores(num_trials=0, **work)),
             (f"{label}, 1 process a core", machine.each_core(num_trials=0, **work)),
-            (f"{label}, {batch} batched trials a core", machine.each_core(num_trials=batch, **work)),
+            (f"{label}, 1 process a core of {batch} batched trials", batched),
         ]
         if mode == "eager":
             apart = machine.each_core(num_trials=0, fused=False, **work)

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from highway_jax import parallel, workdir
@@ -93,7 +94,7 @@ class Rival:
             self._pipes.append(ours)
             self._processes.append(process)
         try:
-            self.facts = [self._receive(pipe) for pipe in self._pipes][0]
+            self.facts, *_ = [self._receive(pipe) for pipe in self._pipes]
         except BaseException:
             self.close()
             raise
@@ -281,9 +282,7 @@ def print_description(description: dict[str, Any]) -> None:
 def write_json(path: str, content: Any) -> None:
     """Writes results where `--json` says; an empty path writes nothing."""
     if path:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+        Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

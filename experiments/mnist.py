@@ -24,12 +24,13 @@ def get_config(variant: str = "highway") -> ConfigDict:
     config.seeds = (0, 1, 2, 3, 4)
     config.data.name = "mnist"
     config.data.valid_size = 10_000
+    config.data.subtract_mean = True
     config.model.block = variant
     config.model.depth = 50
     config.model.width = WIDTHS[variant]
     config.model.transform_bias = -6.0
-    config.optimizer.learning_rate = 0.05
+    config.optimizer.learning_rate = 0.08
     config.optimizer.momentum = 0.9
-    config.optimizer.decay = 0.9
+    config.optimizer.decay = 0.87
     config.training.epochs = 20
     return config
