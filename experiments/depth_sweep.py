@@ -12,8 +12,8 @@ ranges drawn from and the preprocessing are not stated: batches of 100, pixels i
 training examples and the ranges below are ours.
 
 A part `highway` or `plain` at the end of the variant trains only these nets, so that two machines
-can share the work; the draws are the same. `mnist,halving` draws 40 settings, goes on with the better 16 after 4 epochs and the better 10
-after 15, and takes the best after 100 epochs to 400.
+can share the work; the draws are the same. `mnist,halving` draws 40 settings, goes on with the
+better 16 after 4 epochs and the better 10 after 15, and takes the best after 100 epochs to 400.
 """
 
 from ml_collections import ConfigDict

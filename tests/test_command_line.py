@@ -416,12 +416,19 @@ def test_ways_to_write_other_values(used):
     assert config.optimizer.boundaries == (5, 9)
 
 
-def test_overrides_may_stand_before_the_file(used):
-    words = ["highway-jax", "--config.model.depth=7", f"--config={used}/small.py", "--workdir=x/y"]
+def test_flags_may_stand_in_any_order(used):
+    words = ["highway-jax", "--config.model.depth", "7", f"--config={used}/small.py", "--workdir=x"]
     arguments = command_line.parse(words)
     assert arguments.config.model.depth == 7
-    assert arguments.workdir == Path("x/y")
-    assert command_line.parse([*words, "--workdir=z"]).workdir == Path("z")
+    assert arguments.workdir == Path("x")
+    assert command_line.parse([*words, "--workdir", "y/z"]).workdir == Path("y/z")
+
+
+def test_what_was_parsed_is_valid_and_locked(used):
+    (used / "open.py").write_text(FILE.replace("return config", "return config.unlock()"))
+    assert command_line.load(f"{used}/open.py").is_locked
+    with pytest.raises(highway_jax.UserError, match="depth is 0"):
+        _parsed(used, "--config.model.depth=0")
 
 
 def test_cases_can_be_overridden_one_by_one(used):

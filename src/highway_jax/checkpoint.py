@@ -69,7 +69,9 @@ class Checkpoints:
             int(p.stem.removeprefix("step_")) for p in self._directory.glob("step_*.json")
         )
 
-    def restore(self, like: Callable[[dict[str, Any]], Any]) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore(
+        self, like: Callable[[dict[str, Any]], Any]
+    ) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns the newest intact checkpoint as (step, state, extra), or None if none was saved.
 
         A damaged one is passed over with a warning that names the file.

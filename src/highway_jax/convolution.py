@@ -1,1 +1,422 @@
-"""placeholder until the real file is written."""
+"""Two-dimensional convolution and pooling whose gradients stay fast inside compiled loops on CPU.
+
+XLA rewrites the gradients of a convolution into a form its CPU kernels know only outside loops
+(github.com/jax-ml/jax/issues/12868). Inside `lax.scan` or `lax.map` the weight gradient is left to
+naive code that is tens of times slower. So on CPU the gradients are written here in forms that are
+fast as they stand:
+
+- input gradient: a convolution with the kernel flipped in space, its channels swapped;
+- weight gradient: matrix products over a few images at a time, small enough for the cache;
+- max pooling: columns first, then rows, each a maximum of strided slices, its gradient assembled
+  without scattering.
+
+Elsewhere XLA's own operations and their own gradients are used. `implementation` says which:
+
+- "native": XLA's operations, differentiated by JAX;
+- "loop_safe": the gradients above; reverse mode only, as for every `jax.custom_vjp`;
+- "auto": "loop_safe" if traced for CPU, else "native". Traced for CPU means that
+  `jax.default_device` is a CPU or, where that is not set, that `jax.default_backend()` is "cpu".
+  Code for the CPU of a machine whose default is an accelerator should say "loop_safe" itself.
+
+Images are NHWC, kernels HWIO.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float
+
+from highway_jax.errors import UserError
+
+IMPLEMENTATIONS = ("auto", "native", "loop_safe")
+
+Pairs = tuple[tuple[int, int], tuple[int, int]]
+
+_DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
+_ROWS, _COLUMNS = 1, 2
+
+# Output positions whose patches are multiplied at once. On 2-wide 512-bit cores 600 to 5,000 run
+# alike and whole batches of 100 images at half the speed, for their patches leave the cache.
+_POSITIONS_PER_CHUNK = 2304
+# Up to here the weight gradient is faster as a convolution, above as shifted matrix products.
+_MAX_CHANNELS_AS_CONVOLUTION = 32
+
+
+def conv2d(
+    x: Float[Array, "batch height width inputs"],
+    kernel: Float[Array, "kernel_height kernel_width inputs outputs"],
+    *,
+    stride: int = 1,
+    padding: str | Sequence[Sequence[int]] = "SAME",
+    implementation: str = "auto",
+) -> Float[Array, "batch new_height new_width outputs"]:
+    """Convolves images with a kernel, as convolutional layers do (section 4 of the paper).
+
+        y[n, h, w, o] = sum_{i, j, c} x[n, h * stride + i, w * stride + j, c] * kernel[i, j, c, o]
+
+    where x is first padded with zeros. Sums of weight gradients are kept in float32 or better.
+    Strides above 1 cost the gradients of "loop_safe" as much as stride 1.
+
+    Args:
+        x: Images.
+        kernel: Weights, of the images' dtype.
+        stride: Step in height and in width.
+        padding: "SAME" (output size is the input's over the stride, rounded up), "VALID" (none),
+            or ((top, bottom), (left, right)), none of them negative.
+        implementation: One of `IMPLEMENTATIONS`; see the module.
+
+    Returns:
+        The images' maps, of their dtype.
+
+    Raises:
+        UserError: If an argument is not allowed, or the kernel is larger than the padded image.
+    """
+    _check_positive("stride", stride)
+    if x.dtype != kernel.dtype:
+        raise UserError(f"kernel: dtype {kernel.dtype} is not allowed; x has dtype {x.dtype}")
+    if x.shape[3] != kernel.shape[2]:
+        raise UserError(f"kernel: {kernel.shape[2]} inputs; x has {x.shape[3]} channels")
+    pads = _pads(padding, x.shape[1:3], kernel.shape[:2], stride)
+    for size, window, pad in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True):
+        if size + sum(pad) < window:
+            raise UserError(
+                f"kernel: size {kernel.shape[:2]} is not allowed; images of {x.shape[1:3]} "
+                f"padded by {pads} are smaller"
+            )
+    convolve = _convolve_loop_safe if _is_loop_safe(implementation) else _convolve
+    return convolve(x, kernel, stride, pads)
+
+
+def max_pool(
+    x: Float[Array, "batch height width channels"],
+    window: int,
+    stride: int,
+    *,
+    padding: int = 0,
+    implementation: str = "auto",
+) -> Float[Array, "batch new_height new_width channels"]:
+    """Returns the maxima of square windows, with the sizes and edges of Caffe.
+
+    The output has ceil((size + 2 * padding - window) / stride) + 1 rows (columns alike), less the
+    last if it would begin behind the image and its top padding. Windows are clipped to the image.
+
+    The gradient goes to the first of equal maxima, row by row, as in Caffe. A window that holds a
+    NaN gives NaN; where its gradient goes is not defined.
+
+    Args:
+        x: Images.
+        window: Side of the windows.
+        stride: Step in height and in width.
+        padding: Positions around the image where windows may begin, less than `window`.
+        implementation: One of `IMPLEMENTATIONS`; see the module.
+
+    Raises:
+        UserError: If an argument is not allowed, or the window is larger than the padded image.
+    """
+    sizes = _pooled_sizes(x.shape[1:3], window, stride, padding)
+    if _is_loop_safe(implementation):
+        return _max_pool_loop_safe(x, window, stride, padding)
+    # A negative bottom padding (positions no window reaches) needs no cropping here.
+    pads = [(padding, max(high, 0)) for _, high in sizes]
+    shape, strides = (1, window, window, 1), (1, stride, stride, 1)
+    lowest = np.array(-np.inf, x.dtype)
+    return lax.reduce_window(x, lowest, lax.max, shape, strides, [(0, 0), *pads, (0, 0)])
+
+
+def avg_pool(
+    x: Float[Array, "batch height width channels"], window: int, stride: int, *, padding: int = 0
+) -> Float[Array, "batch new_height new_width channels"]:
+    """Returns the means of square windows, with the sizes and edges of Caffe (see `max_pool`).
+
+    Zeros of the padding count as values; what a window lacks behind the padding does not. One
+    implementation serves all platforms, and both modes of differentiation.
+
+    Args:
+        x: Images.
+        window: Side of the windows.
+        stride: Step in height and in width.
+        padding: Zeros on each side of the image, less than `window`.
+
+    Raises:
+        UserError: If an argument is not allowed, or the window is larger than the padded image.
+    """
+    dtype = x.dtype
+    x = x.astype(_sum_dtype(dtype))
+    for axis in (_COLUMNS, _ROWS):
+        size = x.shape[axis]
+        num_windows, high = _pooled_sizes((size, size), window, stride, padding)[0]
+        starts = stride * np.arange(num_windows)
+        counts = np.minimum(starts + window, size + 2 * padding) - starts
+        shape = [1] * 4
+        shape[axis] = num_windows
+        slices = _window_slices(x, axis, window, stride, (padding, high), num_windows, 0.0)
+        x = functools.reduce(lax.add, slices) / counts.astype(x.dtype).reshape(shape)
+    return x.astype(dtype)
+
+
+def global_avg_pool(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch channels"]:
+    """Returns the mean of each channel over the whole image, summed in float32 or better."""
+    return jnp.mean(x, axis=(_ROWS, _COLUMNS), dtype=_sum_dtype(x.dtype)).astype(x.dtype)
+
+
+def _is_loop_safe(implementation: str) -> bool:
+    if implementation not in IMPLEMENTATIONS:
+        allowed = ", ".join(IMPLEMENTATIONS)
+        raise UserError(f"implementation: {implementation!r} is not allowed; one of {allowed}")
+    if implementation == "auto":
+        device = jax.config.jax_default_device
+        platform = getattr(device, "platform", device) or jax.default_backend()
+        return platform == "cpu"
+    return implementation == "loop_safe"
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name}: {value} is not allowed; at least 1")
+
+
+def _pads(
+    padding: str | Sequence[Sequence[int]],
+    sizes: tuple[int, ...],
+    windows: tuple[int, ...],
+    stride: int,
+) -> Pairs:
+    if padding == "VALID":
+        return ((0, 0), (0, 0))
+    if padding == "SAME":
+        totals = (
+            max((math.ceil(size / stride) - 1) * stride + window - size, 0)
+            for size, window in zip(sizes, windows, strict=True)
+        )
+        top_bottom, left_right = ((total // 2, total - total // 2) for total in totals)
+        return (top_bottom, left_right)
+    if not isinstance(padding, str) and len(padding) == 2:
+        top_bottom, left_right = map(tuple, padding)
+        if len(top_bottom) == len(left_right) == 2 and min(top_bottom + left_right) >= 0:
+            return (top_bottom, left_right)
+    raise UserError(
+        f"padding: {padding!r} is not allowed; 'SAME', 'VALID' or ((top, bottom), (left, right)) "
+        "of integers from 0 up"
+    )
+
+
+def _sum_dtype(dtype: np.dtype) -> np.dtype:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+# ---- convolution
+
+
+def _convolve(x: Array, kernel: Array, stride: int, pads: Pairs) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), pads, dimension_numbers=_DIMENSION_NUMBERS
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_loop_safe(x: Array, kernel: Array, stride: int, pads: Pairs) -> Array:
+    return _convolve(x, kernel, stride, pads)
+
+
+def _convolve_forward(
+    x: Array, kernel: Array, stride: int, pads: Pairs
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, stride, pads), (x, kernel)
+
+
+def _convolve_backward(
+    stride: int, pads: Pairs, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    if stride > 1:
+        # The gradient of the same convolution with stride 1, whose further outputs went unused.
+        full = [x.shape[a] + sum(pads[a - 1]) - kernel.shape[a - 1] + 1 for a in (_ROWS, _COLUMNS)]
+        used = [(dy.shape[a] - 1) * stride + 1 for a in (_ROWS, _COLUMNS)]
+        rows, columns = ((0, f - u, stride - 1) for f, u in zip(full, used, strict=True))
+        dy = lax.pad(dy, np.zeros((), dy.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    inner = tuple(
+        (size - 1 - low, size - 1 - high)
+        for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)
+    )
+    return _convolve(dy, flipped, 1, inner), _weight_gradient(x, dy, kernel.shape, pads)
+
+
+_convolve_loop_safe.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _weight_gradient(x: Array, dy: Array, shape: tuple[int, ...], pads: Pairs) -> Array:
+    """Returns sum_{n, h, w} x[n, h + i, w + j, c] * dy[n, h, w, o], a few images at a time."""
+    chunk = _chunk_size(len(x), dy.shape[1] * dy.shape[2])
+
+    def part(start, size):
+        x_part, dy_part = (lax.dynamic_slice_in_dim(a, start, size) for a in (x, dy))
+        x_part = jnp.pad(x_part, ((0, 0), *pads, (0, 0)))
+        # An odd number of images as channels sends some versions of XLA to slow code.
+        as_convolution = size % 2 == 0 and shape[2] <= _MAX_CHANNELS_AS_CONVOLUTION
+        if as_convolution and shape[:2] != (1, 1):
+            return _gradient_as_convolution(x_part, dy_part)
+        return _gradient_as_products(x_part, dy_part, shape)
+
+    num_chunks, rest = divmod(len(x), chunk)
+    total = lax.map(lambda start: part(start, chunk), chunk * jnp.arange(num_chunks)).sum(0)
+    if rest:
+        total += part(len(x) - rest, rest)
+    return total.astype(x.dtype)
+
+
+def _chunk_size(num_images: int, positions: int) -> int:
+    """Returns how many images to take at a time: an even divisor if there is a good one."""
+    limit = max(2, _POSITIONS_PER_CHUNK // positions)
+    if num_images <= limit:
+        return num_images
+    even = range(limit - limit % 2, max(limit // 3, 1), -2)
+    return next((size for size in even if num_images % size == 0), even[0])
+
+
+def _gradient_as_convolution(x: Array, dy: Array) -> Array:
+    """Convolves the images (their channels as batch) with dy, summing over images as channels."""
+    result = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        dy.transpose(1, 2, 0, 3),
+        (1, 1),
+        "VALID",
+        dimension_numbers=_DIMENSION_NUMBERS,
+        preferred_element_type=_sum_dtype(x.dtype),
+    )
+    return result.transpose(1, 2, 0, 3)
+
+
+def _gradient_as_products(x: Array, dy: Array, shape: tuple[int, ...]) -> Array:
+    """Multiplies, for each kernel row, the images shifted to all kernel columns with dy."""
+    num_rows, num_columns, inputs, outputs = shape
+    height, width = dy.shape[1:3]
+    # Rows outermost, so that a shift by rows is a slice without gaps.
+    x, dy = x.transpose(3, 1, 0, 2), dy.transpose(1, 0, 2, 3).reshape(-1, outputs)
+    shifted = jnp.stack([x[..., j : j + width] for j in range(num_columns)])
+    shifted = shifted.reshape(num_columns * inputs, x.shape[1], -1)
+    products = [
+        lax.dot(
+            shifted[:, i : i + height].reshape(num_columns * inputs, -1),
+            dy,
+            preferred_element_type=_sum_dtype(x.dtype),
+        )
+        for i in range(num_rows)
+    ]
+    return jnp.stack(products).reshape(shape)
+
+
+# ---- pooling
+
+
+def _pooled_sizes(
+    sizes: tuple[int, ...], window: int, stride: int, padding: int
+) -> list[tuple[int, int]]:
+    """Returns, for each axis, how many windows there are and how much to pad after the image."""
+    _check_positive("window", window)
+    _check_positive("stride", stride)
+    if not 0 <= padding < window:
+        raise UserError(f"padding: {padding} is not allowed; from 0 to less than window = {window}")
+    if min(sizes) + 2 * padding < window:
+        raise UserError(
+            f"window: {window} is not allowed; images of {sizes} padded by {padding} are smaller"
+        )
+    results = []
+    for size in sizes:
+        num_windows = math.ceil((size + 2 * padding - window) / stride) + 1
+        if (num_windows - 1) * stride >= size + padding:
+            num_windows -= 1
+        results.append((num_windows, (num_windows - 1) * stride + window - size - padding))
+    return results
+
+
+def _pad_axis(x: Array, axis: int, low: int, high: int, value: float) -> Array:
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (low, high, 0)
+    return lax.pad(x, np.array(value, x.dtype), config)
+
+
+def _window_slices(
+    x: Array,
+    axis: int,
+    window: int,
+    stride: int,
+    pads: tuple[int, int],
+    num_windows: int,
+    value: float,
+) -> list[Array]:
+    """Returns for each position in a window the slice of x that holds it, for all windows."""
+    x = _pad_axis(x, axis, *pads, value)
+    reach = (num_windows - 1) * stride + 1
+    return [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(window)]
+
+
+def _max_slices(x: Array, axis: int, window: int, stride: int, padding: int) -> list[Array]:
+    num_windows, high = _pooled_sizes((x.shape[axis],), window, stride, padding)[0]
+    return _window_slices(x, axis, window, stride, (padding, high), num_windows, -np.inf)
+
+
+def _max_axis(x: Array, axis: int, window: int, stride: int, padding: int) -> Array:
+    return functools.reduce(lax.max, _max_slices(x, axis, window, stride, padding))
+
+
+def _max_axis_gradient(
+    x: Array, y: Array, dy: Array, axis: int, window: int, stride: int, padding: int
+) -> Array:
+    """Returns the gradient of y = _max_axis(x), given to the first maximum of each window.
+
+    The gradients of all windows at one place in them lie `stride` apart in x. So x is seen as
+    blocks of `stride` positions: a position gathers from its own block's window and from earlier
+    ones that overlap it, and the positions of all blocks are woven together at the end.
+    """
+    free, parts = None, []
+    for values in _max_slices(x, axis, window, stride, padding):
+        hit = values == y
+        parts.append(jnp.where(hit if free is None else hit & free, dy, jnp.zeros_like(dy)))
+        free = ~hit if free is None else free & ~hit
+    overlap = math.ceil(window / stride) - 1
+    phases = []
+    for phase in range(stride):
+        shifted = [
+            _pad_axis(parts[i], axis, i // stride, overlap - i // stride, 0.0)
+            for i in range(phase, window, stride)
+        ]
+        phases.append(functools.reduce(lax.add, shifted) if shifted else None)
+    phases = [jnp.zeros_like(phases[0]) if phase is None else phase for phase in phases]
+    shape = list(phases[0].shape)
+    shape[axis] *= stride
+    dx = jnp.stack(phases, axis + 1).reshape(shape)
+    return _pad_axis(dx, axis, -padding, padding + x.shape[axis] - shape[axis], 0.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool_loop_safe(x: Array, window: int, stride: int, padding: int) -> Array:
+    return _max_pool_forward(x, window, stride, padding)[0]
+
+
+def _max_pool_forward(
+    x: Array, window: int, stride: int, padding: int
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    # Columns before rows: then the first maximum of the rows, and in it the first of the columns,
+    # is the window's first row by row.
+    columns = _max_axis(x, _COLUMNS, window, stride, padding)
+    y = _max_axis(columns, _ROWS, window, stride, padding)
+    return y, (x, columns, y)
+
+
+def _max_pool_backward(
+    window: int, stride: int, padding: int, residuals: tuple[Array, Array, Array], dy: Array
+) -> tuple[Array]:
+    x, columns, y = residuals
+    d_columns = _max_axis_gradient(columns, y, dy, _ROWS, window, stride, padding)
+    return (_max_axis_gradient(x, columns, d_columns, _COLUMNS, window, stride, padding),)
+
+
+_max_pool_loop_safe.defvjp(_max_pool_forward, _max_pool_backward)
