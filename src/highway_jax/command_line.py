@@ -66,7 +66,6 @@ def parse(argv: list[str]) -> Arguments:
         for name, short in (("help", "h"), ("keys", None), ("version", None)):
             flags.DEFINE_bool(name, False, "", short_name=short, flag_values=own)
         # What is left are the overrides, which need the config that the file returns.
-        own.set_gnu_getopt(True)
         words = own(argv, known_only=True)
     for name in ("help", "keys", "version"):
         if own[name].value:
@@ -133,7 +132,6 @@ def _override(config: ConfigDict, words: list[str]) -> None:
         if match := _OVERRIDE.match(word):
             _prepare(config, match[1])
     values = flags.FlagValues()
-    values.set_gnu_getopt(True)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
     rest = values(words)
     if len(rest) > 1:

@@ -193,13 +193,20 @@ def _data_root(data_dir: str) -> Path:
     directory = data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
     if "://" in directory:
         raise UserError(f"{key}={directory}: allowed: a local directory")
-    return Path(directory).expanduser()
+    return _expand(key, directory)
 
 
 def _cache_root(cache_dir: str) -> Path:
     if cache_dir:
-        return Path(cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "highway_jax"
+        return _expand("data.cache_dir", cache_dir)
+    return _expand("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "highway_jax"
+
+
+def _expand(key: str, directory: str) -> Path:
+    try:
+        return Path(directory).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key} is {directory!r}; allowed: a user who exists after ~") from error
 
 
 def _load_cached(name: str, data_root: Path, cache_root: Path, download: bool) -> Arrays:

@@ -44,6 +44,7 @@ def run(
     """
     config_lib.validate(config)
     parallel.use_cores(config.runtime.devices)
+    parallel.devices(config.runtime.devices)
     display = display or Display(enabled=config.runtime.progress)
     datasets = {}
     for cell in trials.cells(config):
@@ -54,11 +55,12 @@ def run(
         config_lib.steps_per_epoch(cell_config, datasets[key].train.size)
     directory = Workdir(workdir)
     with directory.locked(), StopRequest().listening() as stop:
-        directory.claim(config, "-".join(d.fingerprint for d in datasets.values()))
         records = Records(directory.path, tensorboard=config.runtime.tensorboard)
+        batches = trials.plan(config, records.results())
+        fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
+        directory.claim(config, fingerprint, trains=bool(batches))
         context = _Context(config, directory.path, records, display, stop)
         try:
-            batches = trials.plan(config, records.results())
             if not batches:
                 display.say(f"{directory.path}: finished before, nothing to train")
             while batches:

@@ -33,14 +33,36 @@ def use_cores(num_devices: int = 0) -> None:
     Leaves alone what the user set through jax's own options.
 
     Args:
-        num_devices: Virtual CPU devices; 0 for one a core.
+        num_devices: Virtual CPU devices, at most one a core; 0 for as many.
     """
     if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
         # If the backends are up already, what they have is what there is.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
+            wanted = min(num_devices, num_cores()) or num_cores()
+            jax.config.update("jax_num_cpu_devices", wanted)
+
+
+def devices(num_devices: int = 0) -> list[jax.Device]:
+    """Returns the devices to use.
+
+    Args:
+        num_devices: How many; 0 for all there are.
+
+    Raises:
+        UserError: If there are fewer, or jax cannot start any.
+    """
+    try:
+        found = jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"jax finds no device ({' '.join(str(error).split())})") from error
+    if num_devices > len(found):
+        raise UserError(
+            f"config.runtime.devices is {num_devices}; allowed: 0 to {len(found)},"
+            f" the {found[0].platform} devices here"
+        )
+    return found[: num_devices or len(found)]
 
 
 class Trials:
@@ -65,19 +87,13 @@ class Trials:
         Raises:
             UserError: If there are fewer devices.
         """
-        devices = jax.devices()
-        if num_devices > len(devices):
-            raise UserError(
-                f"config.runtime.devices is {num_devices}; allowed: 0 to {len(devices)},"
-                f" the {devices[0].platform} devices here"
-            )
-        devices = devices[: num_devices or len(devices)]
+        chosen = devices(num_devices)
         if jax.process_count() == 1:
-            devices = devices[:num_trials]
+            chosen = chosen[:num_trials]
         self.num_trials = num_trials
-        self.num_slots = math.ceil(num_trials / len(devices)) * len(devices)
-        self.mode = mode if mode != "auto" else "map" if devices[0].platform == "cpu" else "vmap"
-        self.mesh = Mesh(np.array(devices), (AXIS,))
+        self.num_slots = math.ceil(num_trials / len(chosen)) * len(chosen)
+        self.mode = mode if mode != "auto" else "map" if chosen[0].platform == "cpu" else "vmap"
+        self.mesh = Mesh(np.array(chosen), (AXIS,))
         self.sharded = NamedSharding(self.mesh, P(AXIS))
         self._replicated = NamedSharding(self.mesh, P())
 

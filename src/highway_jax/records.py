@@ -134,7 +134,7 @@ class Records:
             for text in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     line = json.loads(text)
-                    same, at = line["batch"] == batch, line["epoch"]
+                    same, at = line["batch"] == batch, int(line["epoch"])
                 except (ValueError, KeyError, TypeError):
                     continue  # Torn by a crash: it belongs to an epoch that is trained again.
                 if not same or at <= epoch:
@@ -155,14 +155,23 @@ class Records:
         """
         if not self._results.exists():
             return []
-        with self._results.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != RESULTS:
-                raise UserError(
-                    f"{self._results} has other columns than this version writes;"
-                    " restore it, or use another --workdir"
+        try:
+            with self._results.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                same = tuple(reader.fieldnames or ()) == RESULTS
+                rows = (
+                    [{key: _parse(key, row[key]) for key in row} for row in reader] if same else []
                 )
-            return [{key: _parse(key, value) for key, value in row.items()} for row in reader]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{self._results} cannot be read ({error}); restore it, or use another --workdir"
+            ) from error
+        if not same:
+            raise UserError(
+                f"{self._results} has other columns than this version writes;"
+                " restore it, or use another --workdir"
+            )
+        return rows
 
     def write_results(self, rows: list[dict[str, Any]]) -> None:
         """Writes results.csv, and summary.csv from it; each file whole or not at all."""

@@ -68,8 +68,14 @@ class Workdir:
             lock.flush()
             yield
 
-    def claim(self, config: ConfigDict, data_fingerprint: str) -> None:
+    def claim(self, config: ConfigDict, data_fingerprint: str, *, trains: bool) -> None:
         """Writes down what is run here, or checks that it is what was run here before.
+
+        Args:
+            config: The run's config.
+            data_fingerprint: Tells its data from other data.
+            trains: Whether anything is left to train; if not, `environment.json` goes on saying
+                where it was trained.
 
         Raises:
             UserError: If the directory holds a run of another config, of other data, or one that
@@ -102,10 +108,11 @@ class Workdir:
                 f"--workdir={self.path} holds {', '.join(found)} but no config.json that says of"
                 " which run; restore it, or use another --workdir"
             )
-        environment = describe_environment() | {"data_fingerprint": data_fingerprint}
-        files.write_atomically(
-            self.path / "environment.json", json.dumps(environment, indent=2) + "\n"
-        )
+        if trains or not self.environment():
+            environment = describe_environment() | {"data_fingerprint": data_fingerprint}
+            files.write_atomically(
+                self.path / "environment.json", json.dumps(environment, indent=2) + "\n"
+            )
         files.write_atomically(path, config_lib.to_json(config))
 
     def environment(self) -> dict[str, Any]:
