@@ -82,7 +82,9 @@ def test_remat_changes_neither_parameters_nor_gradients():
         jaxprs.append(str(jax.make_jaxpr(jax.grad(loss))(params)))
     for tree, grad in zip(trees[1:], grads[1:], strict=True):
         jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), grad, grads[0])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grad, grads[0]
+        )
     # The three programs do differ: what is kept for the backward pass is another thing.
     assert len(set(jaxprs)) == 3
 

@@ -47,7 +47,7 @@ class Display:
     def table(self, summary: list[dict[str, Any]]) -> None:
         """Prints results in the paper's form: best (mean ± standard deviation)."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("Network", overflow="fold")
+        table.add_column("Network", no_wrap=True)
         for heading in ("Layers", "Parameters", "Trials", "Test accuracy (%)", "Training loss"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in summary:
@@ -59,7 +59,12 @@ class Display:
                 best_mean_std(row, "test_accuracy", lambda v: f"{100 * v:.2f}"),
                 "-" if math.isnan(row["train_loss_mean"]) else f"{row['train_loss_mean']:.2g}",
             )
+        # Whole even where the terminal is narrower, or a log that rich takes to be 80 wide.
+        wide = self.console.options.update(width=1000)
+        before = self.console.width
+        self.console.width = self.console.measure(table, options=wide).maximum
         self.console.print(table)
+        self.console.width = before
 
 
 def best_mean_std(row: dict[str, Any], metric: str, form: Any) -> str:
