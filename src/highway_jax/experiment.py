@@ -165,14 +165,14 @@ class BatchRun:
         model, program, batch = self._config.model, self._program, self._batch
         spans = {name: int(end - first) for name, (first, end) in program.spans.items()}
         devices = program.trials.mesh.devices
+        kind = devices.flat[0].device_kind
         self._display.say(
-            f"{batch.name}: {len(batch.trials)} trial{'s' * (len(batch.trials) > 1)} of"
-            f" {model.block} nets, {model.depth} layers of {model.width} ({model.activation}),"
+            f"{batch.name}: {len(batch.trials)} {model.block} net{'s' * (len(batch.trials) > 1)},"
             f" {program.model.num_parameters:,} parameters each\n"
-            f"  {self._config.data.name}: {', '.join(f'{n:,} {s}' for s, n in spans.items())};"
-            f" to epoch {batch.epochs}, {program.steps_per_epoch} steps each\n"
-            f"  on {devices.size} {devices.flat[0].platform} device{'s' * (devices.size > 1)}"
-            f" ({devices.flat[0].device_kind}), trials of a device:"
+            f"  {model.depth} layers of {model.width} ({model.activation}); to epoch"
+            f" {batch.epochs}, {program.steps_per_epoch} steps each\n"
+            f"  {self._config.data.name}: {', '.join(f'{n:,} {s}' for s, n in spans.items())}\n"
+            f"  {devices.size} device{'s' * (devices.size > 1)} ({kind}), its trials"
             f" {'in turn' if program.trials.mode == 'map' else 'at once'}"
         )
 
