@@ -1,0 +1,374 @@
+"""Laws of the convolutions and poolings: definitions written as loops, XLA's own gradients."""
+
+import functools
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from highway_jax.convolution import avg_pool, conv2d, global_avg_pool, max_pool
+from highway_jax.errors import UserError
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def gradients(implementation, x, kernel, dy=None, **options):
+    """Returns y, and the gradients of x and kernel; by default dy differs everywhere."""
+
+    @jax.jit
+    def compute(x, kernel, dy):
+        call = functools.partial(conv2d, implementation=implementation, **options)
+        y, pull = jax.vjp(call, x, kernel)
+        return y, *pull(dy)
+
+    y = jax.eval_shape(functools.partial(conv2d, implementation="native", **options), x, kernel)
+    dy = np.full(y.shape, dy) if dy else np.cos(np.arange(y.size)).reshape(y.shape)
+    return compute(x, kernel, jnp.asarray(dy, y.dtype))
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Compares to float32 rounding of sums: relative to the largest element."""
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+# ---- convolution
+
+
+def test_convolution_and_its_gradients_are_their_definitions():
+    x, kernel = np.array(normal(0, 2, 5, 6, 2)), np.array(normal(1, 3, 2, 2, 3))
+    (top, bottom), (left, right), stride = (1, 2), (0, 1), 2
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    y = np.zeros((2, 3, 3, 3))
+    dy = np.cos(np.arange(y.size)).reshape(y.shape)
+    dx, dkernel = np.zeros(padded.shape), np.zeros(kernel.shape)
+    for h, w, i, j in itertools.product(range(3), range(3), range(3), range(2)):
+        row, column = h * stride + i, w * stride + j
+        y[:, h, w] += padded[:, row, column] @ kernel[i, j]
+        dx[:, row, column] += dy[:, h, w] @ kernel[i, j].T
+        dkernel[i, j] += padded[:, row, column].T @ dy[:, h, w]
+    dx = dx[:, top:-bottom, left:-right]
+
+    x, kernel = jnp.array(x), jnp.array(kernel)
+    for implementation in ("native", "loop_safe"):
+        options = {"stride": stride, "padding": ((top, bottom), (left, right))}
+        actual = gradients(implementation, x, kernel, **options)
+        for a, e in zip(actual, (y, dx, dkernel), strict=True):
+            assert_close(a, e.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel", "options"),
+    [
+        # One chunk; several; several and a rest; an odd rest; fewer channels and more than the
+        # limit between the two forms of the weight gradient.
+        ((4, 28, 28, 1), (5, 5, 1, 16), {"padding": "VALID"}),
+        ((10, 28, 28, 1), (5, 5, 1, 32), {"padding": "VALID"}),
+        ((12, 24, 24, 16), (3, 3, 16, 32), {}),
+        ((9, 24, 24, 32), (3, 3, 32, 64), {}),
+        ((50, 12, 12, 16), (3, 3, 16, 32), {}),
+        ((7, 6, 6, 32), (3, 3, 32, 64), {}),
+        ((4, 32, 32, 3), (3, 3, 3, 32), {}),
+        ((5, 16, 16, 32), (3, 3, 32, 80), {}),
+        ((11, 16, 16, 80), (3, 3, 80, 160), {}),
+        ((41, 8, 8, 40), (3, 3, 40, 64), {}),
+        ((50, 8, 8, 128), (1, 1, 128, 100), {}),
+        ((8, 32, 32, 8), (1, 1, 8, 16), {}),
+        ((4, 9, 8, 4), (2, 2, 4, 5), {}),
+        ((3, 9, 8, 40), (3, 3, 40, 5), {"stride": 2}),
+        ((3, 11, 11, 4), (3, 3, 4, 5), {"stride": 3, "padding": "VALID"}),
+        ((2, 9, 9, 4), (1, 1, 4, 5), {"stride": 2}),
+        ((2, 6, 5, 4), (1, 2, 4, 5), {"padding": ((2, 0), (3, 1))}),
+        ((1, 40, 61, 4), (3, 3, 4, 5), {"padding": "SAME"}),
+    ],
+)
+def test_gradients_equal_the_native_ones(images, kernel, options):
+    x, kernel = normal(0, *images), normal(1, *kernel)
+    actual = gradients("loop_safe", x, kernel, **options)
+    expected = gradients("native", x, kernel, **options)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+
+
+def test_same_padding_halves_by_rounding_up():
+    x, kernel = normal(0, 1, 7, 8, 1), normal(1, 2, 3, 1, 1)
+    assert conv2d(x, kernel).shape == (1, 7, 8, 1)
+    assert conv2d(x, kernel, stride=2).shape == (1, 4, 4, 1)
+    assert conv2d(x, kernel, padding="VALID").shape == (1, 6, 6, 1)
+    expected = lax.conv_general_dilated(
+        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_array_equal(conv2d(x, kernel, stride=2), expected)
+
+
+def tiny_loss(implementation, kernel, x):
+    y = jnp.tanh(conv2d(x, kernel, implementation=implementation))
+    return jnp.mean(max_pool(y, 3, 2, implementation=implementation) ** 2)
+
+
+def train(implementation, kernel, xs):
+    """Two steps of gradient descent in a scan."""
+    gradient = jax.grad(functools.partial(tiny_loss, implementation))
+    return lax.scan(lambda k, x: (k - 0.5 * gradient(k, x), None), kernel, xs)[0]
+
+
+@pytest.fixture(scope="module")
+def trials():
+    """Four trials: kernels, and two batches of images for each."""
+    return normal(0, 4, 3, 3, 2, 6), normal(1, 4, 2, 10, 20, 20, 2)
+
+
+@pytest.fixture(scope="module")
+def trained_natively(trials):
+    step = jax.jit(functools.partial(train, "native"))
+    return jnp.stack([step(kernel, xs) for kernel, xs in zip(*trials, strict=True)])
+
+
+def test_trials_mapped_over_devices_equal_single_native_ones(trials, trained_natively):
+    for check_vma in (False, True):
+        mapped = jax.shard_map(
+            lambda *trial: lax.map(lambda t: train("loop_safe", *t), trial),
+            mesh=Mesh(np.array(jax.devices()[:2]), ("trials",)),
+            in_specs=P("trials"),
+            out_specs=P("trials"),
+            check_vma=check_vma,
+        )
+        assert_close(jax.jit(mapped)(*trials), trained_natively)
+
+
+def test_vmapped_trials_equal_single_native_ones(trials, trained_natively):
+    train_all = jax.jit(jax.vmap(functools.partial(train, "loop_safe")))
+    assert_close(train_all(*trials), trained_natively)
+
+
+def test_rematerialised_and_second_gradients_equal_native_ones(trials):
+    kernel, x = trials[0][0], trials[1][0, 0]
+
+    def both(implementation, wrap):
+        gradient = jax.grad(wrap(functools.partial(tiny_loss, implementation)))
+        second = jax.grad(lambda k: jnp.sum(gradient(k, x) ** 2))
+        return jax.jit(lambda k: (gradient(k, x), second(k)))(kernel)
+
+    expected = both("native", lambda loss: loss)
+    for a, e in zip(both("loop_safe", jax.checkpoint), expected, strict=True):
+        assert_close(a, e, 1e-5)
+
+
+def test_bfloat16_gradients_are_summed_in_float32():
+    for window, inputs in ((1, 2), (3, 2), (3, 40)):
+        images = jnp.ones((100, 21 + window, 21 + window, inputs), jnp.bfloat16)
+        kernel = jnp.ones((window, window, inputs, 4), jnp.bfloat16)
+        y, dx, dkernel = gradients("loop_safe", images, kernel, padding="VALID", dy=1)
+        assert y.dtype == dx.dtype == dkernel.dtype == jnp.bfloat16
+        # All products are 1. Sums in bfloat16 would stick at 256.
+        expected = jnp.full(kernel.shape, 100 * 22 * 22, jnp.bfloat16)
+        np.testing.assert_array_equal(dkernel, expected)
+
+
+def convolutions_in_loop(implementation, inputs, argnums):
+    """The dimension labels of each convolution in a compiled scan of gradient steps."""
+
+    def loss(kernel, x):
+        return jnp.sum(conv2d(x, kernel, implementation=implementation) ** 2)
+
+    def step(carry, _):
+        moved = jax.grad(loss, argnums)(*carry)
+        return tuple(a - g for a, g in zip(carry, moved, strict=False)) + carry[len(moved) :], None
+
+    carry = normal(0, 3, 3, inputs, 6), normal(1, 4, 24, 24, inputs)
+    program = jax.jit(lambda carry: lax.scan(step, carry, length=2)[0])
+    text = program.lower(carry).compile().as_text()
+    return re.findall(r" convolution\(.*dim_labels=([^ ,]+)", text)
+
+
+def test_no_convolution_in_a_loop_is_left_to_naive_code():
+    # XLA's CPU kernels know this one layout; other labels mean the naive loop.
+    fast = "b01f_01io->b01f"
+    assert set(convolutions_in_loop("native", 4, (0, 1))) != {fast}
+    assert convolutions_in_loop("loop_safe", 4, (0, 1)) == [fast] * 3
+    # With many channels the weight gradient is matrix products.
+    assert convolutions_in_loop("loop_safe", 40, (0, 1)) == [fast] * 2
+    # The gradient of images that nobody asks for is not computed.
+    assert convolutions_in_loop("loop_safe", 40, (0,)) == [fast]
+
+
+@pytest.mark.parametrize("operation", ["conv2d", "max_pool"])
+def test_auto_follows_the_platform_traced_for(monkeypatch, operation):
+    def traced(implementation):
+        x = jnp.ones((1, 8, 8, 1))
+        if operation == "conv2d":
+            call = lambda x: conv2d(x, jnp.ones((3, 3, 1, 1)), implementation=implementation)  # noqa: E731
+        else:
+            call = lambda x: max_pool(x, 2, 2, implementation=implementation)  # noqa: E731
+        return re.sub(" at 0x[0-9a-f]+", "", str(jax.make_jaxpr(call)(x)))
+
+    assert traced("native") != traced("loop_safe")
+    assert traced("auto") == traced("loop_safe")
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        assert traced("auto") == traced("native")
+        with jax.default_device(jax.devices("cpu")[0]):
+            assert traced("auto") == traced("loop_safe")
+
+
+# ---- pooling
+
+
+def caffe_pool(x, window, stride, padding):
+    """Caffe's loops (pooling_layer.cpp): maxima, their places, and means."""
+    batch, height, width, channels = x.shape
+    sizes = []
+    for size in (height, width):
+        pooled = -(-(size + 2 * padding - window) // stride) + 1
+        sizes.append(pooled - (padding > 0 and (pooled - 1) * stride >= size + padding))
+    maxima = np.full((batch, *sizes, channels), -np.inf, x.dtype)
+    places = np.zeros((batch, *sizes, channels, 2), int)
+    means = np.zeros(maxima.shape)
+    for h, w in np.ndindex(*sizes):
+        starts = h * stride - padding, w * stride - padding
+        ends = min(starts[0] + window, height + padding), min(starts[1] + window, width + padding)
+        count = (ends[0] - starts[0]) * (ends[1] - starts[1])
+        for i, j in itertools.product(
+            range(max(starts[0], 0), min(ends[0], height)),
+            range(max(starts[1], 0), min(ends[1], width)),
+        ):
+            means[:, h, w] += x[:, i, j] / count
+            for n, c in np.ndindex(batch, channels):
+                if x[n, i, j, c] > maxima[n, h, w, c]:
+                    maxima[n, h, w, c], places[n, h, w, c] = x[n, i, j, c], (i, j)
+    return maxima, places, means
+
+
+def value_and_pullback(function, x, dy):
+    @jax.jit
+    def compute(x, dy):
+        y, pull = jax.vjp(function, x)
+        return y, *pull(dy)
+
+    return compute(jnp.asarray(x), jnp.asarray(dy))
+
+
+POOLINGS = [  # height, width, window, stride, padding
+    (12, 12, 3, 2, 0),
+    (6, 6, 2, 2, 0),
+    (7, 10, 3, 2, 1),
+    (8, 5, 2, 1, 1),
+    (5, 6, 4, 3, 2),
+    (9, 7, 2, 3, 1),
+    (7, 9, 5, 1, 0),
+    (4, 7, 1, 3, 0),
+]
+
+
+@pytest.mark.parametrize("implementation", ["native", "loop_safe"])
+@pytest.mark.parametrize("values", ["distinct", "tied"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_max_pool_is_caffes_and_gives_ties_to_the_first(pooling, values, implementation):
+    height, width, window, stride, padding = pooling
+    shape = (2, height, width, 3)
+    x = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape).astype(np.float32)
+    if values == "tied":
+        x = x % 3
+    maxima, places, _ = caffe_pool(x, window, stride, padding)
+    dy = 1 + np.arange(maxima.size, dtype=np.float32).reshape(maxima.shape)
+    expected = np.zeros(shape, np.float32)
+    for n, h, w, c in np.ndindex(*maxima.shape):
+        expected[n, *places[n, h, w, c], c] += dy[n, h, w, c]
+
+    pool = functools.partial(
+        max_pool, window=window, stride=stride, padding=padding, implementation=implementation
+    )
+    y, dx = value_and_pullback(pool, x, dy)
+    np.testing.assert_array_equal(y, maxima)
+    np.testing.assert_array_equal(dx, expected)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_avg_pool_is_caffes_and_its_gradient_its_transpose(pooling):
+    height, width, window, stride, padding = pooling
+    x = np.array(normal(0, 2, height, width, 3))
+    _, _, means = caffe_pool(x, window, stride, padding)
+    dy = np.array(normal(1, *means.shape))
+    y, dx = value_and_pullback(lambda x: avg_pool(x, window, stride, padding=padding), x, dy)
+    np.testing.assert_allclose(y, means, rtol=0, atol=1e-6)
+    # <dy, A e> = <A^T dy, e> for the linear A and every e with one 1.
+    expected = np.zeros_like(x)
+    for i, j in np.ndindex(height, width):
+        ones = np.zeros_like(x)
+        ones[:, i, j] = 1
+        rows = caffe_pool(ones[:1, :, :, :1], window, stride, padding)[2]
+        expected[:, i, j] = np.sum(dy * rows, (1, 2))
+    np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "window", "pooled"), [(24, 3, 12), (12, 3, 6), (6, 2, 3)])
+def test_pooled_sizes_of_the_papers_mnist_net(size, window, pooled):
+    x = jnp.zeros((1, size, size, 1))
+    for implementation in ("native", "loop_safe"):
+        shape = max_pool(x, window, 2, implementation=implementation).shape
+        assert shape == (1, pooled, pooled, 1)
+
+
+def test_max_pool_passes_nan_on_and_keeps_the_dtype():
+    x = jnp.zeros((1, 4, 4, 1), jnp.bfloat16).at[0, 1, 1, 0].set(jnp.nan)
+    for implementation in ("native", "loop_safe"):
+        y = max_pool(x, 2, 2, implementation=implementation)
+        assert y.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(jnp.isnan(y[0, :, :, 0]), [[True, False], [False, False]])
+
+
+def test_loop_safe_max_pool_scatters_nothing():
+    def compiled(implementation):
+        loss = lambda x: jnp.sum(max_pool(x, 3, 2, implementation=implementation) ** 2)  # noqa: E731
+        program = jax.jit(jax.grad(loss)).lower(jnp.ones((1, 8, 8, 2)))
+        return program.as_text()
+
+    assert "select_and_scatter" in compiled("native")
+    for slow in ("scatter", "reduce_window"):
+        assert slow not in compiled("loop_safe")
+
+
+def test_means_are_summed_in_float32():
+    x = jnp.ones((1, 40, 40, 1), jnp.bfloat16)
+    for y in (global_avg_pool(x), jax.jit(lambda x: avg_pool(x, 40, 1))(x)[:, 0, 0]):
+        assert y.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(y, jnp.ones((1, 1), jnp.bfloat16))
+
+
+def test_global_avg_pool_is_the_mean():
+    x = normal(0, 3, 4, 5, 2)
+    np.testing.assert_allclose(global_avg_pool(x), np.array(x).mean((1, 2)), rtol=0, atol=1e-6)
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, k: conv2d(x, k, stride=0), "stride: 0 is not allowed; at least 1"),
+        (lambda x, k: conv2d(x, k, padding="same"), "padding: 'same' is not allowed; 'SAME', "),
+        (lambda x, k: conv2d(x, k, padding=((1, 1),)), "padding: .* is not allowed"),
+        (lambda x, k: conv2d(x, k, padding=((1, -1), (0, 0))), "padding: .* from 0 up"),
+        (lambda x, k: conv2d(x, k, implementation="fast"), "implementation: 'fast' is not allowed"),
+        (lambda x, k: conv2d(x[:, :2], k, padding="VALID"), r"kernel: size \(3, 3\) .* smaller"),
+        (lambda x, k: max_pool(x, 0, 1), "window: 0 is not allowed; at least 1"),
+        (lambda x, k: max_pool(x, 2, 0), "stride: 0 is not allowed; at least 1"),
+        (lambda x, k: max_pool(x, 2, 2, padding=2), "padding: 2 is not allowed; from 0 to less"),
+        (lambda x, k: max_pool(x, 6, 2), "window: 6 is not allowed; images of .* are smaller"),
+        (lambda x, k: max_pool(x, 2, 2, implementation=""), "implementation: '' is not allowed"),
+        (lambda x, k: avg_pool(x, 6, 2), "window: 6 is not allowed; images of .* are smaller"),
+    ],
+)
+def test_bad_arguments_are_named_in_one_line(call, message):
+    with pytest.raises(UserError, match=message) as caught:
+        call(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 1)))
+    assert "\n" not in str(caught.value)
