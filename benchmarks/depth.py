@@ -54,7 +54,8 @@ def measure_steps(depths: list[int], rounds: int, seconds: float) -> dict[int, l
     for depth in depths:
         work = {"depth": depth, "num_trials": parallel.num_cores()}
         rival = machine.Rival(f"depth {depth}", machine.all_cores("dense", "work_ours", **work))
-        rates[depth] = machine.interleaved([rival], rounds, seconds)[rival.name]
+        measured = machine.interleaved([rival], rounds, seconds)[rival.name]
+        rates[depth] = [rate.per_second for rate in measured]
         rival.close()
     return rates
 

@@ -45,6 +45,19 @@ class Start(NamedTuple):
     core: int | None = None
 
 
+class Rate(NamedTuple):
+    """How fast a rival was in one measurement.
+
+    Attributes:
+        per_second: Done per second of the clock, all processes together.
+        per_core_second: Done per second of processor time. Times the number of cores it is well
+            above `per_second` where cores stood idle, or had other work than ours.
+    """
+
+    per_second: float
+    per_core_second: float
+
+
 def _serve(start: Start, pipe: Any) -> None:
     try:
         if start.core is not None:
@@ -53,7 +66,9 @@ def _serve(start: Start, pipe: Any) -> None:
         measure, facts = getattr(module, start.work)(**start.arguments)
         pipe.send(("ready", facts))
         while (seconds := pipe.recv()) is not None:
-            pipe.send(("measured", measure(seconds)))
+            began = time.process_time()
+            done, elapsed = measure(seconds)
+            pipe.send(("measured", (done, elapsed, time.process_time() - began)))
     except BaseException as error:
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
         raise
@@ -99,11 +114,13 @@ class Rival:
             self.close()
             raise
 
-    def rate(self, seconds: float) -> float:
-        """Returns how much all processes together do a second, measured over that many."""
+    def rate(self, seconds: float) -> Rate:
+        """Returns how fast all processes together are, measured over so many seconds."""
         for pipe in self._pipes:
             pipe.send(seconds)
-        return sum(done / elapsed for done, elapsed in map(self._receive, self._pipes))
+        done, elapsed, busy = zip(*map(self._receive, self._pipes), strict=True)
+        per_second = sum(d / e for d, e in zip(done, elapsed, strict=True))
+        return Rate(per_second, sum(done) / sum(busy))
 
     def close(self) -> None:
         """Ends the processes."""
@@ -160,9 +177,9 @@ def repeat(function: Callable[[], Any], seconds: float) -> tuple[int, float]:
     return calls, elapsed
 
 
-def interleaved(rivals: list[Rival], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Measures every rival once a round; returns their rates by name, a number for each round."""
-    rates: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+def interleaved(rivals: list[Rival], rounds: int, seconds: float) -> dict[str, list[Rate]]:
+    """Measures every rival once a round; returns their rates by name, one for each round."""
+    rates: dict[str, list[Rate]] = {rival.name: [] for rival in rivals}
     for _ in range(rounds):
         for rival in rivals:
             rates[rival.name].append(rival.rate(seconds))
@@ -226,7 +243,7 @@ class Yardstick:
     def measure(self, rounds: int = 3, seconds: float = 0.5) -> None:
         """Measures every way once more."""
         for name, rates in interleaved(self._rivals, rounds, seconds).items():
-            self.rates[name] += rates
+            self.rates[name] += [rate.per_second for rate in rates]
 
     @property
     def best(self) -> float:
@@ -254,6 +271,7 @@ def has(package: str) -> bool:
 
 def describe() -> dict[str, Any]:
     """Returns the hardware, the versions and how busy the machine is."""
+    parallel.use_cores()
     environment = workdir.describe_environment()
     versions = {p: metadata.version(p) for p in _PACKAGES if has(p)}
     return {

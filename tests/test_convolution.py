@@ -17,7 +17,7 @@ from highway_jax.errors import UserError
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def gradients(implementation, x, kernel, dy=None, **options):
@@ -70,24 +70,17 @@ def test_convolution_and_its_gradients_are_their_definitions():
     [
         # One chunk; several; several and a rest; an odd rest; fewer channels and more than the
         # limit between the two forms of the weight gradient.
-        ((4, 28, 28, 1), (5, 5, 1, 16), {"padding": "VALID"}),
-        ((10, 28, 28, 1), (5, 5, 1, 32), {"padding": "VALID"}),
-        ((12, 24, 24, 16), (3, 3, 16, 32), {}),
+        ((10, 28, 28, 1), (5, 5, 1, 16), {"padding": "VALID"}),
+        ((8, 24, 24, 16), (3, 3, 16, 32), {}),
         ((9, 24, 24, 32), (3, 3, 32, 64), {}),
-        ((50, 12, 12, 16), (3, 3, 16, 32), {}),
         ((7, 6, 6, 32), (3, 3, 32, 64), {}),
-        ((4, 32, 32, 3), (3, 3, 3, 32), {}),
-        ((5, 16, 16, 32), (3, 3, 32, 80), {}),
         ((11, 16, 16, 80), (3, 3, 80, 160), {}),
         ((41, 8, 8, 40), (3, 3, 40, 64), {}),
-        ((50, 8, 8, 128), (1, 1, 128, 100), {}),
-        ((8, 32, 32, 8), (1, 1, 8, 16), {}),
+        ((38, 8, 8, 128), (1, 1, 128, 100), {}),
         ((4, 9, 8, 4), (2, 2, 4, 5), {}),
         ((3, 9, 8, 40), (3, 3, 40, 5), {"stride": 2}),
         ((3, 11, 11, 4), (3, 3, 4, 5), {"stride": 3, "padding": "VALID"}),
-        ((2, 9, 9, 4), (1, 1, 4, 5), {"stride": 2}),
         ((2, 6, 5, 4), (1, 2, 4, 5), {"padding": ((2, 0), (3, 1))}),
-        ((1, 40, 61, 4), (3, 3, 4, 5), {"padding": "SAME"}),
     ],
 )
 def test_gradients_equal_the_native_ones(images, kernel, options):
@@ -222,38 +215,28 @@ def test_auto_follows_the_platform_traced_for(monkeypatch, operation):
 # ---- pooling
 
 
-def caffe_pool(x, window, stride, padding):
-    """Caffe's loops (pooling_layer.cpp): maxima, their places, and means."""
-    batch, height, width, channels = x.shape
+def caffe_windows(height, width, window, stride, padding):
+    """Caffe's windows (pooling_layer.cpp): output place, input places by row, and mean's count."""
     sizes = []
     for size in (height, width):
         pooled = -(-(size + 2 * padding - window) // stride) + 1
         sizes.append(pooled - (padding > 0 and (pooled - 1) * stride >= size + padding))
-    maxima = np.full((batch, *sizes, channels), -np.inf, x.dtype)
-    places = np.zeros((batch, *sizes, channels, 2), int)
-    means = np.zeros(maxima.shape)
     for h, w in np.ndindex(*sizes):
-        starts = h * stride - padding, w * stride - padding
-        ends = min(starts[0] + window, height + padding), min(starts[1] + window, width + padding)
-        count = (ends[0] - starts[0]) * (ends[1] - starts[1])
-        for i, j in itertools.product(
-            range(max(starts[0], 0), min(ends[0], height)),
-            range(max(starts[1], 0), min(ends[1], width)),
-        ):
-            means[:, h, w] += x[:, i, j] / count
-            for n, c in np.ndindex(batch, channels):
-                if x[n, i, j, c] > maxima[n, h, w, c]:
-                    maxima[n, h, w, c], places[n, h, w, c] = x[n, i, j, c], (i, j)
-    return maxima, places, means
+        top, left = h * stride - padding, w * stride - padding
+        bottom, right = min(top + window, height + padding), min(left + window, width + padding)
+        rows, columns = (
+            range(max(top, 0), min(bottom, height)),
+            range(max(left, 0), min(right, width)),
+        )
+        yield (h, w), list(itertools.product(rows, columns)), (bottom - top) * (right - left)
 
 
-def value_and_pullback(function, x, dy):
-    @jax.jit
+def value_and_pullback(function):
     def compute(x, dy):
         y, pull = jax.vjp(function, x)
         return y, *pull(dy)
 
-    return compute(jnp.asarray(x), jnp.asarray(dy))
+    return jax.jit(compute)
 
 
 POOLINGS = [  # height, width, window, stride, padding
@@ -269,44 +252,45 @@ POOLINGS = [  # height, width, window, stride, padding
 
 
 @pytest.mark.parametrize("implementation", ["native", "loop_safe"])
-@pytest.mark.parametrize("values", ["distinct", "tied"])
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_max_pool_is_caffes_and_gives_ties_to_the_first(pooling, values, implementation):
-    height, width, window, stride, padding = pooling
-    shape = (2, height, width, 3)
-    x = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape).astype(np.float32)
-    if values == "tied":
-        x = x % 3
-    maxima, places, _ = caffe_pool(x, window, stride, padding)
-    dy = 1 + np.arange(maxima.size, dtype=np.float32).reshape(maxima.shape)
-    expected = np.zeros(shape, np.float32)
-    for n, h, w, c in np.ndindex(*maxima.shape):
-        expected[n, *places[n, h, w, c], c] += dy[n, h, w, c]
-
+def test_max_pool_is_caffes_and_gives_ties_to_the_first(pooling, implementation):
+    *sizes, window, stride, padding = pooling
+    shape = (2, *sizes, 3)
+    windows = list(caffe_windows(*pooling))
+    pooled = (2, *(1 + np.array(windows[-1][0])), 3)
+    distinct = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape)
+    dy = 1 + np.arange(np.prod(pooled), dtype=np.float32).reshape(pooled)
     pool = functools.partial(
         max_pool, window=window, stride=stride, padding=padding, implementation=implementation
     )
-    y, dx = value_and_pullback(pool, x, dy)
-    np.testing.assert_array_equal(y, maxima)
-    np.testing.assert_array_equal(dx, expected)
+    compute = value_and_pullback(pool)
+    for x in (distinct.astype(np.float32), (distinct % 3).astype(np.float32)):
+        y, dx = np.zeros(pooled, np.float32), np.zeros(shape, np.float32)
+        for (h, w), places, _ in windows:
+            for n, c in np.ndindex(2, 3):
+                # `max` returns the first of equals.
+                i, j = max(places, key=lambda place, n=n, c=c: x[n, *place, c])
+                y[n, h, w, c] = x[n, i, j, c]
+                dx[n, i, j, c] += dy[n, h, w, c]
+        actual = compute(x, dy)
+        np.testing.assert_array_equal(actual[0], y)
+        np.testing.assert_array_equal(actual[1], dx)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_avg_pool_is_caffes_and_its_gradient_its_transpose(pooling):
-    height, width, window, stride, padding = pooling
-    x = np.array(normal(0, 2, height, width, 3))
-    _, _, means = caffe_pool(x, window, stride, padding)
-    dy = np.array(normal(1, *means.shape))
-    y, dx = value_and_pullback(lambda x: avg_pool(x, window, stride, padding=padding), x, dy)
-    np.testing.assert_allclose(y, means, rtol=0, atol=1e-6)
-    # <dy, A e> = <A^T dy, e> for the linear A and every e with one 1.
-    expected = np.zeros_like(x)
-    for i, j in np.ndindex(height, width):
-        ones = np.zeros_like(x)
-        ones[:, i, j] = 1
-        rows = caffe_pool(ones[:1, :, :, :1], window, stride, padding)[2]
-        expected[:, i, j] = np.sum(dy * rows, (1, 2))
-    np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-5)
+def test_avg_pool_and_its_gradient_are_caffes(pooling):
+    *sizes, window, stride, padding = pooling
+    x = np.array(normal(0, 2, *sizes, 3))
+    windows = list(caffe_windows(*pooling))
+    y = np.zeros((2, *(1 + np.array(windows[-1][0])), 3))
+    dy, dx = np.array(normal(1, *y.shape)), np.zeros(x.shape)
+    for (h, w), places, count in windows:
+        for i, j in places:
+            y[:, h, w] += x[:, i, j] / count
+            dx[:, i, j] += dy[:, h, w] / count
+    actual = value_and_pullback(lambda x: avg_pool(x, window, stride, padding=padding))(x, dy)
+    np.testing.assert_allclose(actual[0], y, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actual[1], dx, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "window", "pooled"), [(24, 3, 12), (12, 3, 6), (6, 2, 3)])
