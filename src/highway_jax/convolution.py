@@ -114,14 +114,13 @@ def max_pool(
     Raises:
         UserError: If an argument is not allowed, or the window is larger than the padded image.
     """
-    sizes = _pooled_sizes(x.shape[1:3], window, stride, padding)
     if _is_loop_safe(implementation):
         return _max_pool_loop_safe(x, window, stride, padding)
-    # A negative bottom padding (positions no window reaches) needs no cropping here.
-    pads = [(padding, max(high, 0)) for _, high in sizes]
+    ends = [_pooled_size(size, window, stride, padding)[1] for size in x.shape[1:3]]
+    # Positions at the end that no window reaches (a negative padding) need no cropping here.
+    pads = [(0, 0), *((padding, max(end, 0)) for end in ends), (0, 0)]
     shape, strides = (1, window, window, 1), (1, stride, stride, 1)
-    lowest = np.array(-np.inf, x.dtype)
-    return lax.reduce_window(x, lowest, lax.max, shape, strides, [(0, 0), *pads, (0, 0)])
+    return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, shape, strides, pads)
 
 
 def avg_pool(
@@ -144,14 +143,11 @@ def avg_pool(
     dtype = x.dtype
     x = x.astype(_sum_dtype(dtype))
     for axis in (_COLUMNS, _ROWS):
-        size = x.shape[axis]
-        num_windows, high = _pooled_sizes((size, size), window, stride, padding)[0]
-        starts = stride * np.arange(num_windows)
-        counts = np.minimum(starts + window, size + 2 * padding) - starts
-        shape = [1] * 4
-        shape[axis] = num_windows
-        slices = _window_slices(x, axis, window, stride, (padding, high), num_windows, 0.0)
-        x = functools.reduce(lax.add, slices) / counts.astype(x.dtype).reshape(shape)
+        end = x.shape[axis] + 2 * padding
+        x = functools.reduce(lax.add, _window_slices(x, axis, window, stride, padding, 0.0))
+        starts = stride * np.arange(x.shape[axis])
+        counts = (np.minimum(starts + window, end) - starts).astype(x.dtype)
+        x = x / np.expand_dims(counts, [other for other in range(4) if other != axis])
     return x.astype(dtype)
 
 
@@ -312,55 +308,40 @@ def _gradient_as_products(x: Array, dy: Array, shape: tuple[int, ...]) -> Array:
 # ---- pooling
 
 
-def _pooled_sizes(
-    sizes: tuple[int, ...], window: int, stride: int, padding: int
-) -> list[tuple[int, int]]:
-    """Returns, for each axis, how many windows there are and how much to pad after the image."""
+def _pooled_size(size: int, window: int, stride: int, padding: int) -> tuple[int, int]:
+    """Returns how many windows there are, and how much padding they need after the image."""
     _check_positive("window", window)
     _check_positive("stride", stride)
     if not 0 <= padding < window:
         raise UserError(f"padding: {padding} is not allowed; from 0 to less than window = {window}")
-    if min(sizes) + 2 * padding < window:
+    if size + 2 * padding < window:
         raise UserError(
-            f"window: {window} is not allowed; images of {sizes} padded by {padding} are smaller"
+            f"window: {window} is not allowed; images of size {size} padded by {padding} are less"
         )
-    results = []
-    for size in sizes:
-        num_windows = math.ceil((size + 2 * padding - window) / stride) + 1
-        if (num_windows - 1) * stride >= size + padding:
-            num_windows -= 1
-        results.append((num_windows, (num_windows - 1) * stride + window - size - padding))
-    return results
+    num_windows = math.ceil((size + 2 * padding - window) / stride) + 1
+    if (num_windows - 1) * stride >= size + padding:
+        num_windows -= 1
+    return num_windows, (num_windows - 1) * stride + window - size - padding
 
 
-def _pad_axis(x: Array, axis: int, low: int, high: int, value: float) -> Array:
+def _pad_axis(x: Array, axis: int, start: int, end: int, value: float) -> Array:
     config = [(0, 0, 0)] * x.ndim
-    config[axis] = (low, high, 0)
+    config[axis] = (start, end, 0)
     return lax.pad(x, np.array(value, x.dtype), config)
 
 
 def _window_slices(
-    x: Array,
-    axis: int,
-    window: int,
-    stride: int,
-    pads: tuple[int, int],
-    num_windows: int,
-    value: float,
+    x: Array, axis: int, window: int, stride: int, padding: int, value: float
 ) -> list[Array]:
     """Returns for each position in a window the slice of x that holds it, for all windows."""
-    x = _pad_axis(x, axis, *pads, value)
+    num_windows, end = _pooled_size(x.shape[axis], window, stride, padding)
+    x = _pad_axis(x, axis, padding, end, value)
     reach = (num_windows - 1) * stride + 1
     return [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(window)]
 
 
-def _max_slices(x: Array, axis: int, window: int, stride: int, padding: int) -> list[Array]:
-    num_windows, high = _pooled_sizes((x.shape[axis],), window, stride, padding)[0]
-    return _window_slices(x, axis, window, stride, (padding, high), num_windows, -np.inf)
-
-
 def _max_axis(x: Array, axis: int, window: int, stride: int, padding: int) -> Array:
-    return functools.reduce(lax.max, _max_slices(x, axis, window, stride, padding))
+    return functools.reduce(lax.max, _window_slices(x, axis, window, stride, padding, -np.inf))
 
 
 def _max_axis_gradient(
@@ -373,19 +354,17 @@ def _max_axis_gradient(
     ones that overlap it, and the positions of all blocks are woven together at the end.
     """
     free, parts = None, []
-    for values in _max_slices(x, axis, window, stride, padding):
+    for values in _window_slices(x, axis, window, stride, padding, -np.inf):
         hit = values == y
         parts.append(jnp.where(hit if free is None else hit & free, dy, jnp.zeros_like(dy)))
         free = ~hit if free is None else free & ~hit
     overlap = math.ceil(window / stride) - 1
-    phases = []
-    for phase in range(stride):
-        shifted = [
-            _pad_axis(parts[i], axis, i // stride, overlap - i // stride, 0.0)
-            for i in range(phase, window, stride)
-        ]
-        phases.append(functools.reduce(lax.add, shifted) if shifted else None)
-    phases = [jnp.zeros_like(phases[0]) if phase is None else phase for phase in phases]
+    parts = [
+        _pad_axis(part, axis, i // stride, overlap - i // stride, 0.0)
+        for i, part in enumerate(parts)
+    ]
+    parts += [jnp.zeros_like(parts[0])] * (stride - window)
+    phases = [functools.reduce(lax.add, parts[phase::stride]) for phase in range(stride)]
     shape = list(phases[0].shape)
     shape[axis] *= stride
     dx = jnp.stack(phases, axis + 1).reshape(shape)
