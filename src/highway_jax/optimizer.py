@@ -83,12 +83,11 @@ def build(
     if decays_weights:
         parts.append(optax.add_decayed_weights(numbers.weight_decay, mask=_kernels))
 
-    def rate(step):
-        return learning_rate(config, steps_per_epoch, numbers, step)
+    def descent(step):
+        return -learning_rate(config, steps_per_epoch, numbers, step)
 
     return optax.chain(
         *parts,
-        optax.scale_by_schedule(rate),
+        optax.scale_by_schedule(descent),
         optax.trace(decay=numbers.momentum, nesterov=config.nesterov),
-        optax.scale(-1.0),
     )

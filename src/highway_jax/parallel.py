@@ -6,6 +6,7 @@ in turn and every core is a device of its own (`use_cores`).
 """
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -20,6 +22,14 @@ from jax.sharding import PartitionSpec as P
 from highway_jax.errors import UserError
 
 AXIS = "trials"
+
+CPU_OPTIONS = {
+    "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+}
+"""Compiler options on CPU, each faster on dense nets (together 1.2 to 1.3 times): vectors as wide
+as the processor has, small matrix products left to Eigen, fewer copies of what loops carry."""
 
 
 def num_cores() -> int:
@@ -63,6 +73,19 @@ def devices(num_devices: int = 0) -> list[jax.Device]:
             f" the {found[0].platform} devices here"
         )
     return found[: num_devices or len(found)]
+
+
+@functools.cache
+def _compiler_options(platform: str) -> dict[str, Any]:
+    """Returns the options for a platform that this version of the compiler knows."""
+    if platform != "cpu":
+        return {}
+    known = {}
+    for name, value in CPU_OPTIONS.items():
+        with contextlib.suppress(JaxRuntimeError):
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+            known[name] = value
+    return known
 
 
 class Trials:
@@ -119,7 +142,9 @@ class Trials:
             )
             return mapped(trials, *shared)
 
-        return jax.jit(everywhere, donate_argnums=(0,) if donate else ())
+        options = _compiler_options(self.mesh.devices.flat[0].platform)
+        donated = (0,) if donate else ()
+        return jax.jit(everywhere, donate_argnums=donated, compiler_options=options)
 
     def place(self, tree: Any) -> Any:
         """Puts host arrays [num_trials, ...] onto the devices, the last trial filling the slots."""
