@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "highway_jax"
 ORDER = [
     "errors",
     "files",
+    "architectures",
     "schema",
     "config",
     "archives",
@@ -31,6 +32,7 @@ ORDER = [
     "signals",
     "workdir",
     "experiment",
+    "recipes",
     "__init__",
     "command_line",
     "main",

@@ -106,3 +106,17 @@ def test_every_number_can_change_without_a_new_program():
     ]
     assert len(traces) == 1
     assert all(abs(float(other - first)) > 1e-3 for other in others)
+
+
+def test_biases_at_twice_the_rate_and_the_softmax_layer_at_ten_times_the_decay():
+    section = _section(schedule="constant", last_decay_factor=10.0, bias_rate_factor=2.0)
+    leaves = {"kernel": jnp.ones(()), "bias": jnp.ones(()), "transform_bias": jnp.ones(())}
+    params = {"blocks": leaves, "head": {"kernel": jnp.ones(()), "bias": jnp.ones(())}}
+    rule = build(section, 100, NUMBERS, decays_weights=True)
+    updates, _ = rule.update(jax.tree.map(jnp.ones_like, params), rule.init(params), params)
+    # -0.5 * (1 + 0.25), -0.5 * (1 + 2.5), and -0.5 * 2 for every bias.
+    assert updates["blocks"]["kernel"] == pytest.approx(-0.625)
+    assert updates["head"]["kernel"] == pytest.approx(-1.75)
+    for bias in ("bias", "transform_bias"):
+        assert updates["blocks"][bias] == pytest.approx(-1.0)
+    assert updates["head"]["bias"] == pytest.approx(-1.0)

@@ -1,9 +1,10 @@
-"""Stacks of blocks: one plain layer that sets the width, equal blocks to any depth, a softmax.
+"""Stacks of layers: plain layers that change the width, runs of equal blocks, a softmax.
 
-The equal blocks are one `nn.scan`, so that compiling a net takes the same time at every depth.
+The blocks of a run are one `nn.scan`, so that compiling a net takes the same time at every depth.
 The rest of the package sees a `Model` of pure functions and never a linen module.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from highway_jax import architectures, convolution
+from highway_jax.errors import UserError
 from highway_jax.layers import BLOCKS, BlockActivations, PlainBlock, lookup
 
 Params = Any
@@ -54,7 +57,8 @@ def scan_blocks(
 
     def body(block, x, gate):
         activations = block.activations(x, gate)
-        return activations.y, (activations if collect else None)
+        y = activations.y[-1] if isinstance(block, BlockGroup) else activations.y
+        return y, (activations if collect else None)
 
     if remat != "none":
         body = nn.remat(body, prevent_cse=False, policy=lookup(REMATS, "model.remat", remat))
@@ -68,6 +72,58 @@ def scan_blocks(
     return scan(block, x, gates)
 
 
+class BlockGroup(nn.Module):
+    """Blocks that differ in the side of their kernels, one after the other, as one to repeat.
+
+    Attributes:
+        block: A name in `BLOCKS`.
+        kernel_sizes: The kernel's side of each.
+        width: Maps of every block.
+        options: Further fields of the blocks.
+    """
+
+    block: str
+    kernel_sizes: tuple[int, ...]
+    width: int
+    options: Mapping[str, Any]
+
+    @nn.compact
+    def activations(self, x: Array, gates: Array | None = None) -> BlockActivations:
+        """Returns what all blocks compute, stacked: arrays [blocks, batch, ..., width].
+
+        Args:
+            x: Input [batch, ..., width].
+            gates: None, or one number a block (see `HighwayBlock.activations`).
+        """
+        found = []
+        for i, size in enumerate(self.kernel_sizes):
+            block = BLOCKS[self.block](
+                self.width, kernel_size=size, **self.options, name=f"block{i}"
+            )
+            found.append(block.activations(x, None if gates is None else gates[i]))
+            x = found[-1].y
+        return jax.tree.map(lambda *parts: jnp.stack(parts), *found)
+
+
+def _fields(block: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of the options that a kind of block has."""
+    known = lookup(BLOCKS, "model.block", block).__dataclass_fields__
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _ends(
+    options: Mapping[str, Any], first_initializer: str, last_initializer: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the fields of the first plain layer and of the softmax layer."""
+    plain = _fields("plain", options)
+    same = options.get("initializer", PlainBlock.initializer)
+    first, last = (
+        same if name == "same" else name for name in (first_initializer, last_initializer)
+    )
+    head = {**plain, "activation": "identity", "initializer": last}
+    return {**plain, "initializer": first}, head
+
+
 class DenseStack(nn.Module):
     """A fully connected net of `depth` hidden layers (section 3.1) and a softmax layer.
 
@@ -78,6 +134,8 @@ class DenseStack(nn.Module):
         num_classes: Units of the softmax layer.
         options: Further fields of the block, such as `activation` or `gate`.
         remat: See `scan_blocks`.
+        first_initializer: A name in `INITIALIZERS` for the first layer, or "same".
+        last_initializer: The softmax layer's.
     """
 
     block: str
@@ -86,23 +144,114 @@ class DenseStack(nn.Module):
     num_classes: int
     options: Mapping[str, Any]
     remat: str = "none"
+    first_initializer: str = "same"
+    last_initializer: str = "same"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch *shape"], gates: Array | None = None, collect: bool = False
     ) -> tuple[Float[Array, "batch classes"], BlockActivations | None]:
         """Returns float32 logits, and with `collect` the blocks' activations."""
-        plain = {k: v for k, v in self.options.items() if k in PlainBlock.__dataclass_fields__}
+        first, last = _ends(self.options, self.first_initializer, self.last_initializer)
         x = x.reshape(x.shape[0], -1)
-        x = PlainBlock(self.width, **plain, name="input")(x)
+        x = PlainBlock(self.width, **first, name="input")(x)
         block_class = lookup(BLOCKS, "model.block", self.block)
-        fields = self.options if self.block == "highway" else plain
-        block = block_class(self.width, **fields, name="blocks")
+        block = block_class(self.width, **_fields(self.block, self.options), name="blocks")
         x, activations = scan_blocks(
             block, x, self.depth - 1, gates, collect=collect, remat=self.remat
         )
-        head = PlainBlock(self.num_classes, **{**plain, "activation": "identity"}, name="head")
-        return head(x).astype(jnp.float32), activations
+        logits = PlainBlock(self.num_classes, **last, name="head")(x)
+        return logits.astype(jnp.float32), activations
+
+
+class ConvStack(nn.Module):
+    """A convolutional net of layers in a row, and a softmax layer.
+
+    Attributes:
+        block: A name in `BLOCKS`.
+        layers: What comes before the softmax layer (see `architectures`).
+        num_classes: Units of the softmax layer.
+        options: Further fields of the blocks.
+        remat: See `scan_blocks`.
+        first_initializer: A name in `INITIALIZERS` for the first layer, or "same".
+        last_initializer: The softmax layer's.
+    """
+
+    block: str
+    layers: tuple[architectures.Layer, ...]
+    num_classes: int
+    options: Mapping[str, Any]
+    remat: str = "none"
+    first_initializer: str = "same"
+    last_initializer: str = "same"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        gates: Float[Array, "blocks"] | None = None,
+        collect: bool = False,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch classes"], tuple[BlockActivations, ...] | None]:
+        """Returns float32 logits, and with `collect` the activations of each run of blocks.
+
+        Args:
+            x: Images.
+            gates: None, or a number for each block of the net (see `scan_blocks`).
+            collect: Whether to return the blocks' activations.
+            train: Whether to drop units; needs a random stream named "dropout".
+        """
+        fields, last = _ends(self.options, self.first_initializer, self.last_initializer)
+        plain = _fields("plain", self.options)
+        runs, done = [], 0
+        for number, layer in enumerate(self.layers):
+            name = f"{type(layer).__name__.lower()}{number}"
+            match layer:
+                case architectures.Dropout(rate):
+                    x = nn.Dropout(rate, deterministic=not train, name=name)(x)
+                case architectures.Pool():
+                    x = _pool(layer, x)
+                case architectures.Plain(width, kernel_size, padding):
+                    x = x if kernel_size else x.reshape(len(x), -1)
+                    sizes = {"kernel_size": kernel_size, "padding": padding}
+                    x = PlainBlock(width, **sizes, **fields, name=name)(x)
+                    fields = plain
+                case architectures.Blocks():
+                    num_blocks = layer.count * len(layer.kernel_sizes)
+                    own = None if gates is None else gates[done : done + num_blocks]
+                    x, activations = self._run(layer, x, own, collect, name)
+                    runs.append(activations)
+                    done += num_blocks
+        logits = PlainBlock(self.num_classes, **last, name="head")(x.reshape(len(x), -1))
+        return logits.astype(jnp.float32), (tuple(runs) if collect else None)
+
+    def _run(
+        self,
+        layer: architectures.Blocks,
+        x: Array,
+        gates: Array | None,
+        collect: bool,
+        name: str,
+    ) -> tuple[Array, BlockActivations | None]:
+        """Applies a run of blocks; activations are [blocks, batch, ...] whatever the groups."""
+        sizes, options = layer.kernel_sizes, _fields(self.block, self.options)
+        if len(sizes) == 1:
+            block = BLOCKS[self.block](x.shape[-1], kernel_size=sizes[0], **options, name=name)
+        else:
+            block = BlockGroup(self.block, sizes, x.shape[-1], options, name=name)
+            gates = gates if gates is None else gates.reshape(layer.count, len(sizes))
+        x, found = scan_blocks(block, x, layer.count, gates, collect=collect, remat=self.remat)
+        if collect and len(sizes) > 1:
+            found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+        return x, found
+
+
+def _pool(layer: architectures.Pool, x: Array) -> Array:
+    if layer.window == 0:
+        reduce = jnp.max if layer.kind == "max" else jnp.mean
+        return reduce(x, axis=(1, 2), keepdims=True)
+    pool = convolution.max_pool if layer.kind == "max" else convolution.avg_pool
+    return pool(x, layer.window, layer.stride)
 
 
 class Model(NamedTuple):
@@ -110,16 +259,18 @@ class Model(NamedTuple):
 
     Attributes:
         init: (key, transform_bias) -> params; the initial gate bias may be a traced number.
-        apply: (params, x) -> float32 logits [batch, classes]; x is float [batch, ...].
+        apply: (params, x, dropout_key=None) -> float32 logits [batch, classes]; x is float
+            [batch, ...]; without a key no units are dropped.
         activations: (params, x, gates=None) -> (logits, `BlockActivations` stacked over the
-            blocks); `gates` [blocks] forces transform gates where it is not NaN.
+            blocks, or a tuple of one for each run of blocks of a convolutional net); `gates`
+            [blocks] forces transform gates where it is not NaN.
         num_parameters: Trainable numbers of one net.
-        num_blocks: Scanned blocks, the length of the activations' first axis.
+        num_blocks: Blocks that `gates` has a number for.
         multiply_adds: Multiplications of one example's forward pass in kernels.
     """
 
     init: Callable[[PRNGKeyArray, Float[Array, ""]], Params]
-    apply: Callable[[Params, Array], Array]
+    apply: Callable[..., Array]
     activations: Callable[..., tuple[Array, BlockActivations | None]]
     num_parameters: int
     num_blocks: int
@@ -139,10 +290,12 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
     """Builds the net that the `model` section of a config describes.
 
     Args:
-        config: The section: block, depth, width, activation, initializer, gate, carry_bias,
-            remat, dtype.
+        config: The `model` section.
         image_shape: Shape of one example, without the batch.
         num_classes: Outputs of the softmax layer.
+
+    Raises:
+        UserError: If the images are too small for the net.
     """
     options = {
         "activation": config.activation,
@@ -151,22 +304,65 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
         "gate": config.gate,
         "carry_bias": config.carry_bias,
     }
-    net = DenseStack(config.block, config.depth, config.width, num_classes, options, config.remat)
+    ends = {
+        "remat": config.remat,
+        "first_initializer": config.first_initializer,
+        "last_initializer": config.last_initializer,
+    }
+    if config.architecture == "dense":
+        net = DenseStack(config.block, config.depth, config.width, num_classes, options, **ends)
+        num_blocks, can_drop = config.depth - 1, False
+    else:
+        make = lookup(architectures.ARCHITECTURES, "model.architecture", config.architecture)
+        layers = make(config.width)
+        net = ConvStack(config.block, layers, num_classes, options, **ends)
+        runs = [layer for layer in layers if isinstance(layer, architectures.Blocks)]
+        num_blocks = sum(run.count * len(run.kernel_sizes) for run in runs)
+        can_drop = config.dropout
     example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), example)["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    try:
+        shapes = jax.eval_shape(net.init, jax.random.key(0), example)["params"]
+    except UserError as error:
+        raise UserError(
+            f"config.model.architecture is {config.architecture!r}; images of"
+            f" {'x'.join(map(str, image_shape))} are too small for it ({error})"
+        ) from error
 
     def init(key, transform_bias):
         params = net.init(key, jnp.zeros(example.shape))["params"]
         return set_transform_bias(params, transform_bias)
 
+    def apply(params, x, dropout_key=None):
+        if dropout_key is None or not can_drop:
+            return net.apply({"params": params}, x)[0]
+        return net.apply({"params": params}, x, train=True, rngs={"dropout": dropout_key})[0]
+
     return Model(
         init=init,
-        apply=lambda params, x: net.apply({"params": params}, x)[0],
+        apply=apply,
         activations=lambda params, x, gates=None: net.apply(
             {"params": params}, x, gates, collect=True
         ),
-        num_parameters=sum(leaf.size for _, leaf in leaves),
-        num_blocks=config.depth - 1,
-        multiply_adds=sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel"),
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+        num_blocks=num_blocks,
+        multiply_adds=_count(jax.make_jaxpr(apply)(shapes, example)),
     )
+
+
+def _count(jaxpr: Any) -> int:
+    """Returns the multiplications of all matrix products and convolutions of a program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        operands = [variable.aval for variable in equation.invars]
+        if equation.primitive.name == "dot_general":
+            contracted, _ = equation.params["dimension_numbers"][0]
+            each = math.prod(operands[0].shape[axis] for axis in contracted)
+            total += equation.outvars[0].aval.size * each
+        elif equation.primitive.name == "conv_general_dilated":
+            outputs = equation.outvars[0].aval
+            total += outputs.size // outputs.shape[-1] * operands[1].size
+        else:
+            repeated = equation.params.get("length", 1)
+            inner = (value for value in equation.params.values() if hasattr(value, "eqns"))
+            total += repeated * sum(map(_count, inner))
+    return total

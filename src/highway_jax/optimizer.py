@@ -4,7 +4,8 @@ The update is that of the authors' frameworks: weight decay is added to the grad
 multiplies the gradient before it enters the velocity (so that a fall of the rate does not rescale
 what the velocity already holds), and Nesterov's form looks ahead along the new velocity:
 
-    g = grad + weight_decay * w
+    g = grad + weight_decay * w            kernels; times a factor in the softmax layer
+    g = bias_rate_factor * grad            biases
     v = momentum * v + rate * g
     w = w - v                              classical
     w = w - (rate * g + momentum * v)      Nesterov, as in Caffe
@@ -65,13 +66,23 @@ def _kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def _biases(params: Any) -> Any:
+    return jax.tree.map(lambda is_kernel: not is_kernel, _kernels(params))
+
+
+def _last_kernel(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: [entry.key for entry in path] == ["head", "kernel"], params
+    )
+
+
 def build(
     config: Any, steps_per_epoch: int, numbers: Hyperparameters, *, decays_weights: bool
 ) -> optax.GradientTransformation:
     """Builds the update rule of one trial.
 
     Args:
-        config: The `optimizer` section: schedule, nesterov, clip_norm.
+        config: The `optimizer` section: schedule, nesterov, clip_norm and both factors.
         steps_per_epoch: Steps of an epoch.
         numbers: The trial's numbers; may be traced.
         decays_weights: Whether any trial of the program decays weights; without, the term is
@@ -82,6 +93,11 @@ def build(
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     if decays_weights:
         parts.append(optax.add_decayed_weights(numbers.weight_decay, mask=_kernels))
+        if config.last_decay_factor != 1:
+            more = (config.last_decay_factor - 1) * numbers.weight_decay
+            parts.append(optax.add_decayed_weights(more, mask=_last_kernel))
+    if config.bias_rate_factor != 1:
+        parts.append(optax.masked(optax.scale(config.bias_rate_factor), _biases))
 
     def descent(step):
         return -learning_rate(config, steps_per_epoch, numbers, step)

@@ -44,6 +44,7 @@ class Program:
             init=self.model.init,
             apply=self.model.apply,
             preprocess=preprocess.fit(config.data, dataset.train.images, dataset.max_value),
+            augment=preprocess.augmentation(config.data),
             optimizer=lambda numbers: optimizer.build(
                 config.optimizer, self.steps_per_epoch, numbers, decays_weights=decays_weights
             ),

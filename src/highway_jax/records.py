@@ -23,6 +23,7 @@ from highway_jax.errors import UserError
 SETTING = (
     "case",
     "dataset",
+    "architecture",
     "block",
     "depth",
     "width",
@@ -67,7 +68,7 @@ batch over this time.
 """
 
 _TEXTS = {"batch", "case", "dataset", "block", "activation", "initializer", "gate", "schedule"}
-_TEXTS |= {"status"}
+_TEXTS |= {"status", "architecture"}
 _WHOLES = {"trial", "seed", "depth", "width", "batch_size", "epochs", "num_parameters", "steps"}
 _WHOLES |= {"rung"}
 

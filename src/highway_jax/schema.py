@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from highway_jax.architectures import DEPTHS
+
 
 class Key(NamedTuple):
     """One setting.
@@ -98,6 +100,7 @@ _INITIALIZERS = (
     "glorot_uniform",
     "lecun_normal",
 )
+_END_INITIALIZERS = ("same", *_INITIALIZERS, "unit_normal", "tenth_normal", "twentieth_normal")
 
 SCHEMA: dict[str, Key] = {
     "name": Key("run", is_name, NAME, "names the run"),
@@ -112,18 +115,33 @@ SCHEMA: dict[str, Key] = {
     "data.split_seed": _whole(0, 0, "draws which examples these are", _UINT32),
     "data.scaling": _choice(
         "unit",
-        ("unit", "caffe", "signed"),
-        "pixels to [0, 1]; to [0, 255/256], as the authors' Caffe files; or to [-1, 1]",
+        ("unit", "caffe", "signed", "contrast"),
+        "pixels to [0, 1]; [0, 255/256], as in Caffe; [-1, 1]; or every image to one contrast",
+    ),
+    "data.contrast_std": _real(
+        1.0, 0.0, 1e6, "of an image's numbers with scaling `contrast` (section 3.3)", open_low=True
     ),
     "data.subtract_mean": _flag(False, "subtract the training set's mean image"),
+    "data.pad": _whole(0, 0, "pixels of border from which training images are cropped", 1000),
+    "data.mirror": _flag(False, "mirror half of the training images, drawn at random"),
     "data.dir": _text("", "prepared TFDS datasets; empty: $TFDS_DATA_DIR, ~/tensorflow_datasets"),
     "data.cache_dir": _text("", "decoded arrays; empty: the user's cache directory"),
     "data.download": _flag(True, "whether the network may be used"),
     "model.block": _choice("highway", ("highway", "plain", "residual"), "the equation repeated"),
-    "model.depth": _whole(50, 1, "hidden layers: one plain, then depth - 1 blocks (section 3.1)"),
-    "model.width": _whole(50, 1, "units a layer: 50 highway, 71 plain (section 3.1)"),
+    "model.architecture": _choice(
+        "dense", ("dense", *DEPTHS), "fully connected (section 3.1), or a net of Tables 1 to 3"
+    ),
+    "model.depth": _whole(
+        50, 1, "hidden layers of a dense net: one plain, then depth - 1 blocks (section 3.1)"
+    ),
+    "model.width": _whole(
+        50, 1, "units a layer: 50 highway, 71 plain (section 3.1); or maps of the first stage"
+    ),
     "model.activation": _choice("relu", _ACTIVATIONS, "the f of H; relu or tanh (section 3.1)"),
-    "model.initializer": _choice("normalized", _INITIALIZERS, "draws all kernels"),
+    "model.initializer": _choice("normalized", _INITIALIZERS, "draws the kernels"),
+    "model.first_initializer": _choice("same", _END_INITIALIZERS, "draws the first layer's"),
+    "model.last_initializer": _choice("same", _END_INITIALIZERS, "draws the softmax layer's"),
+    "model.dropout": _flag(True, "the dropout of a convolutional net"),
     "model.gate": _choice("coupled", ("coupled", "separate"), "C = 1 - T, or a gate of its own"),
     "model.transform_bias": _real(-2.0, -1e3, 1e3, "initial b_T; -1 to -10 in section 3.1"),
     "model.carry_bias": _real(1.0, -1e3, 1e3, "initial b_C of a separate carry gate"),
@@ -150,6 +168,12 @@ SCHEMA: dict[str, Key] = {
         "steps at which the schedule `steps` multiplies the rate by `decay`",
     ),
     "optimizer.weight_decay": _real(0.0, 0.0, _LARGE, "L2 in the gradient of kernels, not biases"),
+    "optimizer.last_decay_factor": _real(
+        1.0, 0.0, _LARGE, "times `weight_decay` in the softmax layer; 10 in the authors' files"
+    ),
+    "optimizer.bias_rate_factor": _real(
+        1.0, 0.0, _LARGE, "times the rate for biases; 2 in the authors' files"
+    ),
     "optimizer.clip_norm": _real(0.0, 0.0, _LARGE, "largest norm of a gradient; 0: no clipping"),
     "training.epochs": _whole(10, 1, "passes over the training split"),
     "training.batch_size": _whole(100, 1, "examples a step; an epoch drops the remainder"),
@@ -207,6 +231,14 @@ DISTRIBUTIONS = {
 """What `sweep.draw` draws from, each with how it is written."""
 
 RULES: tuple[Rule, ...] = (
+    *(
+        Rule(
+            ("model.depth", "model.architecture"),
+            lambda depth, net, name=name, layers=layers: net != name or depth == layers,
+            f"{layers} where model.architecture is {name!r}",
+        )
+        for name, layers in DEPTHS.items()
+    ),
     Rule(
         ("optimizer.boundaries", "optimizer.schedule"),
         lambda boundaries, schedule: schedule != "steps" or len(boundaries) > 0,

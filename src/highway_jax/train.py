@@ -36,11 +36,12 @@ class Task(NamedTuple):
 
     Attributes:
         init: (key, transform_bias) -> params.
-        apply: (params, inputs) -> logits.
+        apply: (params, inputs, dropout_key=None) -> logits; without a key, as for evaluation.
         preprocess: Stored images -> inputs.
         optimizer: A trial's `Hyperparameters` -> its update rule.
         num_train: Training examples.
         batch_size: Examples of a step.
+        augment: (key, inputs) -> inputs as training sees them.
     """
 
     init: Callable
@@ -49,6 +50,7 @@ class Task(NamedTuple):
     optimizer: Callable[[Hyperparameters], optax.GradientTransformation]
     num_train: int
     batch_size: int
+    augment: Callable = lambda key, inputs: inputs
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,14 +78,14 @@ class TrialState(NamedTuple):
     diverged: Bool[Array, ""]
 
 
-def _keys(numbers: Hyperparameters) -> tuple[Array, Array]:
-    init_key, data_key = jax.random.split(jax.random.key(numbers.seed))
-    return init_key, data_key
+def _keys(numbers: Hyperparameters) -> tuple[Array, Array, Array]:
+    init_key, data_key, noise_key = jax.random.split(jax.random.key(numbers.seed), 3)
+    return init_key, data_key, noise_key
 
 
 def create(task: Task, numbers: Hyperparameters) -> TrialState:
     """Returns the state of a trial before its first step."""
-    init_key, _ = _keys(numbers)
+    init_key, _, _ = _keys(numbers)
     params = task.init(init_key, numbers.transform_bias)
     return TrialState(
         numbers=numbers,
@@ -105,10 +107,12 @@ def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
         state: The trial before the step.
         batch: `batch_size` examples.
     """
-    inputs = task.preprocess(batch.images)
+    _, _, noise_key = _keys(state.numbers)
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
+    inputs = task.augment(augment_key, task.preprocess(batch.images))
 
     def loss_and_sums(params):
-        logits = task.apply(params, inputs)
+        logits = task.apply(params, inputs, dropout_key)
         sums = metrics.sums(logits, batch.labels, jnp.ones(len(batch.labels), bool))
         return sums.loss / task.batch_size, sums
 
@@ -143,7 +147,7 @@ def train_steps(
         data: The examples, of which the first `num_train` are trained on.
         num_steps: How many; must not reach past the end of the epoch that `state.step` is in.
     """
-    _, data_key = _keys(state.numbers)
+    _, data_key, _ = _keys(state.numbers)
 
     def run(state: TrialState) -> TrialState:
         epoch, first = jnp.divmod(state.step, task.steps_per_epoch)

@@ -1,0 +1,135 @@
+"""The convolutional nets of Tables 1, 2 and 3 as lists of layers.
+
+`model.width` is the width of a net's first stage; those of the others are in proportion. What the
+paper does not state, and is inferred, is said at each net. Layers are counted as the tables do: the
+softmax layer is one of them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Plain(NamedTuple):
+    """A plain layer, the only kind that changes the number of maps.
+
+    Attributes:
+        width: Its maps.
+        kernel_size: Side of its kernel; 0 for a fully connected layer of all that comes in.
+        padding: "SAME" or "VALID".
+    """
+
+    width: int
+    kernel_size: int = 3
+    padding: str = "SAME"
+
+
+class Blocks(NamedTuple):
+    """Blocks of the kind that `model.block` names, as wide as what comes in.
+
+    Attributes:
+        count: How often the group is repeated.
+        kernel_sizes: Sides of the kernels of one group of blocks.
+    """
+
+    count: int
+    kernel_sizes: tuple[int, ...] = (3,)
+
+
+class Pool(NamedTuple):
+    """Pooling without padding; partial windows at the end count, as in Caffe.
+
+    Attributes:
+        kind: "max" or "average".
+        window: Side of the window; 0 for all of the image.
+        stride: Between windows.
+    """
+
+    kind: str = "max"
+    window: int = 2
+    stride: int = 2
+
+
+class Dropout(NamedTuple):
+    """Sets numbers to zero at random in training, and scales the others up.
+
+    Attributes:
+        rate: The share set to zero.
+    """
+
+    rate: float
+
+
+Layer = Plain | Blocks | Pool | Dropout
+
+_GLOBAL_MAX, _GLOBAL_AVERAGE = Pool("max", 0, 1), Pool("average", 0, 1)
+
+
+def mnist10(width: int) -> tuple[Layer, ...]:
+    """Table 1: 10 layers, all of one width (section 3.2); the layer list is the authors' file's."""
+    return (
+        *(Dropout(0.2), Plain(width, 5, "VALID"), Blocks(2), Pool("max", 3, 2)),
+        *(Dropout(0.3), Blocks(3), Pool("max", 3, 2)),
+        *(Dropout(0.4), Blocks(3), Pool("max", 2, 2), Dropout(0.5)),
+    )
+
+
+def highway_a(width: int) -> tuple[Layer, ...]:
+    """Table 2, Highway A: 11 layers after FitNet 1.
+
+    Widths and layers are inferred from the stated 11 layers and about 236K parameters; dropout is
+    that of the authors' CIFAR net.
+    """
+    return (
+        *(Dropout(0.2), Plain(width), Blocks(2), Pool(), Dropout(0.2)),
+        *(Plain(2 * width), Blocks(2), Pool(), Dropout(0.2)),
+        *(Plain(4 * width), Blocks(2), _GLOBAL_MAX, Dropout(0.2)),
+        Plain(250, 0),
+    )
+
+
+def _stages_of_b(width: int) -> tuple[Layer, ...]:
+    return (
+        *(Dropout(0.2), Plain(width), Blocks(4), Pool(), Dropout(0.2)),
+        *(Plain(5 * width // 2), Blocks(5), Pool(), Dropout(0.2)),
+        *(Plain(4 * width), Blocks(5)),
+    )
+
+
+def highway_b(width: int) -> tuple[Layer, ...]:
+    """Table 2, Highway B: 19 layers after FitNet 4.
+
+    Inferred: the net of Table 3 with its convolution of size one and its average pooling exchanged
+    for what they replaced, a global maximum and a fully connected layer (section 3.3.2), whose
+    250 units are those that fit Highway A.
+    """
+    return (*_stages_of_b(width), _GLOBAL_MAX, Dropout(0.2), Plain(250, 0))
+
+
+def highway_c(width: int) -> tuple[Layer, ...]:
+    """Table 2, Highway C: 32 layers, kernels of 3x3 and 1x1 in turn, about 1.25M parameters.
+
+    The alternation and both counts are stated; widths, stages and the last layers are inferred.
+    """
+    layers: list[Layer] = [Dropout(0.2)]
+    for stage, pool in enumerate((Pool(), Pool(), _GLOBAL_MAX)):
+        layers += [Plain((stage + 1) * width), Blocks(4, (1, 3)), Blocks(1, (1,)), pool]
+        layers.append(Dropout(0.2))
+    return (*layers, Plain(100, 0))
+
+
+def cifar19(width: int) -> tuple[Layer, ...]:
+    """Table 3: 19 layers (section 3.3.2); the layer list is the authors' file's."""
+    return (*_stages_of_b(width), Plain(100, 1), _GLOBAL_AVERAGE, Dropout(0.2))
+
+
+ARCHITECTURES: dict[str, Callable[[int], tuple[Layer, ...]]] = {
+    "mnist10": mnist10,
+    "highway_a": highway_a,
+    "highway_b": highway_b,
+    "highway_c": highway_c,
+    "cifar19": cifar19,
+}
+"""Nets by name, as functions of their width."""
+
+DEPTHS = {"mnist10": 10, "highway_a": 11, "highway_b": 19, "highway_c": 32, "cifar19": 19}
+"""Layers of each net, the softmax layer included."""

@@ -1,0 +1,191 @@
+"""The convolutional nets of Tables 1 to 3, and what their training adds to that of dense nets."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from highway_jax import architectures, config, default_config, experiment, preprocess
+from highway_jax.errors import UserError
+from highway_jax.layers import BLOCKS
+from highway_jax.models import ConvStack, build
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def _get_config(name, variant):
+    return runpy.run_path(str(EXPERIMENTS / f"{name}.py"))["get_config"](variant)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "image_shape", "num_classes", "parameters", "multiply_adds"),
+    [
+        # Parameters: 39K and 151K (Table 1), ~236K, ~2.3M and ~1.25M (Table 2); Table 3's are
+        # those in the authors' logs. Multiplications: about 30M in FitNet 1.
+        ("table1_mnist", "width16", (28, 28, 1), 10, 38_986, 8_028_576),
+        ("table1_mnist", "width32", (28, 28, 1), 10, 151_690, 31_650_624),
+        ("table2_fitnets", "highway_a", (32, 32, 3), 10, 236_328, 31_131_716),
+        ("table2_fitnets", "highway_b", (32, 32, 3), 10, 2_277_688, 330_041_028),
+        ("table2_fitnets", "highway_c", (32, 32, 3), 10, 1_264_502, 229_484_904),
+        ("table3_cifar", "cifar10", (32, 32, 3), 10, 2_256_838, 330_826_728),
+        ("table3_cifar", "cifar100", (32, 32, 3), 100, 2_265_928, 330_835_728),
+    ],
+)
+def test_counts_of_the_paper(name, variant, image_shape, num_classes, parameters, multiply_adds):
+    for end in ("", ",short"):
+        settings = _get_config(name, variant + end)
+        config.validate(settings)
+        model = build(settings.model, image_shape, num_classes)
+        assert model.num_parameters == parameters
+        assert model.multiply_adds == multiply_adds
+
+
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_layers_are_counted_as_the_tables_do(name):
+    layers = architectures.ARCHITECTURES[name](8)
+    blocks = [layer for layer in layers if isinstance(layer, architectures.Blocks)]
+    plain = sum(isinstance(layer, architectures.Plain) for layer in layers)
+    assert (
+        plain + sum(b.count * len(b.kernel_sizes) for b in blocks) + 1
+        == (architectures.DEPTHS[name])
+    )
+
+
+def _small(layers, block="highway", **fields):
+    net = ConvStack(block, layers, 3, {"activation": "relu"}, **fields)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    return net, net.init(jax.random.key(1), x)["params"], x
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_alternating_blocks_are_those_blocks_in_turn(block):
+    layers = (architectures.Plain(4), architectures.Blocks(2, (1, 3)))
+    net, params, x = _small(layers, block)
+    logits, (found,) = net.apply({"params": params}, x, collect=True)
+    x = BLOCKS["plain"](4, kernel_size=3).apply({"params": params["plain0"]}, x)
+    for number, size in enumerate((1, 3, 1, 3)):
+        group, place = divmod(number, 2)
+        own = params["blocks1"][f"block{place}"]
+        own = jax.tree.map(lambda leaf, group=group: leaf[group], own)
+        x = BLOCKS[block](4, kernel_size=size).apply({"params": own}, x)
+        np.testing.assert_allclose(found.y[number], x, rtol=1e-5, atol=1e-6)
+    head = params["head"]
+    expected = x.reshape(2, -1) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_forced_gates_reach_the_blocks_they_name():
+    layers = (architectures.Plain(4), architectures.Blocks(1), architectures.Blocks(2, (1, 3)))
+    net, params, x = _small(layers)
+    gates = jnp.array([jnp.nan, 0.0, jnp.nan, 1.0, 0.0])
+    _, (first, second) = net.apply({"params": params}, x, gates, True)
+    assert first.t.min() < first.t.max()
+    np.testing.assert_array_equal(second.y[0], first.y[0])
+    np.testing.assert_array_equal(second.t[2], np.ones_like(second.t[2]))
+    np.testing.assert_array_equal(second.y[3], second.y[2])
+
+
+def _model(**changes):
+    section = default_config().model
+    section.update({"architecture": "highway_a", "depth": 11, "width": 4, **changes})
+    return build(section, (8, 8, 1), 3)
+
+
+def test_units_are_dropped_in_training_alone():
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    model = _model()
+    params = model.init(jax.random.key(1), jnp.float32(-1))
+    calm = model.apply(params, x)
+    np.testing.assert_array_equal(calm, model.apply(params, x))
+    one, two = (model.apply(params, x, jax.random.key(k)) for k in (0, 1))
+    assert np.abs(one - calm).max() > 1e-3
+    assert np.abs(one - two).max() > 1e-3
+    still = _model(dropout=False).apply(params, x, jax.random.key(0))
+    np.testing.assert_allclose(still, calm, rtol=1e-6)
+
+
+def test_first_and_last_kernels_have_initializers_of_their_own():
+    model = _model(width=64, first_initializer="unit_normal", last_initializer="tenth_normal")
+    params = model.init(jax.random.key(0), jnp.float32(-1))
+    assert np.std(params["plain1"]["kernel"]) == pytest.approx(1.0, rel=0.1)
+    assert np.std(params["head"]["kernel"]) == pytest.approx(0.1, rel=0.1)
+    # `normalized` for ReLU: the variance of 2 / mean fan.
+    assert np.std(params["plain5"]["kernel"]) == pytest.approx(np.sqrt(2 / (96 * 9)), rel=0.05)
+
+
+def test_images_too_small_are_named():
+    section = default_config().model
+    section.update({"architecture": "mnist10", "depth": 10})
+    with pytest.raises(UserError, match="'mnist10'; images of 4x4x1 are too small"):
+        build(section, (4, 4, 1), 10)
+
+
+def test_depth_and_architecture_agree():
+    settings = default_config()
+    settings.model.architecture = "cifar19"
+    with pytest.raises(UserError, match=r"model\.depth is 50.*19 where model\.architecture"):
+        config.validate(settings)
+
+
+def _images(n=50):
+    return np.random.default_rng(0).integers(0, 256, (n, 6, 5, 3), np.uint8)
+
+
+def test_contrast_normalization_by_hand():
+    section = default_config().data
+    section.update({"scaling": "contrast", "contrast_std": 0.5, "subtract_mean": True})
+    images = _images()
+    images[3] = 77
+    x = images.astype(np.float64) / 255
+    x -= x.mean(axis=(1, 2, 3), keepdims=True)
+    std = x.std(axis=(1, 2, 3), keepdims=True)
+    x = np.where(std > 1e-6, 0.5 * x / np.maximum(std, 1e-6), 0)
+    found = preprocess.fit(section, images, 255)(jnp.asarray(images))
+    np.testing.assert_allclose(found, x - x.mean(axis=0), atol=1e-5)
+
+
+def test_every_crop_is_a_place_of_the_padded_image_mirrored_or_not():
+    section = default_config().data
+    section.update({"pad": 2, "mirror": True})
+    images = _images(1)[0].astype(np.float32)
+    x = jnp.asarray(np.broadcast_to(images, (2000, 6, 5, 3)))
+    padded = np.pad(images, [(2, 2), (2, 2), (0, 0)])
+    places = {}
+    for row in range(5):
+        for column in range(5):
+            crop = padded[row : row + 6, column : column + 5]
+            places[crop.tobytes()] = places[crop[:, ::-1].tobytes()] = 0
+    assert len(places) == 50
+    for crop in np.asarray(preprocess.augmentation(section)(jax.random.key(0), x)):
+        places[crop.tobytes()] += 1
+    # Each of the 50 with probability 1/50: 40 expected, standard deviation 6.3.
+    assert min(places.values()) > 10
+    assert max(places.values()) < 75
+
+
+def test_without_augmentation_nothing_changes():
+    x = jnp.asarray(_images(), jnp.float32)
+    found = preprocess.augmentation(default_config().data)(jax.random.key(0), x)
+    np.testing.assert_array_equal(found, x)
+
+
+def test_a_convolutional_net_trains_alone_as_in_a_batch(tmp_path):
+    settings = _get_config("table2_fitnets", "highway_a,short")
+    settings.data.name = "digits"
+    settings.data.pad = 1
+    settings.data.mirror = False
+    settings.model.width = 8
+    settings.optimizer.learning_rate = 0.02
+    settings.optimizer.boundaries = (1000,)
+    settings.training.epochs = 8
+    settings.runtime.progress = settings.runtime.tensorboard = False
+    settings.seeds = (0, 1)
+    rows = experiment.run(settings, tmp_path / "both")
+    settings.seeds = (1,)
+    (alone,) = experiment.run(settings, tmp_path / "alone")
+    assert rows[1]["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-4)
+    assert all(row["train_loss"] < 2.1 and not row["diverged"] for row in rows)
+    assert rows[0]["architecture"] == "highway_a"
