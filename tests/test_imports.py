@@ -36,6 +36,9 @@ ORDER = [
     "__init__",
     "command_line",
     "main",
+    "paper",
+    "figures",
+    "report",
 ]
 
 # Libraries that stay inside certain rooms.
@@ -43,6 +46,7 @@ HOMES = {
     "flax": {"layers", "models"},
     "orbax": {"checkpoint"},
     "tensorflow_datasets": {"archives", "data", "tfds_builders"},
+    "matplotlib": {"figures"},
     "sklearn": {"data"},
     "tensorboardX": {"records"},
 }

@@ -1,0 +1,132 @@
+"""Reports of runs that are made up, so that every number in them is known."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from highway_jax import paper, records, report
+from highway_jax.errors import UserError
+
+ENVIRONMENT = {
+    "num_devices": 2,
+    "device_kind": "cpu",
+    "processor": "a processor",
+    "versions": {"jax": "0.0"},
+    "commit": "abc",
+}
+
+
+def _write_run(path, rows, lines, trials=0):
+    path.mkdir()
+    config = {"name": path.name, "sweep": {"trials": trials}}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    with (path / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, records.RESULTS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    # The last line is torn, as where a run is still writing it.
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (path / "metrics.jsonl").write_text(text + '{"trial": 0, "epo')
+
+
+def _row(trial, **values):
+    row = {"batch": "b", "trial": trial, "dataset": "mnist", "architecture": "dense", "width": 50}
+    row |= {"block": "highway", "depth": 10, "rung": 0, "status": "dropped", "num_parameters": 7}
+    row |= {"train_seconds": 5.0, "train_loss": 1.0, "epochs": 2, "steps": 20}
+    return row | values
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    # Twelve trials of two epochs; trial 3 goes on to a third, though it is not the best of all.
+    rows = [_row(i, train_loss=(i + 1) / 100) for i in range(12)]
+    rows[3] |= {"rung": 1, "status": "finished", "epochs": 3, "train_loss": 0.02}
+    rows[11] |= {"status": "diverged", "train_loss": ""}
+    lines = [
+        {"trial": i, "epoch": epoch, "train_loss": None if i == 11 else (i + 1) / epoch}
+        for i in range(12)
+        for epoch in ((1, 2, 3) if i == 3 else (1, 2))
+    ]
+    _write_run(tmp_path / "sweep", rows, lines, trials=12)
+    return report.read(tmp_path / "sweep")
+
+
+def test_the_best_trial_is_the_best_of_those_trained_furthest(sweep):
+    curve, row = report.best_curve(sweep, sweep.rows)
+    assert row["trial"] == "3"
+    np.testing.assert_array_equal(curve.x, [1, 2, 3])
+    np.testing.assert_allclose(curve.y, [4, 2, 4 / 3])
+
+
+def test_the_ten_best_are_compared_at_an_epoch_that_ten_reached(sweep):
+    mean, std, epoch = report.ten_best(sweep, sweep.rows)
+    assert epoch == 2
+    assert mean == pytest.approx(np.mean(np.arange(1, 11) / 2))
+    assert std == pytest.approx(np.std(np.arange(1, 11) / 2, ddof=1))
+    assert report.ten_best(sweep, sweep.rows[:9]) is None
+
+
+def test_figure1_is_drawn_with_a_table_of_both(sweep, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert report.main([f"--workdir={sweep.directory}", f"--out={out}"]) == 0
+    text = (out / "report.md").read_text()
+    assert capsys.readouterr().out == text + "\n"
+    assert "| highway 10 | 12 | 2.00e-02 | 3 | 1.05e-05 | 2.8e+00 ± 1.5e+00 | 2 | 3.6e-05 |" in text
+    assert (out / "figure1.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (out / "figure1.svg").read_text()
+
+
+def test_a_table_has_our_rows_as_best_mean_and_deviation(tmp_path):
+    net = {"architecture": "mnist10", "width": 32, "status": "finished", "depth": 10}
+    accuracies = (0.9950, 0.9953, 0.9956)
+    rows = [_row(i, test_accuracy=a, seed=i, **net) for i, a in enumerate(accuracies)]
+    rows.append(_row(3, **net | {"status": "diverged"}, test_accuracy=""))
+    lines = [
+        {"trial": i, "seed": i, "epoch": 1, "step": 600, "train_loss": 1, "test_accuracy": 0.96}
+        for i in range(3)
+    ]
+    _write_run(tmp_path / "conv", rows, lines)
+    text = report.report([tmp_path / "conv"], tmp_path / "out")
+    assert "| **Highway, width 32, ours**: 3 seeds, 20 steps | 10 | 7 | 99.56 (99.53 ± 0.03) |" in (
+        text
+    )
+    assert "| Highway, width 32 | 10 | 151 K | 99.55 (99.54 ± 0.02) |" in text
+    assert "Table 2" not in text
+    assert (tmp_path / "out" / "table1-mnist10-32-mnist-conv.svg").exists()
+    assert "| conv | 4 | 5 | 2 x cpu (a processor) | 0.0 | abc |" in text
+
+
+def test_what_cannot_be_reported_is_said_in_one_line(tmp_path, capsys):
+    _write_run(tmp_path / "other", [_row(0)], [])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    for workdir, words in (
+        ("nowhere", "nowhere'; allowed"),
+        ("broken", "allowed: a directory of a run"),
+        ("other", "none of these runs has results that the paper has"),
+    ):
+        assert report.main([f"--workdir={tmp_path / workdir}", f"--out={tmp_path / 'o'}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+
+
+def test_the_authors_curves_end_where_their_logs_do():
+    for net, points, last in (
+        (("mnist10", 32, "mnist"), 301, (180_000, 0.9954)),
+        (("cifar19", 32, "cifar10"), 401, (200_000, 0.9214)),
+        (("cifar19", 32, "cifar100"), 401, (200_000, 0.6809)),
+    ):
+        curve = paper.author_curve(*net)
+        assert curve.shape == (points, 3)
+        np.testing.assert_allclose(curve[-1, :2], last, atol=5e-5)
+    assert paper.author_curve("highway_a", 16, "cifar10") is None
+
+
+def test_a_torn_table_is_refused(tmp_path):
+    _write_run(tmp_path / "run", [_row(0)], [])
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    with pytest.raises(UserError, match="allowed: a directory of a run"):
+        report.read(tmp_path / "run")
