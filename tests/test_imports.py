@@ -23,6 +23,7 @@ ORDER = [
     "metrics",
     "train",
     "evaluate",
+    "hosts",
     "parallel",
     "trials",
     "program",

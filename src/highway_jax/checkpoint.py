@@ -53,7 +53,7 @@ class Checkpoints:
         manifest.unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         self._directory.mkdir(parents=True, exist_ok=True)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(path, state)
         sums = {str(f.relative_to(path)): _sha256(f) for f in _all_files(path)}
         files.write_atomically(
@@ -88,7 +88,7 @@ class Checkpoints:
             damage = self.damage(step)
             if damage is None:
                 manifest = json.loads(self._manifest(step).read_text())
-                with ocp.StandardCheckpointer() as checkpointer:
+                with _checkpointer() as checkpointer:
                     state = checkpointer.restore(self._path(step), like(manifest["extra"]))
                 return step, jax.tree.map(np.asarray, state), manifest["extra"]
             damages.append(damage)
@@ -124,6 +124,15 @@ class Checkpoints:
 
     def _manifest(self, step: int) -> Path:
         return self._directory / f"step_{step:08d}.json"
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    # The arrays are on the host of this process, which does not wait for others.
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 def _all_files(path: Path) -> list[Path]:

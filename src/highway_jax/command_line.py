@@ -19,7 +19,10 @@ from highway_jax import config as config_lib
 from highway_jax.errors import UserError, brief, show
 from highway_jax.schema import DISTRIBUTIONS, SCHEMA
 
-_ALLOWED = "--config=FILE, --config.KEY=VALUE, --workdir=DIR, --keys, --help, --version"
+_ALLOWED = (
+    "--config=FILE, --config.KEY=VALUE, --workdir=DIR, --coordinator, --num_processes,"
+    " --process_id, --keys, --help, --version"
+)
 _EXAMPLE = "an experiment file, such as experiments/digits.py"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
@@ -32,6 +35,9 @@ Trains every case of an experiment with every seed. The same command goes on whe
   --config.KEY=VALUE   changes one setting; --keys lists them
   --workdir=DIR        where records and checkpoints go; default runs/NAME
   --keys, --help, --version
+
+Several processes as one, each with its own devices (a TPU pod or srun needs none of these):
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
 
 example:
   python -m highway_jax.main --config=experiments/digits.py --workdir=runs/shallow \\
@@ -46,11 +52,13 @@ class Arguments(NamedTuple):
         show: "help", "keys" or "version" if that is all it asks for, else empty.
         config: The experiment's config with the overrides; valid.
         workdir: The directory given, or None.
+        processes: Arguments of `hosts.start`.
     """
 
     show: str
     config: ConfigDict | None = None
     workdir: Path | None = None
+    processes: tuple[str, int, int] = ("", 0, -1)
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -63,6 +71,9 @@ def parse(argv: list[str]) -> Arguments:
     with _one_line():
         flags.DEFINE_string("config", None, "", flag_values=own)
         flags.DEFINE_string("workdir", None, "", flag_values=own)
+        flags.DEFINE_string("coordinator", "", "", flag_values=own)
+        flags.DEFINE_integer("num_processes", 0, "", flag_values=own)
+        flags.DEFINE_integer("process_id", -1, "", flag_values=own)
         for name, short in (("help", "h"), ("keys", None), ("version", None)):
             flags.DEFINE_bool(name, False, "", short_name=short, flag_values=own)
         # What is left are the overrides, which need the config that the file returns.
@@ -78,7 +89,9 @@ def parse(argv: list[str]) -> Arguments:
     with _one_line():
         _override(config, words)
     config_lib.validate(config)
-    return Arguments("", config, None if own.workdir is None else Path(own.workdir))
+    processes = (own.coordinator, own.num_processes, own.process_id)
+    workdir = None if own.workdir is None else Path(own.workdir)
+    return Arguments("", config, workdir, processes)
 
 
 def load(spec: str) -> ConfigDict:
@@ -174,7 +187,7 @@ def _one_line() -> Iterator[None]:
         elif name.startswith("config."):
             allowed = "a dict" if key in config_lib.FREE_SECTIONS else "a tuple; see --keys"
         else:
-            allowed = "True or False"
+            allowed = "a whole number" if "process" in name else "True or False"
         raise UserError(f"--{name} is {show(value)}; allowed: {allowed}") from error
     except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"bad flags: {brief(str(error), 300)}") from error

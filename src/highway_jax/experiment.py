@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.errors import JaxRuntimeError
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import data as data_lib
-from highway_jax import metrics, parallel, train, trials
+from highway_jax import hosts, metrics, parallel, train, trials
 from highway_jax.checkpoint import Checkpoints
 from highway_jax.errors import UserError
 from highway_jax.program import SPLITS, Program
@@ -45,20 +44,16 @@ def run(
     config_lib.validate(config)
     parallel.use_cores(config.runtime.devices)
     parallel.devices(config.runtime.devices)
+    if not hosts.is_first():
+        display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
-    datasets = {}
-    for cell in trials.cells(config):
-        cell_config = config_lib.unflatten(cell.settings)
-        key = _data_key(cell_config)
-        if key not in datasets:
-            datasets[key] = _load(cell_config.data)
-        config_lib.steps_per_epoch(cell_config, datasets[key].train.size)
+    datasets = hosts.together(lambda: _load_all(config))
     directory = Workdir(workdir)
-    with directory.locked(), StopRequest().listening() as stop:
+    with hosts.led(directory.locked()), StopRequest().listening() as stop:
         records = Records(directory.path, tensorboard=config.runtime.tensorboard)
-        batches = trials.plan(config, records.results())
+        batches = trials.plan(config, hosts.lead(records.results))
         fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
-        directory.claim(config, fingerprint, trains=bool(batches))
+        hosts.lead(lambda: directory.claim(config, fingerprint, trains=bool(batches)))
         context = _Context(config, directory.path, records, display, stop)
         try:
             if not batches:
@@ -66,10 +61,22 @@ def run(
             while batches:
                 dataset = datasets[_data_key(batches[0].config)]
                 _run_or_halve(batches[0], dataset, context)
-                batches = trials.plan(config, records.results())
-            return records.results()
+                batches = trials.plan(config, hosts.lead(records.results))
+            return hosts.lead(records.results)
         finally:
             records.close()
+
+
+def _load_all(config: ConfigDict) -> dict[str, data_lib.Dataset]:
+    """Returns the data of all cells, by `_data_key`."""
+    datasets = {}
+    for cell in trials.cells(config):
+        cell_config = config_lib.unflatten(cell.settings)
+        key = _data_key(cell_config)
+        if key not in datasets:
+            datasets[key] = _load(cell_config.data)
+        config_lib.steps_per_epoch(cell_config, datasets[key].train.size)
+    return datasets
 
 
 def _data_key(config: ConfigDict) -> str:
@@ -109,6 +116,9 @@ class _Context:
 
     def add_results(self, rows: list[dict[str, Any]]) -> None:
         """Records rows and the decisions they allow, and removes checkpoints of no more use."""
+        hosts.lead(lambda: self._add_results(rows))
+
+    def _add_results(self, rows: list[dict[str, Any]]) -> None:
         new = {row["trial"] for row in rows}
         kept = [row for row in self.records.results() if row["trial"] not in new]
         rows = trials.decide(self.config, [*kept, *rows])
@@ -125,6 +135,8 @@ def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: _Cont
         BatchRun(batch, dataset, context).run()
         return
     except JaxRuntimeError as error:
+        if jax.process_count() > 1:
+            raise  # The others are within a computation that this process will not come back to.
         reason = str(error).splitlines()[0][:200]
     halves = batch.halves()
     if len(halves) > 1:
@@ -178,7 +190,7 @@ class BatchRun:
 
     def _begin(self) -> tuple[train.TrialState, int]:
         """Returns the state to go on from and its step: a checkpoint, the rung before, or new."""
-        restored = self._checkpoints.restore(self._shapes)
+        restored = self._restore(self._checkpoints)
         if restored is not None:
             step, state, extra = restored
             self._seconds, self._recorded = extra["seconds"], extra["last_epoch_recorded"]
@@ -187,20 +199,39 @@ class BatchRun:
             step, state = self._from_rung_before()
         else:
             step, state = 0, None
-        self._context.records.rewind(self._batch.name, self._recorded)
+        hosts.lead(lambda: self._context.records.rewind(self._batch.name, self._recorded))
         if state is None:
             return self._program.create(self._numbers), step
         return self._program.trials.place(state), step
+
+    def _restore(self, checkpoints: Checkpoints) -> tuple[int, train.TrialState, dict] | None:
+        """Returns the newest intact checkpoint in all processes, or None if there is none."""
+        state = None
+
+        def read():
+            nonlocal state
+            restored = checkpoints.restore(self._shapes)
+            if restored is None:
+                return None
+            step, state, extra = restored
+            return step, extra
+
+        found = hosts.lead(read)
+        if found is None:
+            return None
+        step, extra = found
+        return step, hosts.broadcast(state if state is not None else self._shapes(extra)), extra
 
     def _shapes(self, extra: dict[str, Any]) -> train.TrialState:
         return self._program.shapes(self._numbers, len(extra["trials"]))
 
     def _from_rung_before(self) -> tuple[int, train.TrialState]:
         """Gathers this batch's trials from the final checkpoints of the batches they were in."""
-        rows = {row["trial"]: row["batch"] for row in self._context.records.results()}
+        results = hosts.lead(self._context.records.results)
+        rows = {row["trial"]: row["batch"] for row in results}
         parts, steps = {}, set()
-        for name in {rows[trial.index] for trial in self._batch.trials}:
-            restored = self._context.checkpoints(name).restore(self._shapes)
+        for name in sorted({rows[trial.index] for trial in self._batch.trials}):
+            restored = self._restore(self._context.checkpoints(name))
             if restored is None:
                 raise UserError(
                     f"{self._context.checkpoints_dir / name} is gone, from which"
@@ -224,7 +255,7 @@ class BatchRun:
             self._seconds["train"] += seconds
             step += num_steps
             limit = self._config.runtime.chunk_seconds * num_steps / seconds
-            chunk = _agree(max(1, int(min(limit, 4 * chunk, per_epoch))))
+            chunk = hosts.first(max(1, int(min(limit, 4 * chunk, per_epoch))))
             if step % per_epoch == 0:
                 status = self._end_epoch(state, step // per_epoch) or status
             bar.advance(
@@ -244,7 +275,8 @@ class BatchRun:
         if section.test_curve:
             curves["test"] = self._program.evaluate(state.params, "test")
         diverged = self._program.trials.fetch(state.diverged)
-        self._context.records.add_epoch(self._epoch_lines(epoch, curves, diverged))
+        lines = self._epoch_lines(epoch, curves, diverged)
+        hosts.lead(lambda: self._context.records.add_epoch(lines))
         self._recorded = epoch
         alive = ~diverged
         if not alive.any():
@@ -284,14 +316,15 @@ class BatchRun:
         due = time.monotonic() - self._saved_at >= every
         if every == 0:
             due = step % self._program.steps_per_epoch == 0
-        stop = _agree(self._context.stop.signal)
-        if stop or _agree(int(due)) or step == self._total_steps:
+        stop = hosts.largest(self._context.stop.signal)
+        if stop or hosts.first(int(due)) or step == self._total_steps:
             extra = {
                 "seconds": self._seconds,
                 "last_epoch_recorded": self._recorded,
                 "trials": [trial.index for trial in self._batch.trials],
             }
-            self._checkpoints.save(step, self._program.trials.fetch(state), extra)
+            host_state = self._program.trials.fetch(state)
+            hosts.lead(lambda: self._checkpoints.save(step, host_state, extra))
             self._saved_at = time.monotonic()
         if stop:
             raise Stopped(
@@ -364,10 +397,3 @@ def _measures(split: str, sums: metrics.Sums | None, trial: int) -> dict[str, fl
         f"{split}_loss": float(sums.mean_loss[trial]),
         f"{split}_accuracy": float(sums.accuracy[trial]),
     }
-
-
-def _agree(value: int) -> int:
-    """Returns the first process's value, so that all hosts run the same stretch."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from highway_jax import command_line, experiment
+from highway_jax import command_line, experiment, hosts
 from highway_jax.errors import UserError
 from highway_jax.progress import Display
 from highway_jax.records import summarize
@@ -34,11 +34,13 @@ def main(argv: list[str]) -> int:
 
 def _train(arguments: command_line.Arguments) -> None:
     config = arguments.config
+    hosts.start(*arguments.processes)
     workdir = arguments.workdir or Path("runs") / config.name
     display = Display(enabled=config.runtime.progress)
     rows = experiment.run(config, workdir, display=display)
-    display.table(summarize(rows))
-    display.say(f"Records and checkpoints: {workdir}")
+    if hosts.is_first():
+        display.table(summarize(rows))
+        display.say(f"Records and checkpoints: {workdir}")
 
 
 def run() -> None:

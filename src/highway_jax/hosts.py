@@ -1,0 +1,154 @@
+"""Many processes as one: the first reads and writes the disk, and all learn what it found.
+
+With one process, everything here is a plain call. With more, every process must make the same calls
+in the same order; a `UserError` in one is raised in all.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from highway_jax.errors import UserError
+
+_MESSAGE_BYTES = 1000
+
+
+def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins the processes of a run; must come before jax's first computation.
+
+    Without arguments it joins those of a TPU pod or of a SLURM job step, and does nothing where
+    there is neither.
+
+    Args:
+        coordinator: HOST:PORT at which process 0 can be reached; empty to find out.
+        num_processes: Processes of the run.
+        process_id: This one's number, from 0.
+
+    Raises:
+        UserError: If the arguments do not make sense, or the others cannot be reached.
+    """
+    if coordinator:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            raise UserError(f"--coordinator is {coordinator!r}; allowed: HOST:PORT")
+        if num_processes < 1:
+            raise UserError(f"--num_processes is {num_processes}; allowed: at least 1")
+        if not 0 <= process_id < num_processes:
+            raise UserError(f"--process_id is {process_id}; allowed: 0 to {num_processes - 1}")
+        arguments = (coordinator, num_processes, process_id)
+    elif num_processes or process_id >= 0:
+        raise UserError("--coordinator is ''; allowed: HOST:PORT, as other flags name processes")
+    elif _has_others():
+        arguments = ()
+    else:
+        return
+    try:
+        jax.distributed.initialize(*arguments)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--coordinator: the processes of this run do not meet ({reason})"
+        ) from error
+
+
+def _has_others() -> bool:
+    is_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    # Set by srun for each step, and not in a shell that merely has an allocation.
+    return is_pod or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def is_first() -> bool:
+    """Returns whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def lead(function: Callable[[], Any]) -> Any:
+    """Calls a function in the first process; returns its result, JSON data, in all.
+
+    Raises:
+        UserError: In all processes, if it raised one in the first.
+    """
+    if jax.process_count() == 1:
+        return function()
+    answer, failure = {}, None
+    if is_first():
+        try:
+            answer = {"result": function()}
+        except Exception as error:
+            answer, failure = {"error": f"{error}"}, error
+    answer = json.loads(_broadcast_bytes(json.dumps(answer).encode()))
+    if failure is not None:
+        raise failure
+    if "error" in answer:
+        raise UserError(f"process 0: {answer['error']}")
+    return answer["result"]
+
+
+@contextlib.contextmanager
+def led(context: AbstractContextManager) -> Iterator[None]:
+    """Enters a context in the first process alone; all learn whether it could."""
+    with contextlib.ExitStack() as stack:
+        lead(lambda: stack.enter_context(context) and None)
+        yield
+
+
+def together(function: Callable[[], Any]) -> Any:
+    """Calls a function in every process; returns each its own result.
+
+    Raises:
+        UserError: In all processes, if any raised one.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, message = None, b""
+    try:
+        result = function()
+    except UserError as error:
+        message = str(error).encode()[:_MESSAGE_BYTES]
+    padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    for number, found in enumerate(multihost_utils.process_allgather(padded)):
+        if text := found.tobytes().rstrip(b"\0"):
+            raise UserError(f"process {number}: {text.decode(errors='replace')}")
+    return result
+
+
+def broadcast(tree: Any) -> Any:
+    """Returns the first process's host arrays in all, bit for bit; shapes must agree."""
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    content = _broadcast_bytes(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
+    parts, at = [], 0
+    for leaf in leaves:
+        leaf = np.asarray(leaf)
+        part = np.frombuffer(content, leaf.dtype, leaf.size, at).reshape(leaf.shape)
+        parts.append(part)
+        at += leaf.nbytes
+    return jax.tree.unflatten(structure, parts)
+
+
+def largest(value: int) -> int:
+    """Returns the largest of all processes' values."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def first(value: int) -> int:
+    """Returns the first process's value."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def _broadcast_bytes(content: bytes) -> bytes:
+    size = first(len(content))
+    content = content if is_first() else bytes(size)
+    return multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8)).tobytes()

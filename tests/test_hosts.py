@@ -1,0 +1,108 @@
+"""Real processes: two of two devices each do what one does alone."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from highway_jax import hosts
+from highway_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = [
+    "--config=experiments/digits.py",
+    "--config.model.depth=4",
+    "--config.training.epochs=30",
+    "--config.seeds=0,1,2",
+    "--config.runtime.tensorboard=False",
+    "--config.evaluation.every_epochs=10",
+]
+SECONDS = 240
+
+
+def _start(workdir, *arguments, devices=2):
+    environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices))
+    return subprocess.Popen(
+        [sys.executable, "-m", "highway_jax.main", f"--workdir={workdir}", *SETTINGS, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _start_two(workdir, *arguments):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", *arguments]
+    return [_start(workdir, *flags, f"--process_id={i}") for i in range(2)]
+
+
+def _finish(processes, status=0):
+    outputs = [process.communicate(timeout=SECONDS) for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), outputs
+    return outputs
+
+
+def _results(workdir):
+    clock = ("compile_seconds", "train_seconds", "steps_per_second")
+    with (workdir / "results.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in clock} for row in csv.DictReader(file)]
+
+
+def test_two_processes_are_as_one_stopped_and_resumed(tmp_path):
+    _finish([_start(tmp_path / "one", devices=4)])
+    two = _start_two(tmp_path / "two", "--config.runtime.chunk_seconds=0.05")
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    began = time.monotonic()
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() - began < SECONDS
+        assert two[0].poll() is None, two[0].communicate()
+        time.sleep(0.05)
+    # To one of them: both save the same step and stop.
+    two[1].send_signal(signal.SIGTERM)
+    outputs = _finish(two, 128 + signal.SIGTERM)
+    assert outputs[0][1].splitlines()[-1] == outputs[1][1].splitlines()[-1]
+    (first, _), (second, _) = _finish(_start_two(tmp_path / "two"))
+    assert "going on from the checkpoint" in first
+    assert "Test accuracy" in first
+    # The second prints only what its libraries do.
+    assert "epoch" not in second
+    assert "Test accuracy" not in second
+    assert _results(tmp_path / "two") == _results(tmp_path / "one")
+
+
+def test_what_is_wrong_in_the_first_process_is_said_in_both(tmp_path):
+    (tmp_path / "file").write_text("")
+    for _, err in _finish(_start_two(tmp_path / "file"), 2):
+        assert "cannot be written" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("here", 2, 0), "--coordinator is 'here'; allowed: HOST:PORT"),
+        (("here:1", 0, 0), "--num_processes is 0; allowed: at least 1"),
+        (("here:1", 2, 2), "--process_id is 2; allowed: 0 to 1"),
+        (("", 2, 0), "--coordinator is ''"),
+    ],
+)
+def test_processes_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        hosts.start(*arguments)
+
+
+def test_alone_everything_is_a_plain_call():
+    assert hosts.lead(lambda: 3) == 3
+    assert hosts.together(lambda: 4) == 4
+    assert hosts.largest(5) == hosts.first(5) == 5
+    assert hosts.broadcast({"a": 1}) == {"a": 1}
+    assert hosts.is_first()
