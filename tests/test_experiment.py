@@ -185,3 +185,17 @@ def test_summary_statistics():
     assert (line["test_accuracy_best"], line["train_loss_best"]) == (0.9, 1.0)
     np.testing.assert_allclose(line["test_accuracy_mean"], 0.7)
     np.testing.assert_allclose(line["test_accuracy_std"], np.sqrt(0.08))
+
+
+def test_a_search_is_summarized_by_its_best_trial():
+    net = {"case": "a", "dataset": "d", "architecture": "dense", "depth": 3, "width": 2}
+    rows = [
+        net | {"rung": 0, "train_loss": 0.1, "diverged": False, "trial": 0},
+        net | {"rung": 1, "train_loss": 0.3, "diverged": False, "trial": 1},
+        net | {"rung": 1, "train_loss": 0.2, "diverged": False, "trial": 2},
+        net | {"rung": 1, "train_loss": float("nan"), "diverged": True, "trial": 3},
+        net | {"depth": 4, "rung": 0, "train_loss": float("nan"), "diverged": True, "trial": 4},
+    ]
+    found, lost = records.summarize_search(rows)
+    assert (found["trial"], found["trials"], found["diverged"]) == (2, 4, 1)
+    assert (lost["depth"], lost["trials"], lost["diverged"]) == (4, 1, 1)

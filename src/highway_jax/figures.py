@@ -89,6 +89,7 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
         A matplotlib figure.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
@@ -99,6 +100,9 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
         axis.plot(curve.x, 100 * (1 - curve.y), color=colors[i % len(colors)], lw=1, label=label)
     axis.set(title=title, xlabel="Steps", ylabel="Test error (%)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(0.5, 0.7, 2, 3)))
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small")
     return figure

@@ -8,7 +8,7 @@ from pathlib import Path
 from highway_jax import command_line, experiment, hosts
 from highway_jax.errors import UserError
 from highway_jax.progress import Display
-from highway_jax.records import summarize
+from highway_jax.records import summarize, summarize_search
 from highway_jax.signals import Stopped
 
 
@@ -39,7 +39,10 @@ def _train(arguments: command_line.Arguments) -> None:
     display = Display(enabled=config.runtime.progress)
     rows = experiment.run(config, workdir, display=display)
     if hosts.is_first():
-        display.table(summarize(rows))
+        if config.sweep.trials:
+            display.search_table(summarize_search(rows))
+        else:
+            display.table(summarize(rows))
         display.say(f"Records and checkpoints: {workdir}")
 
 

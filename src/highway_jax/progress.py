@@ -46,10 +46,7 @@ class Display:
 
     def table(self, summary: list[dict[str, Any]]) -> None:
         """Prints results in the paper's form: best (mean ± standard deviation)."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("Network", no_wrap=True)
-        for heading in ("Layers", "Parameters", "Trials", "Test accuracy (%)", "Training loss"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = _table("Layers", "Parameters", "Trials", "Test accuracy (%)", "Training loss")
         for row in summary:
             table.add_row(
                 row["case"] + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
@@ -59,12 +56,43 @@ class Display:
                 best_mean_std(row, "test_accuracy", lambda v: f"{100 * v:.2f}"),
                 "-" if math.isnan(row["train_loss_mean"]) else f"{row['train_loss_mean']:.2g}",
             )
+        self._print_whole(table)
+
+    def search_table(self, cells: list[dict[str, Any]]) -> None:
+        """Prints what a search found, a row for each cell (see `records.summarize_search`)."""
+        table = _table(
+            *("Layers", "Parameters", "Trials", "Diverged", "Best training loss"),
+            *("at epoch", "its test accuracy (%)"),
+        )
+        for cell in cells:
+            test = 100 * cell["test_accuracy"]
+            table.add_row(
+                cell["case"],
+                str(cell["depth"]),
+                f"{cell['num_parameters']:,}",
+                str(cell["trials"]),
+                str(cell["diverged"]),
+                "-" if math.isnan(cell["train_loss"]) else f"{cell['train_loss']:.2g}",
+                str(cell["epochs"]),
+                "-" if math.isnan(test) else f"{test:.2f}",
+            )
+        self._print_whole(table)
+
+    def _print_whole(self, table: Table) -> None:
         # Whole even where the terminal is narrower, or a log that rich takes to be 80 wide.
         wide = self.console.options.update(width=1000)
         before = self.console.width
         self.console.width = self.console.measure(table, options=wide).maximum
         self.console.print(table)
         self.console.width = before
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Network", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def best_mean_std(row: dict[str, Any], metric: str, form: Any) -> str:

@@ -210,6 +210,27 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return summary
 
 
+def summarize_search(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row for each case and net of a search, in the order of first appearance.
+
+    Each is the row of the trial with the smallest training loss, among those that were trained
+    furthest, with the numbers of `trials` and of `diverged` ones.
+    """
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        net = (row["case"], row["dataset"], row["architecture"], row["depth"], row["width"])
+        groups.setdefault(net, []).append(row)
+
+    def standing(row):
+        return (math.isnan(row["train_loss"]), -row["rung"], row["train_loss"])
+
+    return [
+        min(group, key=standing)
+        | {"trials": len(group), "diverged": sum(row["diverged"] for row in group)}
+        for group in groups.values()
+    ]
+
+
 def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
