@@ -9,7 +9,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Not the linen rooms: linen rewrites the fields of its dataclasses, which a checker refuses.
-_CHECKED = ("convolution", "evaluate", "metrics", "optimizer", "preprocess", "train")
+_CHECKED = ("analysis", "convolution", "evaluate", "metrics", "optimizer", "preprocess", "train")
 
 with install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype.beartype"):
     import highway_jax

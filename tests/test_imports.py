@@ -27,6 +27,7 @@ ORDER = [
     "parallel",
     "trials",
     "program",
+    "analysis",
     "checkpoint",
     "records",
     "progress",
@@ -38,7 +39,9 @@ ORDER = [
     "command_line",
     "main",
     "paper",
+    "findings",
     "figures",
+    "analyze",
     "report",
 ]
 

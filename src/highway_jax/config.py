@@ -117,6 +117,31 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
 
 
+def from_json(text: str) -> ConfigDict:
+    """Returns the valid config that `to_json` wrote.
+
+    A key that has come into being since has its default, which is what was done before it.
+
+    Raises:
+        UserError: If it is not a valid config.
+    """
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return ConfigDict({k: restore(v) for k, v in value.items()}, sort_keys=False)
+        return tuple(map(restore, value)) if isinstance(value, list) else value
+
+    try:
+        config = restore(dict(json.loads(text)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"config.json cannot be read ({error}); allowed: a run's config") from error
+    for key, entry in SCHEMA.items():
+        if section(config, key) is None:
+            put(config, key, entry.default)
+    validate(config.lock())
+    return config
+
+
 def validate(config: ConfigDict) -> None:
     """Checks every key of `config` and of its free sections, and what keys must fulfil together.
 

@@ -74,7 +74,7 @@ def _load_all(config: ConfigDict) -> dict[str, data_lib.Dataset]:
         cell_config = config_lib.unflatten(cell.settings)
         key = _data_key(cell_config)
         if key not in datasets:
-            datasets[key] = _load(cell_config.data)
+            datasets[key] = load_data(cell_config.data)
         config_lib.steps_per_epoch(cell_config, datasets[key].train.size)
     return datasets
 
@@ -83,7 +83,8 @@ def _data_key(config: ConfigDict) -> str:
     return config.data.to_json()
 
 
-def _load(section: ConfigDict) -> data_lib.Dataset:
+def load_data(section: ConfigDict) -> data_lib.Dataset:
+    """Returns the data set that the `data` section of a config describes."""
     return data_lib.load(
         section.name,
         valid_size=section.valid_size,

@@ -1,6 +1,6 @@
 """The paper's figures, drawn from numbers; no file is read and nothing is trained here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from highway_jax import paper
+from highway_jax.findings import Findings
 
 _DEPTH_COLORS = {10: "#8da0cb", 20: "#66a61e", 50: "#d95f02", 100: "#7b1e57"}
 _BLOCK_COLORS = {"plain": "#999999", "highway": "#1b6ca8"}
 _BLOCKS = ("plain", "highway")
+# One scale a meaning; their lightness changes in one direction only, so they can be read in grey.
+MAPS = {"bias": "cividis", "gate": "viridis", "output": "bone", "difference": "magma"}
 
 
 class Curve(NamedTuple):
@@ -106,6 +109,130 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small")
     return figure
+
+
+def figure2(nets: Sequence[Findings]) -> Any:
+    """Draws Figure 2: gate biases, mean gates, and one example's gates and outputs.
+
+    Args:
+        nets: One row each.
+
+    Returns:
+        A matplotlib figure, layers down and blocks across.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 0.7 + 3.1 * len(nets)), layout="constrained")
+    grid = figure.subplots(len(nets), 4, squeeze=False)
+    for row, found in zip(grid, nets, strict=True):
+        gates = {"cmap": MAPS["gate"], "vmin": 0, "vmax": 1}
+        # A few biases far from the others would leave no colours for these.
+        low, high = np.nanpercentile(found.biases, (0.5, 99.5))
+        biases = {"cmap": MAPS["bias"], "vmin": low, "vmax": high}
+        _map(row[0], found.biases, "Transform gate biases", "both", **biases)
+        _map(row[1], found.mean, "Mean gate outputs", **gates)
+        _map(row[2], found.sample_gates[0], "Gate outputs, one example", **gates)
+        _map(row[3], found.sample_outputs[0], "Block outputs, same example", cmap=MAPS["output"])
+        row[0].set_ylabel(f"{found.title}\nLayer")
+    return figure
+
+
+def figure3(nets: Sequence[Findings], classes: Sequence[tuple[int, int]] = ()) -> Any:
+    """Draws Figure 3: mean gate outputs of two classes, minus those over all examples.
+
+    Args:
+        nets: Two panels each.
+        classes: Two classes a net; without, the paper's: 0 and 7 of ten, else 0 and 1.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    classes = classes or [(0, 7) if len(net.class_names) == 10 else (0, 1) for net in nets]
+    figure = Figure(figsize=(0.7 + 6.2 * len(nets), 3.6), layout="constrained")
+    grid = figure.subplots(1, 2 * len(nets), squeeze=False)[0]
+    for i, (found, pair) in enumerate(zip(nets, classes, strict=True)):
+        shown = [found.by_class[c] - found.mean for c in pair]
+        limit = np.nanmax(np.abs(shown))
+        for axis, c, values in zip(grid[2 * i : 2 * i + 2], pair, shown, strict=True):
+            name = str(found.class_names[c])
+            title = f"Class {c}" if name == str(c) else f"Class {c}: {name}"
+            _map(axis, values, title, cmap=MAPS["difference"], vmin=-limit, vmax=limit)
+        grid[2 * i].set_ylabel(f"{found.title}\nLayer")
+    return figure
+
+
+def figure4(nets: Sequence[Findings]) -> Any:
+    """Draws Figure 4: training error with each layer's transform gates shut, one at a time.
+
+    Args:
+        nets: One panel each; the dashed line is the net left whole.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.4 + 4.6 * len(nets), 3.4), layout="constrained")
+    for axis, found in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
+        layers = np.arange(1, len(found.biases) + 1)
+        axis.plot(layers, 100 * found.shut[1], "o-", color=_BLOCK_COLORS["highway"], ms=3.5, lw=1)
+        _intact(axis, found)
+        axis.set(title=found.title, xlabel="Layer without its transform gates")
+        axis.set(ylabel="Training error (%)", ylim=(0, None))
+        axis.legend(frameon=False, fontsize="small")
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def lesions(found: Findings) -> Any:
+    """Draws lesions that the paper does not have: gates forced open, ranges, pairs of layers.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    layers = np.arange(1, len(found.biases) + 1)
+    kinds = (
+        (axes[0], found.shut, "this layer shut", _BLOCK_COLORS["highway"], "o-"),
+        (axes[0], found.opened, "this layer forced open", "#d95f02", "s-"),
+        (axes[1], found.shut_to, "all up to this layer shut", "#66a61e", "o-"),
+        (axes[1], found.shut_from, "all from this layer on shut", "#7b1e57", "s-"),
+    )
+    for axis, values, label, color, style in kinds:
+        axis.plot(layers, 100 * values[1], style, color=color, label=label, ms=3.5, lw=1)
+    for axis, title in zip(axes, ("One layer", "Ranges of layers"), strict=False):
+        _intact(axis, found)
+        axis.set(title=title, xlabel="Layer", ylabel="Training error (%)", ylim=(0, None))
+        axis.legend(frameon=False, fontsize="small")
+        axis.spines[["top", "right"]].set_visible(False)
+    if found.num_pair_examples:
+        title = f"Both of two layers shut: error (%), {found.num_pair_examples:,} examples"
+        _map(axes[2], 100 * found.pairs[1], title, cmap="inferno", vmin=0)
+        axes[2].set(xlabel="Layer", ylabel="Layer")
+    else:
+        axes[2].set_axis_off()
+    return figure
+
+
+def _intact(axis: Any, found: Findings) -> None:
+    axis.axhline(100 * found.intact[1], color="black", ls="--", lw=1, label="whole net")
+
+
+def _map(
+    axis: Any, values: np.ndarray, title: str, extend: str = "neither", **options: Any
+) -> None:
+    """Draws a map of layers and blocks, both counted from 1."""
+    rows, columns = values.shape
+    extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
+    image = axis.imshow(values, extent=extent, aspect="auto", interpolation="nearest", **options)
+    axis.set_title(title, fontsize="medium")
+    axis.set_xlabel("Block")
+    axis.figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02, extend=extend)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -5,16 +5,16 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file by `text` in one step that a crash cannot tear.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a file by `content` in one step that a crash cannot tear.
 
     Raises:
         OSError: If it could not be written; the file that was there is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -73,12 +73,14 @@ class BlockActivations(NamedTuple):
     """What one block computed for a batch; each of shape [batch, ..., width].
 
     Attributes:
+        x: Its input.
         h: The block state H(x).
         t: The transform gate T(x); ones in a plain or residual block.
         c: The carry gate C(x); zeros in a plain, ones in a residual block.
         y: The block's output.
     """
 
+    x: Float[Array, "batch *space width"]
     h: Float[Array, "batch *space width"]
     t: Float[Array, "batch *space width"]
     c: Float[Array, "batch *space width"]
@@ -109,7 +111,12 @@ class _Block(nn.Module):
         self, x: Float[Array, "batch *space inputs"]
     ) -> Float[Array, "batch *space width"]:
         """Returns the block's output y."""
-        return self.activations(x).y
+        return self.output(self.activations(x))
+
+    @staticmethod
+    def output(activations: BlockActivations) -> Array:
+        """Returns what the next block gets of what this one computed."""
+        return activations.y
 
     def _affine(self, x: Array, num_maps: int) -> list[Array]:
         """Returns `num_maps` maps of x without their biases, computed as one product."""
@@ -143,7 +150,7 @@ class PlainBlock(_Block):
         """Returns all that the block computes; `gate` is accepted and has no meaning here."""
         (z,) = self._affine(x, 1)
         y = self._nonlinear(z + self._bias("bias", 0.0))
-        return BlockActivations(y, jnp.ones_like(y), jnp.zeros_like(y), y)
+        return BlockActivations(x, y, jnp.ones_like(y), jnp.zeros_like(y), y)
 
 
 class ResidualBlock(_Block):
@@ -154,7 +161,7 @@ class ResidualBlock(_Block):
         """Returns all that the block computes; `gate` is accepted and has no meaning here."""
         (z,) = self._affine(x, 1)
         h = self._nonlinear(z + self._bias("bias", 0.0))
-        return BlockActivations(h, jnp.ones_like(h), jnp.ones_like(h), x + h)
+        return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), x + h)
 
 
 class HighwayBlock(_Block):
@@ -195,7 +202,7 @@ class HighwayBlock(_Block):
             c = jax.nn.sigmoid(z_c[0] + self._bias("carry_bias", self.carry_bias))
         else:
             c = 1 - t
-        return BlockActivations(h, t, c, h * t + x * c)
+        return BlockActivations(x, h, t, c, h * t + x * c)
 
 
 BLOCKS: dict[str, type[_Block]] = {

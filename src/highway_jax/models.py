@@ -57,8 +57,7 @@ def scan_blocks(
 
     def body(block, x, gate):
         activations = block.activations(x, gate)
-        y = activations.y[-1] if isinstance(block, BlockGroup) else activations.y
-        return y, (activations if collect else None)
+        return block.output(activations), (activations if collect else None)
 
     if remat != "none":
         body = nn.remat(body, prevent_cse=False, policy=lookup(REMATS, "model.remat", remat))
@@ -103,6 +102,11 @@ class BlockGroup(nn.Module):
             found.append(block.activations(x, None if gates is None else gates[i]))
             x = found[-1].y
         return jax.tree.map(lambda *parts: jnp.stack(parts), *found)
+
+    @staticmethod
+    def output(activations: BlockActivations) -> Array:
+        """Returns what the next group gets: the last block's output."""
+        return activations.y[-1]
 
 
 def _fields(block: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,11 +263,11 @@ class Model(NamedTuple):
 
     Attributes:
         init: (key, transform_bias) -> params; the initial gate bias may be a traced number.
-        apply: (params, x, dropout_key=None) -> float32 logits [batch, classes]; x is float
-            [batch, ...]; without a key no units are dropped.
-        activations: (params, x, gates=None) -> (logits, `BlockActivations` stacked over the
-            blocks, or a tuple of one for each run of blocks of a convolutional net); `gates`
-            [blocks] forces transform gates where it is not NaN.
+        apply: (params, x, dropout_key=None, gates=None) -> float32 logits [batch, classes]; x is
+            float [batch, ...]; without a key no units are dropped; `gates` [blocks] forces the
+            transform gates of blocks where it is not NaN.
+        activations: (params, x, gates=None) -> (logits, a `BlockActivations` of arrays
+            [blocks, batch, ...] for each run of equal blocks).
         num_parameters: Trainable numbers of one net.
         num_blocks: Blocks that `gates` has a number for.
         multiply_adds: Multiplications of one example's forward pass in kernels.
@@ -271,7 +275,7 @@ class Model(NamedTuple):
 
     init: Callable[[PRNGKeyArray, Float[Array, ""]], Params]
     apply: Callable[..., Array]
-    activations: Callable[..., tuple[Array, BlockActivations | None]]
+    activations: Callable[..., tuple[Array, tuple[BlockActivations, ...]]]
     num_parameters: int
     num_blocks: int
     multiply_adds: int
@@ -284,6 +288,23 @@ def set_transform_bias(params: Params, value: Float[Array, ""] | float) -> Param
         return jnp.full_like(leaf, value) if path[-1].key == "transform_bias" else leaf
 
     return jax.tree_util.tree_map_with_path(replace, params)
+
+
+def transform_biases(params: Params) -> tuple[Float[Array, "blocks width"], ...]:
+    """Returns the transform-gate biases b_T of each run of blocks, in the order of the net."""
+
+    def number(name):
+        return int("".join(filter(str.isdigit, name)) or 0)
+
+    def of_run(tree):
+        if "transform_bias" in tree:
+            return tree["transform_bias"]
+        # A group of blocks that differ: [groups, width] for each of its blocks.
+        parts = [tree[name]["transform_bias"] for name in sorted(tree, key=number)]
+        return jnp.stack(parts, axis=1).reshape(-1, parts[0].shape[-1])
+
+    runs = (name for name in sorted(params, key=number) if name.startswith("blocks"))
+    return tuple(of_run(params[name]) for name in runs)
 
 
 def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
@@ -332,17 +353,20 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
         params = net.init(key, jnp.zeros(example.shape))["params"]
         return set_transform_bias(params, transform_bias)
 
-    def apply(params, x, dropout_key=None):
+    def apply(params, x, dropout_key=None, gates=None):
         if dropout_key is None or not can_drop:
-            return net.apply({"params": params}, x)[0]
-        return net.apply({"params": params}, x, train=True, rngs={"dropout": dropout_key})[0]
+            return net.apply({"params": params}, x, gates)[0]
+        rngs = {"dropout": dropout_key}
+        return net.apply({"params": params}, x, gates, train=True, rngs=rngs)[0]
+
+    def activations(params, x, gates=None):
+        logits, runs = net.apply({"params": params}, x, gates, collect=True)
+        return logits, (runs,) if isinstance(runs, BlockActivations) else runs
 
     return Model(
         init=init,
         apply=apply,
-        activations=lambda params, x, gates=None: net.apply(
-            {"params": params}, x, gates, collect=True
-        ),
+        activations=activations,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
         num_blocks=num_blocks,
         multiply_adds=_count(jax.make_jaxpr(apply)(shapes, example)),

@@ -1,5 +1,6 @@
 """The compiled functions of one batch of trials, with the data on their devices."""
 
+import functools
 import time
 from typing import Any
 
@@ -20,9 +21,11 @@ class Program:
     Attributes:
         config: The settings that the trials share.
         model: Their net.
+        task: What is fixed for all of them.
         trials: Where they run.
-        spans: First and last-but-one example of each split that has any, within `data`.
-        data: The examples of all splits, on every device.
+        examples: Those of all splits, on the host.
+        spans: First example of each split that has any, and the one after its last.
+        num_classes: Classes of the data set.
         steps_per_epoch: Steps of an epoch.
     """
 
@@ -38,9 +41,10 @@ class Program:
             for name, first, end in zip(SPLITS, ends, ends[1:], strict=False)
             if first < end
         }
+        self.num_classes = dataset.num_classes
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
         decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
-        task = train.Task(
+        self.task = task = train.Task(
             init=self.model.init,
             apply=self.model.apply,
             preprocess=preprocess.fit(config.data, dataset.train.images, dataset.max_value),
@@ -53,11 +57,9 @@ class Program:
         )
         runtime = config.runtime
         self.trials = parallel.Trials(len(batch.trials), runtime.devices, runtime.trial_axis)
-        self.data = self.trials.share(
-            train.DeviceData(
-                np.concatenate([split.images for split in splits]),
-                np.concatenate([split.labels for split in splits]),
-            )
+        self.examples = train.DeviceData(
+            np.concatenate([split.images for split in splits]),
+            np.concatenate([split.labels for split in splits]),
         )
         self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
         self._train = self.trials.compile(
@@ -69,6 +71,11 @@ class Program:
                 task, params, data, span, config.evaluation.batch_size
             )
         )
+
+    @functools.cached_property
+    def data(self) -> train.DeviceData:
+        """The examples on every device."""
+        return self.trials.share(self.examples)
 
     def compile(self, numbers: optimizer.Hyperparameters) -> float:
         """Compiles training and evaluation; returns the seconds it took."""

@@ -75,3 +75,41 @@ def cifar(name: str, *, short: bool) -> ConfigDict:
     config.model.first_initializer = "unit_normal"
     config.model.last_initializer = "twentieth_normal" if name == "cifar10" else "same"
     return config
+
+
+def inside(name: str, *, search: bool) -> ConfigDict:
+    """Returns the settings shared by the nets of Figures 2 to 4 (section 4), for a data set.
+
+    A fully connected highway net of 50 hidden layers of 50 units, 49 of them highway layers; all
+    training examples, batches of 100. With `search`, 24 settings are drawn of the rate, momentum,
+    decay and activation, with the gate bias given, as the paper took its nets from a random search.
+
+    Args:
+        name: `mnist` or `cifar100`.
+        search: Whether to search rather than to train what was found with five seeds.
+    """
+    config = default_config()
+    config.data.name = name
+    config.data.subtract_mean = True
+    config.model.block = "highway"
+    config.model.depth = 50
+    config.model.width = 50
+    config.training.batch_size = 100
+    config.training.epochs = 40
+    if not search:
+        config.seeds = (0, 1, 2, 3, 4)
+        return config
+    config.sweep.trials = 24
+    config.sweep.rung_epochs = (3, 12)
+    config.sweep.rung_keeps = (8, 3)
+    config.sweep.draw = ConfigDict(
+        {
+            "model": {"activation": ("choice", "relu", "tanh")},
+            "optimizer": {
+                "learning_rate": ("log_uniform", 0.005, 0.3),
+                "momentum": ("choice", 0.5, 0.8, 0.9),
+                "decay": ("uniform", 0.9, 0.98),
+            },
+        }
+    )
+    return config

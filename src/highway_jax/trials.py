@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,11 +152,21 @@ def _draw(sweep: ConfigDict, label: str, index: int) -> tuple[dict[str, Any], in
     return settings, int(rng.integers(2**32))
 
 
-def plan(config: ConfigDict, rows: Iterable[dict[str, Any]]) -> list[Batch]:
+def plan(
+    config: ConfigDict,
+    rows: Iterable[dict[str, Any]],
+    begun: Mapping[str, Collection[int]] | None = None,
+) -> list[Batch]:
     """Lists the batches that can be trained now, given the rows of results.csv.
 
     Trials of a cell whose static settings agree share a batch, as do those of cells without
-    rungs; a batch has at most `runtime.max_trials` trials.
+    rungs; a batch has at most `runtime.max_trials` trials. Batches that were begun come first, as
+    they were, whatever it would be now.
+
+    Args:
+        config: The run's config.
+        rows: Rows of results.csv.
+        begun: Trials of the batches that have checkpoints, by the batch's name.
     """
     by_trial = {row["trial"]: row for row in rows}
     pending: list[tuple[Trial, int, int, bool]] = []
@@ -178,8 +188,29 @@ def plan(config: ConfigDict, rows: Iterable[dict[str, Any]]) -> list[Batch]:
     return [
         Batch(_name(part, rung), tuple(part), rung, epochs, last)
         for (rung, epochs, last, _), group in groups.items()
-        for part in (group[i : i + size] for i in range(0, len(group), size))
+        for part in _parts(group, rung, size, begun or {})
     ]
+
+
+def _parts(
+    group: list[Trial], rung: int, size: int, begun: Mapping[str, Collection[int]]
+) -> list[list[Trial]]:
+    parts, left = [], group
+    # Small ones first: a larger one with the same trials is what they are halves of.
+    for name, indices in sorted(begun.items(), key=lambda item: len(item[1])):
+        part = [trial for trial in left if trial.index in indices]
+        if len(part) == len(indices) and _name(part, rung) == name:
+            parts.append(part)
+            left = [trial for trial in left if trial.index not in indices]
+    parts.sort(key=lambda part: part[0].index)
+    return parts + [left[i : i + size] for i in range(0, len(left), size)]
+
+
+def find(config: ConfigDict, rows: Iterable[dict[str, Any]]) -> dict[int, Trial]:
+    """Returns all trials known so far by index, given the rows of results.csv."""
+    known = cells(config)
+    retrained = _retrained(config, known, {row["trial"]: row for row in rows})
+    return {t.index: t for t in itertools.chain(*(cell.trials for cell in known), retrained)}
 
 
 def _entrants(cell: Cell, rung: int, by_trial: dict[int, dict]) -> list[Trial]:

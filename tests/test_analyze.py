@@ -1,0 +1,216 @@
+"""From a saved run to the files of Figures 2 to 4, and the numbers they come to."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import highway_jax
+from highway_jax import analyze, figures, findings
+from highway_jax.errors import UserError
+from highway_jax.findings import Findings
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    config = highway_jax.default_config()
+    config.name = "inside"
+    config.seeds = (3, 4)
+    config.data.valid_size = 100
+    config.model.depth = 5
+    config.model.width = 6
+    config.model.transform_bias = -1.5
+    config.training.epochs = 2
+    config.runtime.progress = False
+    config.runtime.tensorboard = False
+    config.cases.highway = {}
+    config.cases.plain = {"model": {"block": "plain"}}
+    path = tmp_path_factory.mktemp("runs") / "inside"
+    highway_jax.run(config, path)
+    return path
+
+
+def made_up(blocks=20, width=3, classes=2):
+    """Findings whose numbers are known."""
+    layer = np.arange(blocks)[:, None] + np.zeros(width)
+    mean = 1 / (2 + layer)
+    by_class = np.stack([mean, mean])
+    by_class[0, :2] += 0.1
+    by_class[1, 15:] -= 0.05
+    gates = np.zeros((4, blocks, width))
+    gates[:, :, 0] = 0.9
+    error = np.full(blocks, 0.02)
+    error[[0, 3]] = 0.5, 0.0299
+    changes = np.full(blocks, 0.0)
+    changes[[0, 5]] = 94, 6
+    losses = np.stack([error * 3, error])
+    return Findings(
+        title="a net",
+        class_names=np.array(["0", "dog"]),
+        biases_before=np.full((blocks, width), -2.0),
+        biases=-2 - layer,
+        counts=np.ones(classes),
+        by_class=by_class,
+        mean=mean,
+        changes=changes,
+        sample_index=np.arange(4),
+        sample_image=np.zeros((4, 2, 2, 1), np.uint8),
+        sample_label=np.zeros(4, int),
+        sample_prediction=np.ones(4, int),
+        sample_gates=gates,
+        sample_outputs=gates * 2,
+        num_examples=10,
+        intact=np.array([0.06, 0.02]),
+        shut=losses,
+        opened=losses,
+        shut_to=losses,
+        shut_from=losses,
+        num_pair_examples=5,
+        pairs=np.broadcast_to(losses[:, :, None], (2, blocks, blocks)),
+    )
+
+
+def test_numbers_have_the_known_values():
+    numbers = findings.measure(made_up())
+    assert set(numbers) == set(findings.NUMBERS)
+    assert numbers["biases_fell"] == pytest.approx(19 / 20)  # The first layer's stayed.
+    assert numbers["bias_depth_correlation"] == pytest.approx(-1)
+    assert numbers["bias_activity_correlation"] > 0.5
+    assert numbers["open_for_one"] == pytest.approx(1 / 3)
+    assert numbers["open_on_average"] == 0
+    assert numbers["sparsity_for_one"] == pytest.approx(2 / 3)
+    assert numbers["sparsity_on_average"] == pytest.approx(0)
+    assert numbers["change_reach"] == 6
+    assert numbers["class_early_share"] == pytest.approx(0.2 / (0.2 + 5 * 0.05))
+    assert numbers["idle_share"] == pytest.approx(19 / 20)
+    assert numbers["last_needed"] == 1
+    assert numbers["worst_cost"] == pytest.approx(0.48)
+    assert ("1", findings.NUMBERS["last_needed"]) in [
+        (value, words) for words, value in findings.describe(numbers)
+    ]
+
+
+def test_findings_are_read_as_they_were_written(tmp_path):
+    found = made_up()
+    findings.save(found, tmp_path / "findings.npz")
+    again = findings.load(tmp_path / "findings.npz")
+    for a, b in zip(found, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert isinstance(again.title, str)
+    whole = (tmp_path / "findings.npz").read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for content in (whole[:-100], b"", b"no zip", flipped):
+        (tmp_path / "findings.npz").write_bytes(content)
+        with pytest.raises(UserError, match=r"findings\.npz cannot be read"):
+            findings.load(tmp_path / "findings.npz")
+
+
+def test_objects_are_not_unpickled(tmp_path):
+    values = {k: np.asarray(v) for k, v in made_up()._asdict().items()}
+    values["title"] = np.asarray([{"a": 1}], object)
+    np.savez(tmp_path / "findings.npz", **values)
+    with pytest.raises(UserError, match="cannot be read"):
+        findings.load(tmp_path / "findings.npz")
+
+
+def test_the_best_highway_net_of_a_run_is_looked_into(workdir, tmp_path, capsys):
+    assert analyze.main([f"--workdir={workdir}", f"--out={tmp_path}", "--pair_examples=50"]) == 0
+    rows = highway_jax.run(_config(workdir), workdir)
+    best = min((row for row in rows if row["block"] == "highway"), key=lambda r: r["train_loss"])
+    (directory,) = tmp_path.iterdir()
+    assert directory.name == f"trial_{best['trial']:04d}"
+    assert "biases that fell" in capsys.readouterr().out
+    found = findings.load(directory / "findings.npz")
+    # The net is the one that was trained, and has been looked at on the examples it was trained on.
+    assert found.intact[0] == pytest.approx(best["train_loss"], rel=1e-5)
+    assert 1 - found.intact[1] == pytest.approx(best["train_accuracy"])
+    assert found.counts.sum() == found.num_examples
+    assert found.num_pair_examples == 50
+    assert found.biases.shape == (4, 6)
+    np.testing.assert_array_equal(found.biases_before, -1.5)
+    numbers = json.loads((directory / "numbers.json").read_text())
+    assert numbers == pytest.approx(findings.measure(found), nan_ok=True)
+    for name in ("figure2", "figure3", "figure4", "lesions"):
+        for ending in ("png", "svg"):
+            assert (directory / f"{name}.{ending}").stat().st_size > 5000
+
+
+def _config(workdir):
+    return highway_jax.config.from_json((workdir / "config.json").read_text())
+
+
+def test_pairs_and_ranges_agree_with_single_layers(workdir):
+    options = analyze.Options(num_examples=60, num_pair_examples=60)
+    found = analyze.analyze(workdir, [0, 1], options)
+    assert list(found) == [0, 1]
+    for one in found.values():
+        np.testing.assert_array_equal(np.diagonal(one.pairs, axis1=1, axis2=2), one.shut)
+        np.testing.assert_array_equal(one.pairs, np.swapaxes(one.pairs, 1, 2))
+        np.testing.assert_array_equal(one.shut_to[:, 0], one.shut[:, 0])
+        np.testing.assert_array_equal(one.shut_from[:, -1], one.shut[:, -1])
+        np.testing.assert_array_equal(one.shut_to[:, 1], one.pairs[:, 0, 1])
+        np.testing.assert_array_equal(one.shut_to[:, -1], one.shut_from[:, 0])
+    alone = analyze.analyze(workdir, [1], options)[1]
+    np.testing.assert_array_equal(alone.shut, found[1].shut)
+    assert (found[0].shut != found[1].shut).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--trial=7"], "--trial is 7; allowed: a finished highway net (0, 1)"),
+        (["--trial=2"], "--trial is 2; allowed: a finished highway net (0, 1)"),  # A plain net.
+        (["--examples=-1"], "--examples is -1; allowed: 0 or more"),
+        (["--pair_examples=-2"], "--pair_examples is -2; allowed: 0 or more"),
+        (["--out=/dev/null/x"], "--out is '/dev/null/x'; allowed: a directory to write"),
+    ],
+)
+def test_bad_arguments_get_one_line(workdir, arguments, words, capsys):
+    assert analyze.main([f"--workdir={workdir}", "--examples=10", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_is_not_there_or_not_whole_gets_one_line(workdir, tmp_path):
+    with pytest.raises(UserError, match=r"--workdir is '.*nowhere'; allowed: a directory of a run"):
+        analyze.analyze(tmp_path / "nowhere")
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    for manifest in copy.glob("checkpoints/*highway*/*.json"):
+        manifest.write_text("{")
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+        analyze.analyze(copy)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(UserError, match="is gone; restore it"):
+        analyze.analyze(copy)
+    (copy / "results.csv").unlink()
+    with pytest.raises(UserError, match="a run with a highway net that is finished"):
+        analyze.analyze(copy)
+    (copy / "config.json").write_text('{"name": 3}')
+    with pytest.raises(UserError, match=r"config\.name is 3; allowed"):
+        analyze.analyze(copy)
+
+
+def test_the_figures_show_the_arrays():
+    found = made_up()
+    maps = [axis.images[0].get_array() for axis in figures.figure2([found]).axes if axis.images]
+    expected = (found.biases, found.mean, found.sample_gates[0], found.sample_outputs[0])
+    for shown, values in zip(maps, expected, strict=True):
+        np.testing.assert_allclose(shown, values)
+    panels = [axis for axis in figures.figure3([found], [(0, 1)]).axes if axis.images]
+    assert [axis.get_title() for axis in panels] == ["Class 0", "Class 1: dog"]
+    for axis, values in zip(panels, found.by_class - found.mean, strict=True):
+        np.testing.assert_allclose(axis.images[0].get_array(), values)
+        low, high = axis.images[0].get_clim()
+        assert low == -high  # No difference is the middle of the scale.
+    (axis,) = figures.figure4([found]).axes
+    curve, dashed = axis.lines
+    np.testing.assert_allclose(curve.get_ydata(), 100 * found.shut[1])
+    np.testing.assert_array_equal(curve.get_xdata(), np.arange(1, 21))
+    np.testing.assert_allclose(dashed.get_ydata(), 2)
+    assert len(figures.figure4([found, found]).axes) == 2
+    assert jax.tree.leaves(figures.lesions(found).axes)
