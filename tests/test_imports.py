@@ -42,6 +42,10 @@ ORDER = [
     "findings",
     "figures",
     "analyze",
+    "claims",
+    "runs",
+    "document",
+    "page",
     "report",
 ]
 
@@ -51,6 +55,7 @@ HOMES = {
     "orbax": {"checkpoint"},
     "tensorflow_datasets": {"archives", "data", "tfds_builders"},
     "matplotlib": {"figures"},
+    "plotly": {"page"},
     "sklearn": {"data"},
     "tensorboardX": {"records"},
 }

@@ -1,12 +1,14 @@
 """Reports of runs that are made up, so that every number in them is known."""
 
 import csv
+import gzip
 import json
 
 import numpy as np
 import pytest
+from made_up_findings import made_up
 
-from highway_jax import paper, records, report
+from highway_jax import claims, findings, paper, records, report, runs
 from highway_jax.errors import UserError
 
 ENVIRONMENT = {
@@ -20,7 +22,9 @@ ENVIRONMENT = {
 
 def _write_run(path, rows, lines, trials=0):
     path.mkdir()
-    config = {"name": path.name, "sweep": {"trials": trials}}
+    grid = {"model": {"depth": [10]}} if trials else {}
+    config = {"name": path.name, "data": {"name": "mnist"}}
+    config |= {"sweep": {"trials": trials, "grid": grid}}
     (path / "config.json").write_text(json.dumps(config))
     (path / "environment.json").write_text(json.dumps(ENVIRONMENT))
     with (path / "results.csv").open("w", newline="") as file:
@@ -35,8 +39,9 @@ def _write_run(path, rows, lines, trials=0):
 def _row(trial, **values):
     row = {"batch": "b", "trial": trial, "dataset": "mnist", "architecture": "dense", "width": 50}
     row |= {"block": "highway", "depth": 10, "rung": 0, "status": "dropped", "num_parameters": 7}
-    row |= {"train_seconds": 5.0, "train_loss": 1.0, "epochs": 2, "steps": 20}
-    return row | values
+    row |= {"train_seconds": 5.0, "train_loss": 1.0, "epochs": 2, "steps": 20, "seed": 0}
+    row |= {"case": "net"} | values
+    return row | {"diverged": row["status"] == "diverged"}
 
 
 @pytest.fixture
@@ -44,19 +49,19 @@ def sweep(tmp_path):
     # Twelve trials of two epochs; trial 3 goes on to a third, though it is not the best of all.
     rows = [_row(i, train_loss=(i + 1) / 100) for i in range(12)]
     rows[3] |= {"rung": 1, "status": "finished", "epochs": 3, "train_loss": 0.02}
-    rows[11] |= {"status": "diverged", "train_loss": ""}
+    rows[11] |= {"status": "diverged", "diverged": True, "train_loss": ""}
     lines = [
         {"trial": i, "epoch": epoch, "train_loss": None if i == 11 else (i + 1) / epoch}
         for i in range(12)
         for epoch in ((1, 2, 3) if i == 3 else (1, 2))
     ]
     _write_run(tmp_path / "sweep", rows, lines, trials=12)
-    return report.read(tmp_path / "sweep")
+    return runs.read(tmp_path / "sweep")
 
 
 def test_the_best_trial_is_the_best_of_those_trained_furthest(sweep):
     curve, row = report.best_curve(sweep, sweep.rows)
-    assert row["trial"] == "3"
+    assert row["trial"] == 3
     np.testing.assert_array_equal(curve.x, [1, 2, 3])
     np.testing.assert_allclose(curve.y, [4, 2, 4 / 3])
 
@@ -74,6 +79,7 @@ def test_figure1_is_drawn_with_a_table_of_both(sweep, tmp_path, capsys):
     assert report.main([f"--workdir={sweep.directory}", f"--out={out}"]) == 0
     text = (out / "report.md").read_text()
     assert capsys.readouterr().out == text + "\n"
+    assert "| sweep | net | mnist | 10 | 7 | 12 | 1 | 3 | - | 0.02 |" in text
     assert "| highway 10 | 12 | 2.00e-02 | 3 | 1.05e-05 | 2.8e+00 ± 1.5e+00 | 2 | 3.6e-05 |" in text
     assert (out / "figure1.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (out / "figure1.svg").read_text()
@@ -90,9 +96,8 @@ def test_a_table_has_our_rows_as_best_mean_and_deviation(tmp_path):
     ]
     _write_run(tmp_path / "conv", rows, lines)
     text = report.report([tmp_path / "conv"], tmp_path / "out")
-    assert "| **Highway, width 32, ours**: 3 seeds, 20 steps | 10 | 7 | 99.56 (99.53 ± 0.03) |" in (
-        text
-    )
+    ours = "4 seeds, 20 steps, 1 diverged | 10 | 7 | 99.56 (99.53 ± 0.03) |"
+    assert f"| **Highway, width 32, ours**: {ours}" in text
     assert "| Highway, width 32 | 10 | 151 K | 99.55 (99.54 ± 0.02) |" in text
     assert "Table 2" not in text
     assert (tmp_path / "out" / "table1-mnist10-32-mnist-conv.svg").exists()
@@ -100,17 +105,67 @@ def test_a_table_has_our_rows_as_best_mean_and_deviation(tmp_path):
 
 
 def test_what_cannot_be_reported_is_said_in_one_line(tmp_path, capsys):
-    _write_run(tmp_path / "other", [_row(0)], [])
+    _write_run(tmp_path / "torn", [_row(0)], [])
+    (tmp_path / "torn" / "results.csv").write_text("trial,depth\n0,much\n")
+    _write_run(tmp_path / "whole", [_row(0)], [])
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    for workdir, words in (
-        ("nowhere", "nowhere'; allowed"),
-        ("broken", "allowed: a directory of a run"),
-        ("other", "none of these runs has results that the paper has"),
+    for workdir, out, words in (
+        ("nowhere", "o", "nowhere'; allowed"),
+        ("broken", "o", "allowed: a directory of a run"),
+        ("torn", "o", "allowed: a directory of a run (line 2"),
+        ("whole", "broken/config.json", "config.json'; allowed: a directory to write"),
     ):
-        assert report.main([f"--workdir={tmp_path / workdir}", f"--out={tmp_path / 'o'}"]) == 2
+        arguments = [f"--workdir={tmp_path / workdir}", f"--out={tmp_path / out}"]
+        assert report.main(arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
+
+
+def test_a_run_that_just_began_has_a_report(tmp_path):
+    _write_run(tmp_path / "new", [], [])
+    text = report.report([tmp_path / "new"], tmp_path / "out")
+    assert "No batch of trials is finished yet." in text
+    assert "| new | 0 | 0 | 2 x cpu" in text
+    assert "<title>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_curves_may_be_compressed(sweep):
+    plain = sweep.directory / "metrics.jsonl"
+    packed = gzip.compress(plain.read_bytes())
+    plain.unlink()
+    assert runs.read(sweep.directory).curves == {}
+    plain.with_suffix(".jsonl.gz").write_bytes(packed)
+    assert runs.read(sweep.directory).curves == sweep.curves
+
+
+def test_what_was_found_inside_is_held_against_the_paper(tmp_path):
+    _write_run(tmp_path / "run", [_row(0, status="finished")], [])
+    (tmp_path / "run" / "analysis" / "trial_0000").mkdir(parents=True)
+    findings.save(made_up(), tmp_path / "run" / "analysis" / "trial_0000" / "findings.npz")
+    text = report.report([tmp_path / "run"], tmp_path / "out")
+    assert "MNIST: most transform biases fell further in training | " in text
+    assert "| 95% | yes |" in text
+    assert "any one early layer |" in text
+    assert "| 48.0% | yes |" in text
+    # One example has a third of its gates open.
+    assert "below a fifth | 33.3% | **no** |" in text
+    for figure in ("figure2", "figure3", "figure4"):
+        assert (tmp_path / "out" / f"{figure}.png").exists()
+        assert f"({figure}.png)" in text
+
+
+def test_claims_of_both_nets_need_both():
+    nets = {"mnist": made_up()}
+    alone = claims.verdicts(nets)
+    assert {v.claim.datasets for v in alone} == {("mnist",)}
+    more = made_up()
+    more = more._replace(sample_gates=np.square(more.sample_gates) * (np.arange(3) == 0))
+    both = claims.verdicts(nets | {"cifar100": more})
+    assert len(both) == len(claims.CLAIMS)
+    (sparser,) = [v for v in both if len(v.claim.datasets) == 2]
+    assert not sparser.holds  # Of both nets the same one gate of three is open.
+    assert sparser.number == "0.67 against 0.67"
 
 
 def test_the_authors_curves_end_where_their_logs_do():
@@ -129,4 +184,4 @@ def test_a_torn_table_is_refused(tmp_path):
     _write_run(tmp_path / "run", [_row(0)], [])
     (tmp_path / "run" / "metrics.jsonl").write_text('{"epoch": 1}\n')
     with pytest.raises(UserError, match="allowed: a directory of a run"):
-        report.read(tmp_path / "run")
+        runs.read(tmp_path / "run")

@@ -14,7 +14,13 @@ _DEPTH_COLORS = {10: "#8da0cb", 20: "#66a61e", 50: "#d95f02", 100: "#7b1e57"}
 _BLOCK_COLORS = {"plain": "#999999", "highway": "#1b6ca8"}
 _BLOCKS = ("plain", "highway")
 # One scale a meaning; their lightness changes in one direction only, so they can be read in grey.
-MAPS = {"bias": "cividis", "gate": "viridis", "output": "bone", "difference": "magma"}
+MAPS = {
+    "bias": "cividis",
+    "gate": "viridis",
+    "output": "bone",
+    "difference": "magma",
+    "error": "inferno",
+}
 
 
 class Curve(NamedTuple):
@@ -63,21 +69,24 @@ def figure1(
 
 
 def _bars(axis: Any, ten_best: Mapping[tuple[str, int], tuple[float, float]]) -> None:
+    from matplotlib.patches import Patch
+
     depths = list(_DEPTH_COLORS)
     for block, shift in zip(_BLOCKS, (-0.2, 0.2), strict=True):
         places = [i + shift for i, depth in enumerate(depths) if (block, depth) in ten_best]
         found = [ten_best[block, depth] for depth in depths if (block, depth) in ten_best]
         means, stds = ([value[i] for value in found] for i in (0, 1))
-        axis.bar(places, means, 0.4, color=_BLOCK_COLORS[block], label=block)
+        axis.bar(places, means, 0.4, color=_BLOCK_COLORS[block])
         axis.errorbar(places, means, stds, fmt="none", ecolor="black", capsize=3, lw=1)
         theirs = [paper.FIGURE1_TEN_BEST[block, depth][0] for depth in depths]
         axis.plot(
             [i + shift for i in range(len(depths))], theirs, "o", color="black", mfc="white", ms=5
         )
-    axis.plot([], [], "o", color="black", mfc="white", label="paper")
     axis.set(title="Mean of the ten best", xlabel="Layers")
     axis.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-    axis.legend(frameon=False, fontsize="small")
+    keys = [Patch(color=_BLOCK_COLORS[block], label=block) for block in _BLOCKS]
+    keys += axis.plot([], [], "o", color="black", mfc="white", label="paper")
+    axis.legend(handles=keys, frameon=False, fontsize="small")
 
 
 def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) -> Any:
@@ -212,7 +221,7 @@ def lesions(found: Findings) -> Any:
         axis.spines[["top", "right"]].set_visible(False)
     if found.num_pair_examples:
         title = f"Both of two layers shut: error (%), {found.num_pair_examples:,} examples"
-        _map(axes[2], 100 * found.pairs[1], title, cmap="inferno", vmin=0)
+        _map(axes[2], 100 * found.pairs[1], title, cmap=MAPS["error"], vmin=0)
         axes[2].set(xlabel="Layer", ylabel="Layer")
     else:
         axes[2].set_axis_off()
@@ -233,6 +242,15 @@ def _map(
     axis.set_title(title, fontsize="medium")
     axis.set_xlabel("Block")
     axis.figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02, extend=extend)
+
+
+def color_scales(steps: int = 16) -> dict[str, list[tuple[float, str]]]:
+    """Returns the scales of `MAPS` as (place from 0 to 1, colour), for other plotting tools."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    places = [i / (steps - 1) for i in range(steps)]
+    return {name: [(p, to_hex(colormaps[m](p))) for p in places] for name, m in MAPS.items()}
 
 
 def save(figure: Any, path: Path) -> None:

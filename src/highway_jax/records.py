@@ -157,17 +157,12 @@ class Records:
         if not self._results.exists():
             return []
         try:
-            with self._results.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                same = tuple(reader.fieldnames or ()) == RESULTS
-                rows = (
-                    [{key: _parse(key, row[key]) for key in row} for row in reader] if same else []
-                )
+            columns, rows = read_rows(self._results)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self._results} cannot be read ({error}); restore it, or use another --workdir"
             ) from error
-        if not same:
+        if columns != RESULTS:
             raise UserError(
                 f"{self._results} has other columns than this version writes;"
                 " restore it, or use another --workdir"
@@ -184,6 +179,27 @@ class Records:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+
+
+def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """Returns the columns and rows of a results.csv of any version, numbers as numbers.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is not such a table.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            rows = [{key: _parse(key, text) for key, text in row.items()} for row in reader]
+        except (csv.Error, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+        return tuple(reader.fieldnames or ()), rows
+
+
+def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the row with the smallest training loss among those trained furthest."""
+    return min(rows, key=lambda r: (math.isnan(r["train_loss"]), -r["rung"], r["train_loss"]))
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -220,13 +236,8 @@ def summarize_search(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         net = (row["case"], row["dataset"], row["architecture"], row["depth"], row["width"])
         groups.setdefault(net, []).append(row)
-
-    def standing(row):
-        return (math.isnan(row["train_loss"]), -row["rung"], row["train_loss"])
-
     return [
-        min(group, key=standing)
-        | {"trials": len(group), "diverged": sum(row["diverged"] for row in group)}
+        best(group) | {"trials": len(group), "diverged": sum(row["diverged"] for row in group)}
         for group in groups.values()
     ]
 
