@@ -16,6 +16,12 @@ with install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype
     from highway_jax import config as config_lib
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A directory in which tests share compiled programs."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def small_config():
     """A run of seconds: a 3-layer highway net, digits, two seeds, two epochs."""

@@ -199,3 +199,26 @@ def test_a_search_is_summarized_by_its_best_trial():
     found, lost = records.summarize_search(rows)
     assert (found["trial"], found["trials"], found["diverged"]) == (2, 4, 1)
     assert (lost["depth"], lost["trials"], lost["diverged"]) == (4, 1, 1)
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_before_it_starts(
+    small_config, tmp_path, monkeypatch, caplog
+):
+    small_config.seeds = (0, 1, 2, 3, 4)
+    small_config.training.epochs = 1
+    run(small_config, tmp_path / "whole")
+    real = Program.memory
+
+    def memory(self):
+        needed, present = real(self)
+        assert 10**5 < needed < present
+        # Memory that two slots of a device fit in, and three do not.
+        return (needed, present) if self.trials.num_slots <= 4 else (needed, needed - 1)
+
+    monkeypatch.setattr(Program, "memory", memory)
+    run(small_config, tmp_path / "halves")
+    assert "its program needs" in caplog.text
+    rows, whole = _results(tmp_path / "halves"), _results(tmp_path / "whole")
+    assert {row.pop("batch")[:9] for row in rows} == {"0000-0002", "0003-0004"}
+    assert {row.pop("batch")[:9] for row in whole} == {"0000-0004"}
+    assert rows == whole

@@ -19,17 +19,17 @@ SETTINGS = [
     "--config=experiments/digits.py",
     "--config.model.depth=4",
     "--config.training.epochs=30",
-    "--config.seeds=0,1,2",
     "--config.runtime.tensorboard=False",
     "--config.evaluation.every_epochs=10",
 ]
 SECONDS = 240
 
 
-def _start(workdir, *arguments, devices=2):
+def _start(workdir, *arguments, devices=2, seeds="0,1,2"):
     environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices))
+    settings = [f"--workdir={workdir}", f"--config.seeds={seeds}", *SETTINGS, *arguments]
     return subprocess.Popen(
-        [sys.executable, "-m", "highway_jax.main", f"--workdir={workdir}", *SETTINGS, *arguments],
+        [sys.executable, "-m", "highway_jax.main", *settings],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -78,6 +78,19 @@ def test_two_processes_are_as_one_stopped_and_resumed(tmp_path):
     assert "epoch" not in second
     assert "Test accuracy" not in second
     assert _results(tmp_path / "two") == _results(tmp_path / "one")
+
+
+def test_eight_devices_are_as_one(tmp_path):
+    seeds = "0,1,2,3,4,5,6,7,8"
+    (eight, _), _ = _finish(
+        [
+            _start(tmp_path / str(n), "--config.training.epochs=3", devices=n, seeds=seeds)
+            for n in (8, 1)
+        ]
+    )
+    # Nine trials: seven devices have one slot too many.
+    assert "8 devices (cpu)" in eight
+    assert _results(tmp_path / "8") == _results(tmp_path / "1")
 
 
 def test_what_is_wrong_in_the_first_process_is_said_in_both(tmp_path):

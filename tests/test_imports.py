@@ -28,7 +28,9 @@ ORDER = [
     "trials",
     "program",
     "analysis",
+    "compile_cache",
     "checkpoint",
+    "events",
     "records",
     "progress",
     "signals",
@@ -57,7 +59,7 @@ HOMES = {
     "matplotlib": {"figures"},
     "plotly": {"page"},
     "sklearn": {"data"},
-    "tensorboardX": {"records"},
+    "tensorboardX": {"events"},
 }
 
 

@@ -103,7 +103,9 @@ class Nets:
 
     def biases(self) -> Float[np.ndarray, "nets blocks width"]:
         """Returns the transform-gate biases b_T."""
-        return self._fill(jax.vmap(lambda p: _matrix(models.transform_biases(p)))(self._params))
+        return self._fill(
+            jax.vmap(lambda p: models.join_runs(models.transform_biases(p)))(self._params)
+        )
 
     def gates(self, split: str = "train") -> Gates:
         """Returns what the gates do over a split."""
@@ -130,8 +132,7 @@ class Nets:
 
         def look(params, images):
             logits, runs = self._model.activations(params, self._task.preprocess(images))
-            maps = (_matrix([_over_space(run._asdict()[name]) for run in runs]) for name in "ty")
-            gates, outputs = (jnp.moveaxis(found, 1, 0) for found in maps)
+            gates, outputs = (jnp.moveaxis(models.unit_maps(runs, name), 1, 0) for name in "ty")
             return jnp.argmax(logits, -1), gates, outputs
 
         looked = jax.jit(jax.vmap(look, (0, None)))(self._params, images)
@@ -189,7 +190,7 @@ class Nets:
             _, runs = self._model.activations(own, self._task.preprocess(images), item.gates)
             counted = counted.astype(jnp.float32)
             of_class = jax.nn.one_hot(labels, self._num_classes) * counted[:, None]
-            gates = _matrix([_over_space(run.t) for run in runs])
+            gates = models.unit_maps(runs, "t")
             changes = jnp.concatenate([_change(run) for run in runs])
             sums = jnp.einsum("bc,lbw->clw", of_class, gates)
             return of_class.sum(0), sums, (changes * counted).sum(-1)
@@ -201,20 +202,9 @@ class Nets:
         return np.where(self._outside, np.nan, np.asarray(maps))
 
 
-def _over_space(x: Float[Array, "blocks batch *space width"]) -> Float[Array, "blocks batch width"]:
-    return x.astype(jnp.float32).mean(tuple(range(2, x.ndim - 1)))
-
-
 def _change(run: BlockActivations) -> Float[Array, "blocks batch"]:
     change = run.y.astype(jnp.float32) - run.x.astype(jnp.float32)
     return jnp.abs(change).mean(tuple(range(2, change.ndim)))
-
-
-def _matrix(parts: Any) -> Array:
-    """Joins arrays [blocks, ..., width] of all runs along blocks, zeros where one is narrower."""
-    width = max(part.shape[-1] for part in parts)
-    pad = [[(0, 0)] * (part.ndim - 1) + [(0, width - part.shape[-1])] for part in parts]
-    return jnp.concatenate([jnp.pad(p, by) for p, by in zip(parts, pad, strict=True)])
 
 
 def single_lesions(num_blocks: int, gate: float = 0.0) -> Float[np.ndarray, "blocks blocks"]:

@@ -1,13 +1,18 @@
 """Checkpoints of one batch of trials: Orbax files, a manifest of their sums, the newest few kept.
 
 Orbax restores a flipped bit without a word, so every file's SHA-256 is written beside the step
-and compared before the step is used. The manifest is written last and atomically: a step without
-one was never finished. Files are data only; nothing in them is executed.
+and compared before the step is used; the manifest that holds them has one of its own. It is
+written last and atomically: a step without one was never finished. Files are data only; nothing
+in them is executed.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +23,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from highway_jax import files
-from highway_jax.errors import UserError
+from highway_jax.errors import UserError, brief, show
 
 _FORMAT = 1
+_KEYS = {"format", "step", "files", "extra"}
+_MANIFEST = re.compile(r"step_(\d{8,})\.json")
+_STEP = re.compile(r"\.?step_(\d{8,})\b.*")
+_OVERHEAD_BYTES = 2**17  # More than Orbax's own files take.
+_FULL = re.compile(r"No space left|Disk quota exceeded|File too large|RESOURCE_EXHAUSTED", re.I)
 
 
 class Checkpoints:
@@ -38,7 +48,9 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Saves a step and removes the oldest; returns when all of it is on disk.
+        """Saves a step and removes older ones; returns when all of it is on disk.
+
+        Later ones are removed too: those were passed over as damaged.
 
         Args:
             step: Names the checkpoint.
@@ -46,28 +58,43 @@ class Checkpoints:
             extra: Small JSON data saved with it.
 
         Raises:
-            OSError: If it could not be written; earlier checkpoints are untouched.
+            OSError: If it could not be written, or the directory that holds the checkpoints of all
+                batches has no parent any more; earlier checkpoints are untouched.
         """
         path = self._path(step)
         manifest = self._manifest(step)
         manifest.unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path, state)
-        sums = {str(f.relative_to(path)): _sha256(f) for f in _all_files(path)}
-        files.write_atomically(
-            manifest, json.dumps({"format": _FORMAT, "step": step, "files": sums, "extra": extra})
-        )
-        for old in self.steps()[: -self._keep]:
-            self._manifest(old).unlink(missing_ok=True)
-            shutil.rmtree(self._path(old), ignore_errors=True)
+        for directory in (self._directory.parent, self._directory):
+            directory.mkdir(exist_ok=True)
+        _check_space(path, state)
+        try:
+            with _checkpointer() as checkpointer:
+                checkpointer.save(path, state)
+            sums = {str(f.relative_to(path)): _sha256(f) for f in _all_files(path)}
+            content = {"format": _FORMAT, "step": step, "files": sums, "extra": extra}
+            text = json.dumps(content | {"sha256": _sum_of(content)})
+            files.write_atomically(manifest, text)
+            self._mark().touch()
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                self._tidy({s for s in self.steps() if s != step})
+            raise _as_os_error(error, path) from error
+        earlier = [s for s in self.steps() if s < step]
+        self._tidy({step, *earlier[max(0, len(earlier) - self._keep + 1) :]})
 
     def steps(self) -> list[int]:
         """Returns the finished steps, oldest first."""
-        return sorted(
-            int(p.stem.removeprefix("step_")) for p in self._directory.glob("step_*.json")
-        )
+        found = (_MANIFEST.fullmatch(p.name) for p in self._directory.glob("step_*.json"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def exist(self) -> bool:
+        """Returns whether any step was ever finished, even if none is left."""
+        return bool(self.steps()) or self._mark().exists()
+
+    def extras(self) -> list[dict[str, Any]]:
+        """Returns what was saved with each step, newest first; nothing where it is damaged."""
+        return [self._read_manifest(step)[0].get("extra", {}) for step in reversed(self.steps())]
 
     def restore(
         self, like: Callable[[dict[str, Any]], Any]
@@ -78,7 +105,7 @@ class Checkpoints:
 
         Args:
             like: From the extra data saved with a checkpoint to a tree of host arrays of the
-                shapes that were saved.
+                shapes that were saved; raises `ValueError` if the data are not what was saved.
 
         Raises:
             UserError: If there are checkpoints and every one is damaged.
@@ -87,37 +114,88 @@ class Checkpoints:
         for step in reversed(self.steps()):
             damage = self.damage(step)
             if damage is None:
-                manifest = json.loads(self._manifest(step).read_text())
-                with _checkpointer() as checkpointer:
-                    state = checkpointer.restore(self._path(step), like(manifest["extra"]))
-                return step, jax.tree.map(np.asarray, state), manifest["extra"]
+                extra = self._read_manifest(step)[0]["extra"]
+                try:
+                    return step, self._read(step, like(extra)), extra
+                except (MemoryError, UserError):
+                    raise
+                except Exception as error:  # Whatever files that are not ours make Orbax raise.
+                    damage = (
+                        f"{self._path(step).name} cannot be restored ({brief(str(error), 200)})"
+                    )
             damages.append(damage)
             logging.warning("checkpoint of step %d passed over: %s", step, damage)
-        if damages:
+        if self.exist():
+            damage = damages[0] if damages else "no manifest is left"
             raise UserError(
-                f"every checkpoint in {self._directory} is damaged ({damages[0]});"
+                f"every checkpoint in {self._directory} is damaged ({damage});"
                 " restore a copy of the directory, or remove it to train from the start"
             )
         return None
 
+    def _read(self, step: int, like: Any) -> Any:
+        with _checkpointer() as checkpointer:
+            state = jax.tree.map(np.asarray, checkpointer.restore(self._path(step), like))
+        # Orbax takes what it finds where the shape differs.
+        for (path, found), wanted in zip(
+            jax.tree.leaves_with_path(state), jax.tree.leaves(like), strict=True
+        ):
+            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+                raise ValueError(
+                    f"{jax.tree_util.keystr(path)} is {found.dtype}{list(found.shape)},"
+                    f" not {wanted.dtype}{list(wanted.shape)}"
+                )
+        return state
+
     def damage(self, step: int) -> str | None:
         """Returns what is wrong with the files of a step, or None."""
-        try:
-            manifest = json.loads(self._manifest(step).read_text())
-            sums, format_ = dict(manifest["files"]), manifest["format"]
-            dict(manifest["extra"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return f"{self._manifest(step).name} cannot be read"
-        if format_ != _FORMAT:
-            return f"{self._manifest(step).name} has format {format_}, not {_FORMAT}"
+        manifest, damage = self._read_manifest(step)
         path = self._path(step)
-        present = {str(f.relative_to(path)): f for f in _all_files(path)}
-        for name, expected in sums.items():
-            if name not in present:
-                return f"{path.name}/{name} is missing"
-            if _sha256(present[name]) != expected:
-                return f"{path.name}/{name} does not have its checksum"
-        return None
+        try:
+            return damage or _difference(path, manifest["files"])
+        except OSError as error:
+            return f"{path.name} cannot be read ({error.strerror})"
+
+    def _read_manifest(self, step: int) -> tuple[dict[str, Any], str | None]:
+        """Returns a step's manifest and None, or nothing and what is wrong with it."""
+        name = self._manifest(step).name
+        try:
+            manifest = json.loads(self._manifest(step).read_text(encoding="utf-8"))
+            # Those of version 0.1.0's first weeks have no sum.
+            expected = manifest.pop("sha256", None)
+            is_whole = set(manifest) == _KEYS and expected in (None, _sum_of(manifest))
+            dict(manifest["files"]), dict(manifest["extra"])
+            format_ = manifest["format"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return {}, f"{name} cannot be read"
+        if format_ != _FORMAT:
+            return {}, f"{name} has format {show(format_)}, not {_FORMAT}"
+        if not is_whole or manifest["step"] != step:
+            return {}, f"{name} does not have its checksum"
+        return manifest, None
+
+    def tidy(self) -> None:
+        """Removes what a process left that was killed while it saved or removed a step."""
+        self._tidy(set(self.steps()[-self._keep :]))
+
+    def _tidy(self, kept: set[int]) -> None:
+        """Removes all steps but these, and what a killed process left of a step."""
+        for path in sorted(self._directory.iterdir(), reverse=True):  # A manifest, then its step.
+            match = _STEP.fullmatch(path.name)
+            is_kept = match and int(match[1]) in kept and path in self._files_of(int(match[1]))
+            if not match or is_kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _files_of(self, step: int) -> tuple[Path, Path]:
+        return self._manifest(step), self._path(step)
+
+    def _mark(self) -> Path:
+        # Tells manifests that were lost from a first save that was never finished.
+        return self._directory / "saved"
 
     def _path(self, step: int) -> Path:
         return self._directory / f"step_{step:08d}"
@@ -133,6 +211,41 @@ def _checkpointer() -> ocp.StandardCheckpointer:
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
     )
     return ocp.StandardCheckpointer(multiprocessing_options=options)
+
+
+def _difference(path: Path, sums: dict[str, str]) -> str | None:
+    """Returns which file of a step is not as it was saved, or None."""
+    present = {str(f.relative_to(path)): f for f in _all_files(path)}
+    for name, expected in sums.items():
+        if name not in present:
+            return f"{path.name}/{name} is missing"
+        if _sha256(present[name]) != expected:
+            return f"{path.name}/{name} does not have its checksum"
+    if strange := sorted(present.keys() - sums.keys()):
+        return f"{path.name}/{strange[0]} is not part of it"
+    return None
+
+
+def _check_space(path: Path, state: Any) -> None:
+    """Raises the error of a full disk before Orbax does, which prints pages about it."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _as_os_error(error: Exception, path: Path) -> Exception:
+    """Returns the error that says of a full disk what it is; Orbax's own is a ValueError."""
+    if isinstance(error, OSError):
+        error.filename = error.filename or str(path)
+        return error
+    text = str(error)
+    if _FULL.search(text):
+        return OSError(errno.ENOSPC, "No space left on device", str(path))
+    return OSError(errno.EIO, brief(text, 200), str(path))
+
+
+def _sum_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _all_files(path: Path) -> list[Path]:

@@ -8,6 +8,18 @@ class UserError(Exception):
 
     The message names the key or file, the value found, and what is allowed. The command line
     prints it without a traceback and exits with status 2.
+
+    Attributes:
+        shared: Whether every process of the run raised it.
+    """
+
+    shared = False
+
+
+class Lost(Exception):
+    """A device or another process of the run failed; the same command goes on.
+
+    The command line prints its message without a traceback and exits with status 75.
     """
 
 

@@ -1,8 +1,17 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and what to say when the disk refuses them."""
 
 import contextlib
+import errno
 import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from highway_jax.errors import UserError, brief
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -18,11 +27,47 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
     sync_directory(path.parent)
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Removes what `write_atomically` left in a directory where a process was killed in it."""
+    for path in directory.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Makes a `UserError` of the system's refusal to read or write within a directory.
+
+    Raises:
+        UserError: It names the path, the reason and, where the disk is full, the free space.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or directory
+        reason = error.strerror or brief(str(error), 200)
+        mend = f"{_space(directory)}; make room" if error.errno in _FULL else "mend it"
+        raise UserError(
+            f"{path} cannot be written or read ({reason}); {mend} and start again: the run goes on"
+            " from its last checkpoint"
+        ) from error
+
+
+def _space(directory: Path) -> str:
+    try:
+        usage = shutil.disk_usage(directory)
+    except OSError:
+        return "free space unknown"
+    return f"{usage.free / 1e6:,.1f} MB of {usage.total / 1e6:,.1f} MB are free in {directory}"
 
 
 def sync_directory(path: Path) -> None:

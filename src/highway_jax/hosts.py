@@ -1,21 +1,24 @@
 """Many processes as one: the first reads and writes the disk, and all learn what it found.
 
 With one process, everything here is a plain call. With more, every process must make the same calls
-in the same order; a `UserError` in one is raised in all.
+in the same order; a `UserError` in one is raised in all. A process that leaves by any other way
+must do so by `leave`, so that the others do not wait for it.
 """
 
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
-from highway_jax.errors import UserError
+from highway_jax.errors import Lost, UserError, brief, show
 
 _MESSAGE_BYTES = 1000
 
@@ -51,7 +54,7 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
         return
     try:
         jax.distributed.initialize(*arguments)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--coordinator: the processes of this run do not meet ({reason})"
@@ -61,7 +64,41 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
 def _has_others() -> bool:
     is_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     # Set by srun for each step, and not in a shell that merely has an allocation.
-    return is_pod or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if not tasks.isdecimal():
+        raise UserError(f"SLURM_STEP_NUM_TASKS is {show(tasks)}; allowed: a whole number")
+    return is_pod or int(tasks) > 1
+
+
+def leave(status: int) -> None:
+    """Ends this process at once if it is one of several, as the others do not end now.
+
+    Python's own way out would wait for them, and they for this one; they see its connections
+    close instead.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """Makes one line of what a computation raises when another process is gone.
+
+    Raises:
+        Lost: It says so.
+    """
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise Lost(
+            "another process of this run is gone, or a device failed"
+            f" ({brief(str(error), 200)}); start all of them again: the run goes on from its last"
+            " checkpoint"
+        ) from error
 
 
 def is_first() -> bool:
@@ -85,10 +122,18 @@ def lead(function: Callable[[], Any]) -> Any:
             answer, failure = {"error": f"{error}"}, error
     answer = json.loads(_broadcast_bytes(json.dumps(answer).encode()))
     if failure is not None:
+        if isinstance(failure, UserError):
+            failure.shared = True
         raise failure
     if "error" in answer:
-        raise UserError(f"process 0: {answer['error']}")
+        raise _shared(0, answer["error"])
     return answer["result"]
+
+
+def _shared(process: int, message: str) -> UserError:
+    error = UserError(f"process {process}: {message}")
+    error.shared = True
+    return error
 
 
 @contextlib.contextmanager
@@ -115,7 +160,7 @@ def together(function: Callable[[], Any]) -> Any:
     padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     for number, found in enumerate(multihost_utils.process_allgather(padded)):
         if text := found.tobytes().rstrip(b"\0"):
-            raise UserError(f"process {number}: {text.decode(errors='replace')}")
+            raise _shared(number, text.decode(errors="replace"))
     return result
 
 

@@ -3,33 +3,50 @@
 import logging
 import signal
 import sys
+import traceback
 from pathlib import Path
 
-from highway_jax import command_line, experiment, hosts
-from highway_jax.errors import UserError
+from highway_jax import command_line, experiment, hosts, trials
+from highway_jax.errors import Lost, UserError
 from highway_jax.progress import Display
 from highway_jax.records import summarize, summarize_search
 from highway_jax.signals import Stopped
 
+TRY_AGAIN = 75
+"""Exit status, as in sysexits.h, where only a device or another machine failed."""
+
 
 def main(argv: list[str]) -> int:
-    """Runs one command line, the program's name first; returns the exit status."""
+    """Runs one command line, the program's name first; returns the exit status.
+
+    That is 0 if all is trained, 2 if something must be mended first, 75 if the same command may
+    just be given again, and 128 + the signal's number if one stopped it.
+    """
+    shared = True
     try:
         arguments = command_line.parse(argv)
         if arguments.show:
             command_line.answer(arguments.show)
         else:
-            _train(arguments)
+            with hosts.watching():
+                _train(arguments)
+        status, message = 0, ""
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        status, message = 2, "error: " + " ".join(str(error).split())
+        shared = error.shared
+    except Lost as lost:
+        status, message, shared = TRY_AGAIN, f"error: {lost}", False
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + stopped.signal
+        status, message = 128 + stopped.signal, str(stopped)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0
+        status, message, shared = 128 + signal.SIGINT, "stopped", False
+    except Exception:
+        status, message, shared = 1, traceback.format_exc(), False
+    if message:
+        print(message.rstrip(), file=sys.stderr)
+    if not shared:
+        hosts.leave(status)
+    return status
 
 
 def _train(arguments: command_line.Arguments) -> None:
@@ -44,12 +61,26 @@ def _train(arguments: command_line.Arguments) -> None:
         else:
             display.table(summarize(rows))
         display.say(f"Records and checkpoints: {workdir}")
+    if rows and all(row["status"] == trials.FAILED for row in rows):
+        raise UserError(
+            f"every trial failed, none was trained; the reasons are above. --workdir={workdir}"
+            " keeps them: remove their rows from results.csv to try again"
+        )
+    if rows and all(row["diverged"] for row in rows):
+        logging.warning(
+            "every trial diverged: its loss stopped being finite, and there is no accuracy to"
+            " report; a smaller learning rate or a lower clip_norm may help"
+        )
 
 
 def run() -> None:
     """Runs the command line of this process."""
     # Forced, as a library we import has set up its own.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", force=True)
+    # Ours say what takes long before a run: downloads and decoding.
+    logging.getLogger("highway_jax").setLevel(logging.INFO)
+    # Orbax logs the errors that it raises, and we tell, in pages.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.exit(main(sys.argv))
 
 

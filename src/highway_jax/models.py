@@ -5,7 +5,7 @@ The rest of the package sees a `Model` of pure functions and never a linen modul
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -305,6 +305,23 @@ def transform_biases(params: Params) -> tuple[Float[Array, "blocks width"], ...]
 
     runs = (name for name in sorted(params, key=number) if name.startswith("blocks"))
     return tuple(of_run(params[name]) for name in runs)
+
+
+def join_runs(runs: Iterable[Float[Array, "blocks *rest width"]]) -> Array:
+    """Joins arrays of the runs of a net along blocks, with zeros where one is narrower."""
+    runs = list(runs)
+    width = max(run.shape[-1] for run in runs)
+    pads = ([(0, 0)] * (run.ndim - 1) + [(0, width - run.shape[-1])] for run in runs)
+    return jnp.concatenate([jnp.pad(run, pad) for run, pad in zip(runs, pads, strict=True)])
+
+
+def unit_maps(runs: Iterable[BlockActivations], name: str) -> Float[Array, "blocks batch width"]:
+    """Returns one of the activations of all blocks, float32, averaged over an image's places."""
+
+    def average(x):
+        return x.astype(jnp.float32).mean(tuple(range(2, x.ndim - 1)))
+
+    return join_runs(average(getattr(run, name)) for run in runs)
 
 
 def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:

@@ -75,6 +75,16 @@ def devices(num_devices: int = 0) -> list[jax.Device]:
     return found[: num_devices or len(found)]
 
 
+def device_memory(device: jax.Device) -> int:
+    """Returns the bytes that programs may use on a device; CPU devices share the machine's."""
+    if device.process_index != jax.process_index():
+        device = jax.local_devices()[0]  # Only those of this process can be asked.
+    if stats := device.memory_stats():
+        return stats["bytes_limit"]
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return pages * size // len(jax.local_devices())
+
+
 @functools.cache
 def _compiler_options(platform: str) -> dict[str, Any]:
     """Returns the options for a platform that this version of the compiler knows."""

@@ -91,6 +91,19 @@ class Program:
         self._evaluate = self._evaluate.lower(state.params, self.data, span).compile()
         return time.perf_counter() - began
 
+    def memory(self) -> tuple[int, int]:
+        """Returns the bytes that training needs on each device, and those a device has.
+
+        The compiler's own count of the compiled program; before `compile` there is none.
+        """
+        needed = self._train.memory_analysis()
+        return (
+            needed.argument_size_in_bytes
+            + needed.output_size_in_bytes
+            + needed.temp_size_in_bytes
+            - needed.alias_size_in_bytes
+        ), parallel.device_memory(self.trials.mesh.devices.flat[0])
+
     def create(self, numbers: optimizer.Hyperparameters) -> train.TrialState:
         """Returns the state of all trials before their first step, on the devices."""
         return self._create(self.trials.place(numbers))
@@ -111,6 +124,25 @@ class Program:
         """Returns the sums of all trials over a split, on the host."""
         sums = self._evaluate(params, self.data, self.trials.share(self.spans[split]))
         return self.trials.fetch(sums)
+
+    @functools.cached_property
+    def _gate_means(self) -> Any:
+        def means(params, data, index):
+            images = self.task.preprocess(data.take(index).images)
+            _, runs = self.model.activations(params, images)
+            return models.unit_maps(runs, "t").mean(1)
+
+        return self.trials.compile(means)
+
+    def gate_means(self, params: Any, num_examples: int = 1000) -> np.ndarray:
+        """Returns the mean transform-gate outputs of all trials over the first training examples.
+
+        Returns:
+            [trials, blocks, width], on the host; ones where the blocks have no gates.
+        """
+        first, end = self.spans["train"]
+        index = self.trials.share(np.arange(first, min(end, first + num_examples), dtype=np.int32))
+        return self.trials.fetch(self._gate_means(params, self.data, index))
 
     def learning_rates(self, numbers: optimizer.Hyperparameters, step: int) -> np.ndarray:
         """Returns each trial's rate at a step, [trials]."""

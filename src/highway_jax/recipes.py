@@ -98,6 +98,7 @@ def inside(name: str, *, search: bool) -> ConfigDict:
     config.training.epochs = 40
     if not search:
         config.seeds = (0, 1, 2, 3, 4)
+        config.runtime.gate_maps_every = 10
         return config
     config.sweep.trials = 24
     config.sweep.rung_epochs = (3, 12)

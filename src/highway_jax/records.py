@@ -10,7 +10,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from highway_jax import config as config_lib
 from highway_jax import files
 from highway_jax.errors import UserError
+from highway_jax.events import Events
 
 SETTING = (
     "case",
@@ -88,8 +89,7 @@ class Records:
         self._directory = Path(directory)
         self._metrics = self._directory / "metrics.jsonl"
         self._results = self._directory / "results.csv"
-        self._tensorboard = tensorboard
-        self._writers: dict[str, Any] = {}
+        self._events = Events(self._directory / "tensorboard") if tensorboard else None
 
     def add_epoch(self, lines: Iterable[dict[str, Any]]) -> None:
         """Appends one epoch's line of each trial to metrics.jsonl; on disk when it returns."""
@@ -99,53 +99,58 @@ class Records:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        for line in lines:
-            self._add_events(line)
+        for line in lines if self._events else ():
+            values = {_tag(key): _json(line.get(key)) for key in ("learning_rate", *MEASURED)}
+            known = {tag: value for tag, value in values.items() if value is not None}
+            self._events.add_scalars(line, known, line["epoch"])
 
-    def _add_events(self, line: dict[str, Any]) -> None:
-        if not self._tensorboard:
-            return
-        from tensorboardX import SummaryWriter
-
-        name = f"{line['batch']}/{line['case']}-seed{line['seed']}-trial{line['trial']}"
-        if name not in self._writers:
-            # Events after the step that training resumed from are hidden by purge_step.
-            self._writers[name] = SummaryWriter(
-                str(self._directory / "tensorboard" / name), purge_step=line["epoch"]
-            )
-        for key in ("learning_rate", *MEASURED):
-            if (value := _json(line.get(key))) is not None:
-                group, _, leaf = key.partition("_") if key in MEASURED else ("", "", key)
-                tag = f"{leaf}/{group}" if group else leaf
-                self._writers[name].add_scalar(tag, value, line["epoch"])
-
-    def rewind(self, batch: str, epoch: int) -> None:
-        """Drops the lines of a batch after an epoch, and a torn last line, from metrics.jsonl.
+    def add_gates(self, lines: list[dict[str, Any]], gates: np.ndarray) -> None:
+        """Adds pictures of mean gates to TensorBoard.
 
         Args:
-            batch: Name of the batch.
+            lines: One epoch's line of each trial.
+            gates: Mean gate outputs [trials, blocks, width].
+        """
+        for line, own in zip(lines, gates, strict=True):
+            if self._events and not line["diverged"]:
+                self._events.add_gates(line, own, line["epoch"])
+
+    def rewind(self, trials: Collection[int], epoch: int) -> None:
+        """Drops the lines of trials after an epoch, and a torn last line, from metrics.jsonl.
+
+        Args:
+            trials: Indices of the trials.
             epoch: The last epoch recorded before the checkpoint that training goes on from; 0 if
                 there was none.
 
         Raises:
-            UserError: If the lines of that epoch are not there.
+            UserError: If a line is damaged, or those of that epoch are not there.
         """
-        kept, last = [], 0
+        kept, last = [], dict.fromkeys(trials, 0)
+        texts = []
         if self._metrics.exists():
-            for text in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    line = json.loads(text)
-                    same, at = line["batch"] == batch, int(line["epoch"])
-                except (ValueError, KeyError, TypeError):
-                    continue  # Torn by a crash: it belongs to an epoch that is trained again.
-                if not same or at <= epoch:
-                    kept.append(text)
-                    last = max(last, at) if same else last
-        if last != epoch:
-            raise UserError(
-                f"{self._metrics} ends at epoch {last} of {batch}, its checkpoint at {epoch};"
-                " restore the file, or use another --workdir"
-            )
+            texts = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, text in enumerate(texts, 1):
+            try:
+                line = json.loads(text)
+                trial, at = int(line["trial"]), int(line["epoch"])
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(texts):
+                    break  # Torn by a crash: it belongs to an epoch that is trained again.
+                raise UserError(
+                    f"line {number} of {self._metrics} is damaged; restore the file, or use"
+                    " another --workdir"
+                ) from error
+            if trial not in last or at <= epoch:
+                kept.append(text)
+            if trial in last and at <= epoch:
+                last[trial] = max(last[trial], at)
+        for trial, at in last.items():
+            if at != epoch:
+                raise UserError(
+                    f"{self._metrics} ends at epoch {at} of trial {trial}, its checkpoint at"
+                    f" {epoch}; restore the file, or use another --workdir"
+                )
         files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
 
     def results(self) -> list[dict[str, Any]]:
@@ -172,13 +177,29 @@ class Records:
     def write_results(self, rows: list[dict[str, Any]]) -> None:
         """Writes results.csv, and summary.csv from it; each file whole or not at all."""
         _write_csv(self._results, RESULTS, rows)
+        self.write_summary(rows)
+
+    def write_summary(self, rows: list[dict[str, Any]]) -> None:
+        """Writes summary.csv from the rows of results.csv; whole or not at all."""
         _write_csv(self._directory / "summary.csv", SUMMARY, summarize(rows))
+
+    def add_settings(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Adds what became of settled trials to TensorBoard, with their settings."""
+        for row in rows if self._events else ():
+            settings = {key: row[key] for key in ("seed", *SETTING, "status")}
+            measured = {_tag(key): row[key] for key in MEASURED}
+            self._events.add_settings(row, settings, measured)
 
     def close(self) -> None:
         """Closes the event files."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        if self._events:
+            self._events.close()
+
+
+def _tag(key: str) -> str:
+    """Returns the name of a curve in TensorBoard, where those of one kind stand together."""
+    group, _, leaf = key.partition("_") if key in MEASURED else ("", "", key)
+    return f"{leaf}/{group}" if group else leaf
 
 
 def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
@@ -218,7 +239,8 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         line = dict(zip(SETTING, setting, strict=True))
         line |= {"trials": len(group), "diverged": len(group) - len(converged)}
         for metric, best in (("test_accuracy", max), ("train_loss", min)):
-            values = [row[metric] for row in converged]
+            # Failed trials, and those whose test was not read, have none.
+            values = [row[metric] for row in converged if math.isfinite(row[metric])]
             line[f"{metric}_best"] = best(values) if values else math.nan
             line[f"{metric}_mean"] = float(np.mean(values)) if values else math.nan
             line[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

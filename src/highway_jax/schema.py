@@ -217,7 +217,13 @@ SCHEMA: dict[str, Key] = {
     "runtime.chunk_seconds": _real(
         5.0, 0.0, 1e9, "longest compiled stretch between looks at signals", open_low=True
     ),
+    "runtime.compile_cache": _text(
+        "", "directory for compiled programs, of this user's alone; empty: compile at each start"
+    ),
     "runtime.tensorboard": _flag(True, "write TensorBoard events"),
+    "runtime.gate_maps_every": _whole(
+        0, 0, "epochs between pictures of the mean gates in TensorBoard (Figure 2); 0: none"
+    ),
     "runtime.progress": _flag(True, "show progress"),
 }
 """All settings but `cases`, `sweep.grid` and `sweep.draw`, by dotted key."""

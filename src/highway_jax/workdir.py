@@ -2,8 +2,10 @@
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
+import logging
 import os
 import platform
 import socket
@@ -11,7 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 from ml_collections import ConfigDict
@@ -21,6 +23,8 @@ from highway_jax import files
 from highway_jax.errors import UserError
 
 _RECORDS = ("checkpoints", "metrics.jsonl", "results.csv", "summary.csv")
+# What an environment may differ in without another bit in the results.
+_HARMLESS = ("num_devices ", "num_processes ", "python ", "system ")
 _PACKAGES = ("highway-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -33,6 +37,7 @@ class Workdir:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._lock: IO[str] | None = None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -55,7 +60,12 @@ class Workdir:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise UserError(
+                        f"--workdir={self.path} cannot be locked ({error.strerror}); allowed: a"
+                        " directory on a file system with locks"
+                    ) from error
                 lock.seek(0)
                 holder = " ".join(lock.read().split()) or "another process"
                 raise UserError(
@@ -64,9 +74,35 @@ class Workdir:
                 ) from None
             lock.truncate(0)
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-            lock.flush()
-            yield
+            with files.explained(self.path):
+                lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+                lock.flush()
+                files.remove_temporaries(self.path)
+            self._lock = lock
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def check_held(self) -> None:
+        """Checks that the directory is the one that was locked.
+
+        Raises:
+            UserError: If it was removed, or another one put in its place.
+        """
+        held = os.fstat(self._lock.fileno())
+        try:
+            found = (self.path / ".lock").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"--workdir={self.path} is gone; nothing more is written there. Restore it and"
+                " start again, or use another --workdir"
+            ) from None
+        if (found.st_ino, found.st_dev) != (held.st_ino, held.st_dev):
+            raise UserError(
+                f"--workdir={self.path} was replaced while this run wrote there; nothing more is"
+                " written there. Use another --workdir"
+            )
 
     def claim(self, config: ConfigDict, data_fingerprint: str, *, trains: bool) -> None:
         """Writes down what is run here, or checks that it is what was run here before.
@@ -96,11 +132,12 @@ class Workdir:
                     f"--workdir={self.path} holds a run with another config: changed"
                     f" {'; '.join(changed)}; allowed: the same config, or another --workdir"
                 )
-            before = self.environment().get("data_fingerprint", data_fingerprint)
-            if before != data_fingerprint:
+            before = self.environment(must_exist=True)
+            known = before.get("data_fingerprint")
+            if known != data_fingerprint:
                 raise UserError(
                     f"--workdir={self.path} holds a run on other data: {config.data.name} had"
-                    f" fingerprint {str(before)[:12]}, now {data_fingerprint[:12]}; allowed: the"
+                    f" fingerprint {str(known)[:12]}, now {data_fingerprint[:12]}; allowed: the"
                     " same data, or another --workdir"
                 )
         elif found := [name for name in _RECORDS if (self.path / name).exists()]:
@@ -108,19 +145,48 @@ class Workdir:
                 f"--workdir={self.path} holds {', '.join(found)} but no config.json that says of"
                 " which run; restore it, or use another --workdir"
             )
-        if trains or not self.environment():
-            environment = describe_environment() | {"data_fingerprint": data_fingerprint}
-            files.write_atomically(
-                self.path / "environment.json", json.dumps(environment, indent=2) + "\n"
-            )
+        if trains:
+            self._describe(data_fingerprint)
         files.write_atomically(path, config_lib.to_json(config))
 
-    def environment(self) -> dict[str, Any]:
-        """Returns what `environment.json` says, or nothing if it cannot be read."""
+    def _describe(self, data_fingerprint: str) -> None:
+        """Writes `environment.json`; one that is different from before is told and kept."""
+        now = describe_environment()
+        before = self.environment()
+        earlier = before.pop("earlier", [])
+        before.pop("data_fingerprint", None)
+        if before and before != now:
+            earlier = [*earlier, before] if isinstance(earlier, list) else [before]
+            changed = config_lib.changes(_flatten(before), _flatten(now))
+            if changed := [phrase for phrase in changed if not phrase.startswith(_HARMLESS)]:
+                logging.warning(
+                    "the run goes on under other conditions: %s; from here on its numbers may"
+                    " differ in the last bits from those of a run left alone",
+                    "; ".join(changed),
+                )
+        now |= {"data_fingerprint": data_fingerprint}
+        if earlier:
+            now |= {"earlier": earlier}
+        files.write_atomically(self.path / "environment.json", json.dumps(now, indent=2) + "\n")
+
+    def environment(self, *, must_exist: bool = False) -> dict[str, Any]:
+        """Returns what `environment.json` says, or nothing if there is none.
+
+        Args:
+            must_exist: Whether that is an error.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        path = self.path / "environment.json"
         try:
-            return dict(json.loads((self.path / "environment.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            if isinstance(error, FileNotFoundError) and not must_exist:
+                return {}
+            raise UserError(
+                f"{path} cannot be read ({error}); restore it, or use another --workdir"
+            ) from error
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""Whether initial weights and preprocessing are the authors': losses of nets that nobody trained.
+
+The authors' logs begin with the test loss of a net as it was drawn. This draws each of these nets
+many times and prints the range of its loss on the first test images. That the log's lies within it
+says that kernels, gate biases and the scale of the images are right together.
+
+    python benchmarks/initial_loss.py --draws=40
+"""
+
+import argparse
+import runpy
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import machine
+import numpy as np
+
+from highway_jax import metrics, models, paper, preprocess
+from highway_jax.experiment import load_data
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+class Net(NamedTuple):
+    """A net with a log: its experiment, and what `paper.author_curve` calls it."""
+
+    file: str
+    variant: str
+    key: tuple[str, int, str]
+
+
+NETS = (
+    Net("table1_mnist.py", "width32", ("mnist10", 32, "mnist")),
+    Net("table3_cifar.py", "cifar10", ("cifar19", 32, "cifar10")),
+    Net("table3_cifar.py", "cifar100", ("cifar19", 32, "cifar100")),
+)
+
+
+def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
+    """Returns the mean test loss of so many freshly drawn nets."""
+    config = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
+    dataset = load_data(config.data)
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    prepare = preprocess.fit(config.data, dataset.train.images, dataset.max_value)
+    inputs = prepare(jnp.asarray(dataset.test.images[:num_images]))
+    labels = jnp.asarray(dataset.test.labels[:num_images])
+
+    @jax.jit
+    def loss(seed):
+        params = model.init(jax.random.key(seed), config.model.transform_bias)
+        return metrics.cross_entropy(model.apply(params, inputs), labels).mean()
+
+    return np.asarray([loss(seed) for seed in range(draws)])
+
+
+def main() -> None:
+    """Draws the nets and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--draws", type=int, default=40, help="of each net")
+    parser.add_argument("--images", type=int, default=1000, help="test images")
+    arguments = parser.parse_args()
+    machine.print_description(machine.describe())
+    print(
+        "\n| net | log | median | lowest to highest | within |\n| --- | ---: | ---: | ---: | --- |"
+    )
+    outside = []
+    for net in NETS:
+        log = float(paper.author_curve(*net.key)[0, 2])
+        found = losses(net, arguments.draws, arguments.images)
+        within = found.min() <= log <= found.max()
+        outside += [] if within else [net.variant]
+        print(
+            f"| {net.key[0]} on {net.key[2]} | {log:.3f} | {np.median(found):.2f} |"
+            f" {found.min():.2f} to {found.max():.2f} | {'yes' if within else 'NO'} |"
+        )
+    if outside:
+        raise SystemExit(f"the log lies outside for {', '.join(outside)}")
+
+
+if __name__ == "__main__":
+    main()

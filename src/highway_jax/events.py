@@ -1,0 +1,89 @@
+"""TensorBoard: curves, pictures of the gates, and the settings of a sweep with what they led to."""
+
+import contextlib
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_PIXELS = 8  # Side of a gate in a picture.
+
+
+class Events:
+    """The event files of a run, one directory a trial of a batch.
+
+    tensorboardX's own SummaryWriter has a thread and a pipe for every trial, and waits for ever
+    once the thread has met a full disk; here everything is on its way to the disk when a call
+    returns.
+    """
+
+    def __init__(self, directory: Path):
+        """Writes nothing yet.
+
+        Args:
+            directory: Where event files go.
+        """
+        self._directory = Path(directory)
+        self._writers: dict[str, Any] = {}
+
+    def add_scalars(self, trial: dict[str, Any], values: dict[str, float], epoch: int) -> None:
+        """Adds points of curves.
+
+        Args:
+            trial: A line of metrics.jsonl or a row of results.csv, which says whose they are.
+            values: The numbers, by tag.
+            epoch: Their epoch.
+        """
+        from tensorboardX.summary import scalar
+
+        self._write(trial, [scalar(tag, value) for tag, value in values.items()], epoch)
+
+    def add_gates(self, trial: dict[str, Any], gates: np.ndarray, epoch: int) -> None:
+        """Adds a picture of mean gate outputs [blocks, width], 0 black and 1 white."""
+        from tensorboardX.summary import image
+
+        grey = np.kron(np.nan_to_num(gates), np.ones((_PIXELS, _PIXELS)))
+        self._write(trial, [image("gates", grey.astype(np.float32), dataformats="HW")], epoch)
+
+    def add_settings(
+        self, row: dict[str, Any], settings: dict[str, Any], measured: dict[str, float]
+    ) -> None:
+        """Adds a trial's settings and what they led to, for the HParams tab.
+
+        Args:
+            row: Its row of results.csv.
+            settings: Numbers, texts and flags by name.
+            measured: What was measured, by the tag of its curve.
+        """
+        from tensorboardX.summary import hparams, scalar
+
+        measured = {tag: value for tag, value in measured.items() if math.isfinite(value)}
+        last = [scalar(tag, value) for tag, value in measured.items()]
+        self._write(row, [*hparams(settings, measured), *last], row["epochs"])
+
+    def close(self) -> None:
+        """Closes the event files."""
+        for writer in self._writers.values():
+            # Everything was flushed; what a full disk refused is refused again.
+            with contextlib.suppress(OSError):
+                writer.close()
+        self._writers.clear()
+
+    def _write(self, trial: dict[str, Any], summaries: list[Any], epoch: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        name = f"{trial['batch']}/{trial['case']}-seed{trial['seed']}-trial{trial['trial']}"
+        if name not in self._writers:
+            path = self._directory / name
+            path.mkdir(parents=True, exist_ok=True)
+            writer = self._writers[name] = EventsWriter(str(path / "events"))
+            # Hides what was written from this epoch on before training resumed.
+            start = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(wall_time=time.time(), step=epoch, session_log=start))
+        writer = self._writers[name]
+        for summary in summaries:
+            writer.write_event(Event(wall_time=time.time(), step=epoch, summary=summary))
+        writer.flush()

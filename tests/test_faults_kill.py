@@ -1,0 +1,236 @@
+"""Killed, terminated and interrupted at any moment: what is resumed ends with the same bits."""
+
+import collections
+import random
+import signal
+import sys
+import time
+
+import fault_tools
+import pytest
+from fault_tools import Run
+
+TRIALS, EPOCHS = 4, 6
+SETTINGS = {
+    "seeds": ",".join(map(str, range(TRIALS))),
+    "training.epochs": EPOCHS,
+    "runtime.max_trials": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, cache):
+    """What a run leaves that nobody touched, and the cache of its programs."""
+    folder = tmp_path_factory.mktemp("alone")
+    run = Run(folder / "run", cache, **SETTINGS)
+    run.finish()
+    return fault_tools.left(run.workdir), cache
+
+
+def _kill_at_random(run, rng):
+    """Starts a run and kills it within half a second of its first progress, or while it starts.
+
+    Returns whether it was still running, and what it was doing.
+    """
+    metrics, before = run.workdir / "metrics.jsonl", fault_tools.size_of
+    at_start = before(metrics)
+    process = run.start()
+    if rng.random() < 0.15:
+        time.sleep(rng.uniform(0, 3))
+    else:
+        run.wait_for(process, "metrics.jsonl", at_start + 1)
+        time.sleep(rng.expovariate(1 / 0.15))
+    if process.poll() is not None:
+        assert process.returncode == 0, run.log.read_text()
+        return False, ""
+    fault_tools.kill(process)
+    return True, _was_doing(run.workdir)
+
+
+def _was_doing(workdir):
+    temporary = [path.name for path in workdir.glob(".*.tmp")]
+    if temporary:
+        return f"writing {temporary[0].split('.')[1]}"
+    metrics = workdir / "metrics.jsonl"
+    if metrics.exists() and not metrics.read_bytes().endswith(b"\n"):
+        return "writing metrics" if metrics.stat().st_size else "starting"
+    for batch in workdir.glob("checkpoints/*"):
+        steps = {path.stem for path in batch.glob("step_*.json")}
+        if any(path.is_dir() and path.name not in steps for path in batch.iterdir()):
+            return "saving"
+        if list(batch.glob(".*.tmp")):
+            return "saving"
+    return "other"
+
+
+def _kill_until(folder, alone, num_kills, seed):
+    expected, cache = alone
+    rng, kills, doing = random.Random(seed), 0, collections.Counter()
+    number = 0
+    while kills < num_kills:
+        run = Run(folder / f"run{number}", cache, **SETTINGS)
+        number += 1
+        running = True
+        while running and kills < num_kills:
+            running, what = _kill_at_random(run, rng)
+            kills += running
+            doing[what] += running
+        run.finish()
+        assert fault_tools.left(run.workdir) == expected
+        fault_tools.assert_no_row_is_missing(run.workdir, TRIALS, EPOCHS)
+        fault_tools.assert_tidy(run.workdir)
+    print(f"{kills} kills in {number} runs: {dict(doing)}")
+
+
+def test_killed_anywhere_it_ends_as_if_left_alone(alone, tmp_path):
+    _kill_until(tmp_path, alone, 2, seed=0)
+
+
+@pytest.mark.faults
+def test_killed_a_hundred_times(alone, tmp_path):
+    _kill_until(tmp_path, alone, 100, seed=1)
+
+
+KILLER = """
+import os, pathlib, shutil, signal, sys
+
+target, at = sys.argv.pop(1).split(":")
+count = 0
+
+def before(function):
+    def call(*arguments, **keywords):
+        global count
+        # Of a replacement, the last argument is the file that it makes.
+        count += not target or str(arguments[-1]).endswith(target)
+        if count == int(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **keywords)
+    return call
+
+from highway_jax.main import run
+os.fsync = before(os.fsync)
+shutil.rmtree = before(shutil.rmtree)
+for name in ("replace", "unlink", "mkdir"):
+    setattr(pathlib.Path, name, before(getattr(pathlib.Path, name)))
+run()
+"""
+
+
+def _kill_at_each(run, points, expected, script):
+    """Kills a run right before changes of the disk; returns how many there were."""
+    killed = 0
+    for at in points:
+        one = Run(run.workdir.with_name(f"run{killed}"), "", **run.settings)
+        words = one.words
+        one.words = lambda *more, words=words, at=at, **settings: [
+            sys.executable,
+            str(script),
+            at,
+            *words(*more, **settings)[3:],
+        ]
+        process = one.start()
+        status = process.wait(fault_tools.SECONDS)
+        if status == 0:
+            break  # It makes fewer changes.
+        assert status == -signal.SIGKILL, one.log.read_text()
+        killed += 1
+        one.words = words
+        one.finish()
+        assert fault_tools.left(one.workdir) == expected, at
+        fault_tools.assert_tidy(one.workdir)
+    return killed
+
+
+def _at_each(folder, cache, points):
+    (folder / "killer.py").write_text(KILLER)
+    settings = {"seeds": "0,1", "training.epochs": 2, "runtime.max_trials": 1}
+    run = Run(folder / "run", cache, **settings)
+    run.finish()
+    expected = fault_tools.left(run.workdir)
+    killed = _kill_at_each(run, points, expected, folder / "killer.py")
+    print(f"killed before each of {killed} changes of the disk")
+    return killed
+
+
+def test_killed_between_the_two_tables(cache, tmp_path):
+    """At the end results.csv is written and summary.csv is not."""
+    assert _at_each(tmp_path, cache, ["summary.csv:2"]) == 1
+
+
+@pytest.mark.faults
+def test_killed_before_each_change_of_the_disk(cache, tmp_path):
+    """Each flush, replacement and removal of tables, manifests and checkpoints in turn."""
+    assert _at_each(tmp_path, cache, (f":{n}" for n in range(1, 1000))) > 30
+
+
+def _stop(run, number, moment, **settings):
+    """Starts a run, sends it a signal at a moment, and returns the seconds until it ended."""
+    process = run.start(**settings)
+    if moment == "training":
+        run.wait_for(process, "metrics.jsonl")
+    elif moment == "saving":
+        while process.poll() is None and not list(run.workdir.glob("checkpoints/*/*tmp*")):
+            time.sleep(0.001)
+    elif moment == "compiling":  # The first line is shown before, the cache is filled within.
+        while process.poll() is None and "device" not in run.log.read_text():
+            time.sleep(0.01)
+        time.sleep(0.5)
+    assert process.poll() is None, run.log.read_text()
+    process.send_signal(number)
+    began = time.monotonic()
+    assert process.wait(fault_tools.SECONDS) == 128 + number, run.log.read_text()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        pytest.param(signal.SIGTERM, "training", marks=pytest.mark.faults),
+        pytest.param(signal.SIGINT, "saving", marks=pytest.mark.faults),
+        (signal.SIGTERM, "compiling"),
+        pytest.param(signal.SIGINT, "training", marks=pytest.mark.faults),
+        pytest.param(signal.SIGTERM, "saving", marks=pytest.mark.faults),
+        pytest.param(signal.SIGINT, "compiling", marks=pytest.mark.faults),
+    ],
+)
+def test_asked_to_stop_it_saves_in_time_and_goes_on(number, moment, alone, tmp_path):
+    expected, cache = alone
+    run = Run(tmp_path / "run", "" if moment == "compiling" else cache, **SETTINGS)
+    seconds = _stop(run, number, moment)
+    print(f"{signal.Signals(number).name} while {moment}: ended after {seconds:.2f} s")
+    # Compiling ends first: it cannot be interrupted.
+    assert seconds < (60 if moment == "compiling" else 10)
+    (line,) = [line for line in run.log.read_text().splitlines() if "stopped" in line]
+    assert "the same command goes on" in line
+    if moment != "compiling":
+        (batch,) = (run.workdir / "checkpoints").iterdir()
+        assert list(batch.glob("step_*.json"))
+    run.finish(**{"runtime.compile_cache": cache})
+    assert fault_tools.left(run.workdir) == expected
+    fault_tools.assert_tidy(run.workdir)
+
+
+@pytest.mark.faults
+def test_asked_to_stop_at_twenty_random_moments(alone, tmp_path):
+    """Evaluations, tables and the starts of the next batches included."""
+    expected, cache = alone
+    rng, number, stops = random.Random(2), 0, collections.Counter()
+    while sum(stops.values()) < 20:
+        run = Run(tmp_path / f"run{number}", cache, **SETTINGS)
+        number += 1
+        status = None
+        while status != 0 and sum(stops.values()) < 20:
+            size = fault_tools.size_of(run.workdir / "metrics.jsonl")
+            process = run.start()
+            run.wait_for(process, "metrics.jsonl", size + 1)
+            time.sleep(rng.uniform(0, 0.4))
+            asked = rng.choice((signal.SIGTERM, signal.SIGINT))
+            process.send_signal(asked)
+            status = process.wait(fault_tools.SECONDS)
+            # Asked while it ends, it may be finished, or past where it listens.
+            assert status in (0, 128 + asked, -asked), run.log.read_text()
+            stops[status] += 1
+        run.finish()
+        assert fault_tools.left(run.workdir) == expected
+        fault_tools.assert_no_row_is_missing(run.workdir, TRIALS, EPOCHS)
+    print(f"{sum(stops.values())} signals in {number} runs: {dict(stops)}")

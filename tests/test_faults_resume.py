@@ -1,0 +1,311 @@
+"""What may go wrong within a run: numbers that are not finite, memory, other conditions."""
+
+import csv
+import json
+import signal
+
+import fault_tools
+import jax
+import numpy as np
+import pytest
+from fault_tools import Run
+from jax.errors import JaxRuntimeError
+from ml_collections import ConfigDict
+
+from highway_jax import UserError, compile_cache, experiment, main, records, run
+from highway_jax.errors import Lost
+from highway_jax.program import Program
+
+
+@pytest.fixture
+def quick_config(small_config, cache):
+    small_config.runtime.compile_cache = str(cache)
+    small_config.training.epochs = 1
+    return small_config
+
+
+def _rows(workdir):
+    with (workdir / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _without_clock(row, *more):
+    return {k: v for k, v in row.items() if k not in (*fault_tools.CLOCK, *more)}
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_one_diverging_trial_leaves_the_others_bit_identical(
+    number, quick_config, tmp_path, monkeypatch
+):
+    quick_config.seeds = (0, 1, 2)
+    quick_config.training.epochs = 2
+    quick_config.checkpoint.every_seconds = 0.0
+    run(quick_config, tmp_path / "whole")
+    real = Program.create
+
+    def create(self, numbers):
+        state = self.trials.fetch(real(self, numbers))
+
+        def poison(leaf):
+            leaf = np.array(leaf)
+            leaf[1] = number
+            return leaf
+
+        return self.trials.place(state._replace(params=jax.tree.map(poison, state.params)))
+
+    monkeypatch.setattr(Program, "create", create)
+    rows = run(quick_config, tmp_path / "one")
+    assert [row["status"] for row in rows] == ["finished", "diverged", "finished"]
+    for whole, one in zip(_rows(tmp_path / "whole"), _rows(tmp_path / "one"), strict=True):
+        if one["trial"] != "1":
+            assert _without_clock(one) == _without_clock(whole)
+    (summary,) = records.summarize(rows)
+    accuracies = [row["test_accuracy"] for row in rows if row["trial"] != 1]
+    assert summary["test_accuracy_mean"] == np.mean(accuracies)
+    assert np.isfinite([summary["test_accuracy_std"], summary["train_loss_mean"]]).all()
+    (batch,) = (tmp_path / "one" / "checkpoints").iterdir()
+    steps = sorted(int(path.stem.removeprefix("step_")) for path in batch.glob("*.json"))
+    assert steps == [13, 26]  # The newest is kept, whatever it holds.
+
+
+def test_a_net_that_the_last_step_broke_is_not_averaged(quick_config, tmp_path):
+    """One step with an infinite rate: its loss was finite, and what it leaves is not."""
+    quick_config.training.batch_size = 1337
+    quick_config.cases.good = ConfigDict({})
+    quick_config.cases.bad = ConfigDict({"optimizer": {"learning_rate": 1e30}})
+    good, bad = records.summarize(run(quick_config, tmp_path))
+    assert (good["diverged"], bad["diverged"]) == (0, 2)
+    assert np.isfinite(good["train_loss_mean"])
+    assert np.isnan(bad["train_loss_mean"])
+
+
+def test_where_every_trial_diverges_the_end_says_so(cache, tmp_path):
+    one = Run(tmp_path / "run", cache, **{"optimizer.learning_rate": 1e30, "seeds": "0,1"})
+    assert "every trial diverged: its loss stopped being finite" in one.finish()
+    assert [row["status"] for row in _rows(one.workdir)] == ["diverged"] * 2
+
+
+def test_what_memory_refuses_costs_its_batch_only(cache, tmp_path):
+    cases = "{'a':{},'b':{'model':{'width':1000000}},'c':{'model':{'width':5}}}"
+    settings = {"cases": cases, "seeds": "0"}
+    one = Run(tmp_path / "run", cache, **settings)
+    text = one.finish()
+    assert "Out of memory" in text
+    assert [row["status"] for row in _rows(one.workdir)] == ["finished", "failed", "finished"]
+    assert "remove its row from results.csv" in text
+
+
+def test_where_every_trial_fails_the_status_says_so(monkeypatch, capsys, tmp_path):
+    row = dict.fromkeys(records.RESULTS, 1) | {"case": "a", "status": "failed", "diverged": False}
+    nothing = dict.fromkeys(records.MEASURED, np.nan)
+    monkeypatch.setattr(experiment, "run", lambda config, workdir, display: [row | nothing])
+    monkeypatch.chdir(fault_tools.ROOT)
+    words = ["highway-jax", "--config=experiments/digits.py", f"--workdir={tmp_path}"]
+    assert main.main(words) == 2
+    assert capsys.readouterr().err.startswith("error: every trial failed, none was trained")
+
+
+def test_a_program_that_does_not_compile_costs_its_batch_only(quick_config, tmp_path, monkeypatch):
+    quick_config.seeds = (0, 1, 2, 3)
+    real = Program.compile
+
+    def compile_(self, numbers):
+        if 2 in numbers.seed:
+            raise JaxRuntimeError("INTERNAL: no such instruction")
+        return real(self, numbers)
+
+    monkeypatch.setattr(Program, "compile", compile_)
+    rows = run(quick_config, tmp_path)
+    assert [row["status"] for row in rows] == ["finished", "finished", "failed", "finished"]
+    monkeypatch.setattr(Program, "compile", real)
+    table = (tmp_path / "results.csv").read_text().splitlines(keepends=True)
+    del table[3]
+    (tmp_path / "results.csv").write_text("".join(table))
+    rows = run(quick_config, tmp_path)
+    assert [row["status"] for row in rows] == ["finished"] * 4
+    fault_tools.assert_no_row_is_missing(tmp_path, 4, 1)
+
+
+def test_memory_that_ends_in_midst_makes_halves_that_go_on(quick_config, tmp_path, monkeypatch):
+    quick_config.seeds = (0, 1, 2, 3)
+    quick_config.training.epochs = 4
+    quick_config.checkpoint.every_seconds = 0.0
+    run(quick_config, tmp_path / "whole")
+    real, sizes = Program.train, []
+
+    def train(self, state, num_steps):
+        sizes.append((len(state.diverged), int(self.trials.fetch(state.step).max())))
+        if len(state.diverged) > 2 and sizes[-1][1] >= 26:
+            raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return real(self, state, num_steps)
+
+    monkeypatch.setattr(Program, "train", train)
+    run(quick_config, tmp_path / "cut")
+    # The halves began where the whole was saved, not at the beginning.
+    assert min(step for size, step in sizes if size == 2) == 26
+    whole, cut = _rows(tmp_path / "whole"), _rows(tmp_path / "cut")
+    assert [_without_clock(r, "batch") for r in whole] == [_without_clock(r, "batch") for r in cut]
+    fault_tools.assert_no_row_is_missing(tmp_path / "cut", 4, 4)
+    names = sorted(path.name[:9] for path in (tmp_path / "cut" / "checkpoints").iterdir())
+    assert names == ["0000-0001", "0002-0003"]
+
+
+def test_a_device_that_fails_is_not_a_failed_trial(quick_config, tmp_path, monkeypatch):
+    quick_config.checkpoint.every_seconds = 0.0
+    quick_config.training.epochs = 3
+    run(quick_config, tmp_path / "whole")
+    real = Program.train
+
+    def train(self, state, num_steps):
+        if self.trials.fetch(state.step).max() >= 13:
+            raise JaxRuntimeError("INTERNAL: CUDA error: an illegal memory access was encountered")
+        return real(self, state, num_steps)
+
+    monkeypatch.setattr(Program, "train", train)
+    with pytest.raises(Lost, match=r"a device failed .*start again"):
+        run(quick_config, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "results.csv").exists()
+    monkeypatch.setattr(Program, "train", real)
+    run(quick_config, tmp_path / "cut")
+    assert fault_tools.left(tmp_path / "cut") == fault_tools.left(tmp_path / "whole")
+
+
+def test_a_failed_device_has_a_status_of_its_own(monkeypatch, capsys, tmp_path):
+    def lose(config, workdir, display):
+        raise Lost("a device failed")
+
+    monkeypatch.setattr(experiment, "run", lose)
+    words = ["highway-jax", "--config=experiments/digits.py", f"--workdir={tmp_path}"]
+    monkeypatch.chdir(fault_tools.ROOT)
+    assert main.main(words) == 75
+    assert capsys.readouterr().err == "error: a device failed\n"
+
+
+@pytest.mark.parametrize("devices", [(2, 1), pytest.param((1, 2), marks=pytest.mark.faults)])
+def test_other_devices_and_batches_go_on_with_the_same_bits(devices, cache, tmp_path):
+    """Fewer or more devices, and another `max_trials`, between the starts of a run."""
+    settings = {"seeds": "0,1,2", "training.epochs": 6}
+    whole = Run(tmp_path / "whole", cache, **settings)
+    whole.finish()
+    one = Run(tmp_path / "run", cache, **settings)
+    one.environment["JAX_NUM_CPU_DEVICES"] = str(devices[0])
+    process = one.start()
+    one.wait_for(process, "metrics.jsonl")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(fault_tools.SECONDS) == 143
+    one.environment["JAX_NUM_CPU_DEVICES"] = str(devices[1])
+    text = one.finish(**{"runtime.max_trials": 1})
+    assert "going on from the checkpoint" in text
+    assert fault_tools.left(one.workdir) == fault_tools.left(whole.workdir)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("training.epochs", 3, "changed training.epochs from 1 to 3"),
+        ("seeds", (0, 1, 2), "changed seeds from [0, 1] to [0, 1, 2]"),
+        ("optimizer.learning_rate", 0.5, "changed optimizer.learning_rate from 0.05 to 0.5"),
+        ("data.split_seed", 1, "changed data.split_seed from 0 to 1"),
+    ],
+)
+def test_another_config_is_refused_by_name(setting, value, words, quick_config, cache, tmp_path):
+    run(quick_config, tmp_path)
+    before = (tmp_path / "results.csv").read_bytes()
+    section, _, leaf = setting.rpartition(".")
+    (quick_config[section] if section else quick_config)[leaf] = value
+    with pytest.raises(UserError) as caught:
+        run(quick_config, tmp_path)
+    assert words in str(caught.value)
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+def test_other_data_are_refused(quick_config, tmp_path, monkeypatch):
+    run(quick_config, tmp_path)
+    real = experiment.load_data
+
+    def load(section):
+        dataset = real(section)
+        dataset.train.images[0, 0, 0] ^= 1
+        return dataset
+
+    monkeypatch.setattr(experiment, "load_data", load)
+    with pytest.raises(UserError, match=r"holds a run on other data: digits had fingerprint \w+"):
+        run(quick_config, tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_an_environment_that_cannot_be_read_is_refused(content, quick_config, tmp_path):
+    run(quick_config, tmp_path)
+    path = tmp_path / "environment.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"environment\.json cannot be read"):
+        run(quick_config, tmp_path)
+
+
+def test_another_jax_or_processor_is_told_and_kept(quick_config, tmp_path, caplog):
+    run(quick_config, tmp_path)
+    (tmp_path / "results.csv").unlink()
+    path = tmp_path / "environment.json"
+    before = json.loads(path.read_text())
+    jax = before["versions"]["jax"]
+    before["versions"]["jax"], before["processor"], before["num_devices"] = "0.1.2", "Other", 99
+    path.write_text(json.dumps(before))
+    run(quick_config, tmp_path)
+    assert f"versions.jax from '0.1.2' to '{jax}'" in caplog.text
+    assert "processor from 'Other' to" in caplog.text
+    assert "may differ in the last bits" in caplog.text
+    assert "num_devices" not in caplog.text
+    after = json.loads(path.read_text())
+    assert after["versions"]["jax"] == jax
+    assert [e["versions"]["jax"] for e in after["earlier"]] == ["0.1.2"]
+    assert after["data_fingerprint"] == before["data_fingerprint"]
+    caplog.clear()
+    (tmp_path / "results.csv").unlink()
+    run(quick_config, tmp_path)
+    assert caplog.text == ""
+
+
+def _entries(cache):
+    (directory,) = cache.iterdir()
+    return sorted(directory.glob("*-cache"))
+
+
+def test_a_damaged_compile_cache_is_rebuilt(tmp_path):
+    cache = tmp_path / "cache"
+    one, two = Run(tmp_path / "one", cache), Run(tmp_path / "two", cache)
+    one.finish()
+    entries = _entries(cache)
+    assert {path.stem for path in entries} == {p.stem for p in entries[0].parent.glob("*.sha256")}
+    whole = {path: path.read_bytes() for path in entries}
+    for number, (path, content) in enumerate(whole.items()):
+        middle = len(content) // 2
+        flipped = bytes([content[middle] ^ 4])
+        path.write_bytes(
+            content[:middle] if number % 2 else content[:middle] + flipped + content[middle + 1 :]
+        )
+    entries[0].with_suffix(".sha256").unlink()  # Killed before it was sealed.
+    text = two.finish()
+    assert text.count("is damaged and is compiled again") == len(entries) - 1
+    assert _entries(cache) == entries
+    assert fault_tools.left(two.workdir) == fault_tools.left(one.workdir)
+    (two.workdir / "results.csv").unlink()
+    assert "is damaged" not in two.finish()
+
+
+def test_each_processor_and_jaxlib_has_a_cache_of_its_own(tmp_path, monkeypatch):
+    keys = [compile_cache._key()]
+    monkeypatch.setattr("jaxlib.__version__", "9.9.9")
+    keys.append(compile_cache._key())
+    monkeypatch.setattr("platform.processor", lambda: "another")
+    keys.append(compile_cache._key())
+    assert len(set(keys)) == 3
+    assert "9.9.9" in keys[1]
+
+
+def test_a_cache_that_cannot_be_made_is_refused(quick_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    quick_config.runtime.compile_cache = str(tmp_path / "file")
+    with pytest.raises(UserError, match=r"config\.runtime\.compile_cache: .* cannot be written"):
+        run(quick_config, tmp_path / "run")
