@@ -35,6 +35,8 @@ ORDER = [
     "progress",
     "signals",
     "workdir",
+    "run_context",
+    "batch_run",
     "experiment",
     "recipes",
     "__init__",

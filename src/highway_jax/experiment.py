@@ -1,29 +1,24 @@
 """Running an experiment: the one place that puts all the other rooms together."""
 
 import logging
-import math
 import re
-import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import data as data_lib
-from highway_jax import files, hosts, metrics, parallel, train, trials
-from highway_jax.checkpoint import Checkpoints
+from highway_jax import hosts, parallel, trials
+from highway_jax.batch_run import BatchRun, TooLarge, failed_rows
 from highway_jax.compile_cache import CompileCache
-from highway_jax.errors import Lost, UserError, brief
-from highway_jax.program import SPLITS, Program
-from highway_jax.progress import Bar, Display
+from highway_jax.errors import Lost, brief
+from highway_jax.progress import Display
 from highway_jax.records import Records
-from highway_jax.signals import Stopped, StopRequest
+from highway_jax.run_context import RunContext
+from highway_jax.signals import StopRequest
 from highway_jax.workdir import Workdir
 
 
@@ -59,7 +54,7 @@ def run(
         CompileCache(config.runtime.compile_cache).used() as cache,
     ):
         records = Records(directory.path, tensorboard=config.runtime.tensorboard)
-        context = _Context(config, directory, records, display, stop, cache)
+        context = RunContext(config, directory, records, display, stop, cache)
         batches = context.plan()
         fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
         context.lead(lambda: directory.claim(config, fingerprint, trains=bool(batches)))
@@ -104,134 +99,7 @@ def load_data(section: ConfigDict) -> data_lib.Dataset:
     )
 
 
-class _Context:
-    """What all batches of a run share."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        directory: Workdir,
-        records: Records,
-        display: Display,
-        stop: StopRequest,
-        cache: CompileCache,
-    ):
-        self.config = config
-        self.directory = directory
-        self.checkpoints_dir = directory.path / "checkpoints"
-        self.records = records
-        self.display = display
-        self.stop = stop
-        self.cache = cache
-
-    def lead(self, function: Callable[[], Any]) -> Any:
-        """Lets the first process read or write the directory while it is this run's."""
-
-        def guarded():
-            with files.explained(self.directory.path):
-                self.directory.check_held()
-                try:
-                    return function()
-                except OSError:
-                    self.directory.check_held()  # Gone in the midst of it: that is the reason.
-                    raise
-
-        return hosts.lead(guarded)
-
-    def plan(self) -> list[trials.Batch]:
-        """Returns the batches to train; those begun are taken up as they were."""
-        rows, begun = self.lead(lambda: (self.records.results(), self._begun()))
-        batches = trials.plan(self.config, rows, {k: v for k, v in begun.items() if v})
-        known = {row["batch"] for row in rows} | {batch.name for batch in batches}
-        if lost := [name for name, indices in begun.items() if not indices and name not in known]:
-            raise UserError(
-                f"every checkpoint in {self.checkpoints_dir / lost[0]} is damaged; restore a copy"
-                " of the directory, or remove it to train from the start"
-            )
-        return batches
-
-    def begun(self) -> dict[str, list[int]]:
-        """Returns the trials of each batch that has checkpoints, by its name; none if damaged."""
-        return self.lead(self._begun)
-
-    def _begun(self) -> dict[str, list[int]]:
-        found = {}
-        for path in sorted(self.checkpoints_dir.glob("*/")):
-            checkpoints = Checkpoints(path)
-            if checkpoints.exist():
-                whole = (extra for extra in checkpoints.extras() if _is_extra(extra))
-                found[path.name] = next((extra["trials"] for extra in whole), [])
-        return found
-
-    def checkpoints(self, batch_name: str) -> Checkpoints:
-        return Checkpoints(self.checkpoints_dir / batch_name, self.config.checkpoint.keep)
-
-    def check_stop(self, batch_name: str) -> None:
-        """Stops where nothing new is to be saved, if a signal asked to."""
-        if stop := hosts.largest(self.stop.signal):
-            raise Stopped(
-                stop, f"{batch_name}: stopped before its next step; the same command goes on"
-            )
-
-    def add_results(self, rows: list[dict[str, Any]]) -> None:
-        """Records rows and the decisions they allow, and removes checkpoints of no more use."""
-        self.lead(lambda: self._add_results(rows))
-
-    def _add_results(self, rows: list[dict[str, Any]]) -> None:
-        new = {row["trial"] for row in rows}
-        kept = [row for row in self.records.results() if row["trial"] not in new]
-        before = {row["trial"] for row in kept if row["status"] in trials.SETTLED}
-        rows = trials.decide(self.config, [*kept, *rows])
-        self.records.write_results(rows)
-        settled = [row for row in rows if row["status"] in trials.SETTLED]
-        self.records.add_settings(row for row in settled if row["trial"] not in before)
-        self._remove_unneeded(rows)
-
-    def settle(self) -> None:
-        """Does what follows from results.csv, where a process was killed in the midst of it."""
-        if rows := self.records.results():
-            self.records.write_summary(rows)
-            self._remove_unneeded(rows)
-
-    def _remove_unneeded(self, rows: list[dict[str, Any]]) -> None:
-        useful = (trials.WAITING, trials.PROMOTED, trials.FINISHED)
-        needed = {row["batch"] for row in rows if row["status"] in useful}
-        rungs = {row["trial"]: row["rung"] for row in rows}
-        # Only what is found there: the names in a table are not to be trusted with this.
-        for name, indices in self._begun().items():
-            done = all(rungs.get(index, -1) >= _rung(name) for index in indices)
-            if indices and done and name not in needed:
-                shutil.rmtree(self.checkpoints_dir / name, ignore_errors=True)
-
-
-def _rung(batch_name: str) -> int:
-    match = re.search(r"-rung(\d+)$", batch_name)
-    return int(match[1]) if match else 0
-
-
-def _first_epoch(batch: trials.Batch) -> int:
-    """Returns the epoch at which the trials' rung begins."""
-    whole = batch.config.training.epochs
-    rungs = [epochs for epochs in batch.config.sweep.rung_epochs if epochs < whole]
-    return rungs[batch.rung - 1] if batch.rung else 0
-
-
-def _is_extra(extra: Any) -> bool:
-    """Returns whether this is what a batch saves with a checkpoint."""
-    if not isinstance(extra, dict):
-        return False
-    seconds, epoch, indices = (extra.get(k) for k in ("seconds", "last_epoch_recorded", "trials"))
-    return (
-        isinstance(seconds, dict)
-        and all(type(seconds.get(k)) in (int, float) for k in ("compile", "train"))
-        and type(epoch) is int
-        and isinstance(indices, list)
-        and all(type(index) is int for index in indices)
-        and len(indices) > 0
-    )
-
-
-def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: _Context) -> None:
+def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: RunContext) -> None:
     """Runs a batch; one that memory or the compiler refuses is halved, a single trial recorded."""
     context.check_stop(batch.name)
     run = None
@@ -240,7 +108,7 @@ def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: _Cont
         run.run()
         return
     except (JaxRuntimeError, MemoryError) as error:
-        if jax.process_count() > 1 and not isinstance(error, _TooLarge):
+        if jax.process_count() > 1 and not isinstance(error, TooLarge):
             raise  # The others are within a computation that this process will not come back to.
         reason = brief(str(error) or type(error).__name__, 200)
         # Once steps were taken, only memory is the batch's own fault.
@@ -260,303 +128,10 @@ def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: _Cont
         logging.warning(
             "%s failed (%s); to try it again, remove its row from results.csv", batch.name, reason
         )
-        context.add_results(_failed_rows(batch))
+        context.add_results(failed_rows(batch))
 
 
 def _is_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or bool(
         re.search(r"out of memory|RESOURCE_EXHAUSTED", str(error), re.I)
     )
-
-
-class _TooLarge(MemoryError):
-    """The compiler says that a batch will not fit, before anything of it runs."""
-
-
-class BatchRun:
-    """Trains one batch of trials from wherever it stands to its result rows."""
-
-    def __init__(self, batch: trials.Batch, dataset: data_lib.Dataset, context: _Context):
-        self._batch = batch
-        self._config = batch.config
-        self._context = context
-        self._display = context.display
-        self._checkpoints = context.checkpoints(batch.name)
-        self._program = Program(batch, dataset)
-        self._numbers = batch.hyperparameters()
-        self._total_steps = self._program.steps_per_epoch * batch.epochs
-        self._seconds = {"compile": 0.0, "train": 0.0}
-        self._recorded = _first_epoch(batch)
-        self._saved_at = time.monotonic()
-        self.has_trained = False
-
-    def run(self) -> None:
-        """Trains, evaluates and records; see `experiment.run` for what it raises."""
-        self._introduce()
-        state, step = self._begin()
-        with self._display.batch(self._batch.name, self._total_steps, step) as bar:
-            self._seconds["compile"] += self._program.compile(self._numbers)
-            self._check_memory()
-            self._context.lead(self._context.cache.seal)
-            self._context.check_stop(self._batch.name)
-            state = self._train(state, step, bar)
-        self._context.add_results(self._result_rows(state))
-
-    def _check_memory(self) -> None:
-        """Raises `_TooLarge`, in all processes, if the batch will not fit; one trial is tried."""
-        needed, present = self._program.memory()
-        if len(self._batch.trials) > 1 and hosts.largest(int(needed > present)):
-            raise _TooLarge(
-                f"its program needs {needed / 2**30:.3g} GiB a device, of {present / 2**30:.3g}"
-            )
-
-    def _introduce(self) -> None:
-        model, program, batch = self._config.model, self._program, self._batch
-        spans = {name: int(end - first) for name, (first, end) in program.spans.items()}
-        devices = program.trials.mesh.devices
-        kind = devices.flat[0].device_kind
-        self._display.say(
-            f"{batch.name}: {len(batch.trials)} {model.block} net{'s' * (len(batch.trials) > 1)},"
-            f" {program.model.num_parameters:,} parameters each\n"
-            f"  {model.depth} layers of {model.width} ({model.activation}); to epoch"
-            f" {batch.epochs}, {program.steps_per_epoch} steps each\n"
-            f"  {self._config.data.name}: {', '.join(f'{n:,} {s}' for s, n in spans.items())}\n"
-            f"  {devices.size} device{'s' * (devices.size > 1)} ({kind}), its trials"
-            f" {'in turn' if program.trials.mode == 'map' else 'at once'}"
-        )
-
-    def _begin(self) -> tuple[train.TrialState, int]:
-        """Returns the state to go on from and its step: a checkpoint, the rung before, or new."""
-        batch, context = self._batch, self._context
-        indices = [trial.index for trial in batch.trials]
-        state, step = None, 0
-        if sources := self._sources(indices):
-            step, state, extra = self._gather(sources, indices)
-            self._recorded = max(extra["last_epoch_recorded"], self._recorded)
-            if sources == [batch.name]:
-                context.lead(self._checkpoints.tidy)
-            if _rung(sources[0]) == batch.rung:
-                self._seconds = dict(extra["seconds"])
-                self._display.say(f"  going on from the checkpoint of step {step:,}")
-        context.lead(lambda: context.records.rewind(indices, self._recorded))
-        if state is None:
-            return self._program.create(self._numbers), step
-        return self._program.trials.place(state), step
-
-    def _sources(self, indices: list[int]) -> list[str]:
-        """Returns the batches with checkpoints to go on from: this one, a larger, or those before.
-
-        A larger batch is one that memory made halves of.
-        """
-        rung, name, begun = self._batch.rung, self._batch.name, self._context.begun()
-        if name in begun:
-            return [name]
-        for other, others in begun.items():
-            if _rung(other) == rung and set(indices) <= set(others):
-                return [other]
-        if rung == 0:
-            return []
-        rows = {
-            row["trial"]: row["batch"] for row in self._context.lead(self._context.records.results)
-        }
-        names = sorted({rows[index] for index in indices})
-        for gone in (other for other in names if other not in begun):
-            raise UserError(
-                f"{self._context.checkpoints_dir / gone} is gone, from which {name} goes on;"
-                " restore it, or use another --workdir"
-            )
-        return names
-
-    def _gather(self, names: list[str], indices: list[int]) -> tuple[int, train.TrialState, dict]:
-        """Returns step, state and extra data of trials from the newest checkpoints of batches."""
-        parts, steps = {}, set()
-        for name in names:
-            step, state, extra = self._restore(self._context.checkpoints(name))
-            steps.add(step)
-            for place, index in enumerate(extra["trials"]):
-                parts[index] = jax.tree.map(lambda leaf, place=place: leaf[place], state)
-        if not parts.keys() >= set(indices) or len(steps) > 1:
-            raise UserError(
-                f"{self._context.checkpoints_dir} holds other trials or steps than"
-                f" {self._batch.name} goes on from; restore it, or use another --workdir"
-            )
-        chosen = [parts[index] for index in indices]
-        return steps.pop(), jax.tree.map(lambda *leaves: np.stack(leaves), *chosen), extra
-
-    def _restore(self, checkpoints: Checkpoints) -> tuple[int, train.TrialState, dict]:
-        """Returns the newest intact checkpoint in all processes."""
-        state = None
-
-        def read():
-            nonlocal state
-            step, state, extra = checkpoints.restore(self._shapes)
-            return step, extra
-
-        step, extra = self._context.lead(read)
-        return step, hosts.broadcast(state if state is not None else self._shapes(extra)), extra
-
-    def _shapes(self, extra: dict[str, Any]) -> train.TrialState:
-        if not _is_extra(extra):
-            raise ValueError("its manifest does not say seconds, epoch and trials")
-        return self._program.shapes(self._numbers, len(extra["trials"]))
-
-    def _train(self, state: train.TrialState, step: int, bar: Bar) -> train.TrialState:
-        program, per_epoch = self._program, self._program.steps_per_epoch
-        chunk, status = 1, ""
-        while step < self._total_steps:
-            num_steps = min(chunk, per_epoch - step % per_epoch)
-            began = time.perf_counter()
-            state = program.train(state, num_steps)
-            seconds = max(time.perf_counter() - began, 1e-9)
-            self._seconds["train"] += seconds
-            self.has_trained = True
-            step += num_steps
-            limit = self._config.runtime.chunk_seconds * num_steps / seconds
-            chunk = hosts.first(max(1, int(min(limit, 4 * chunk, per_epoch))))
-            if step % per_epoch == 0:
-                status = self._end_epoch(state, step // per_epoch) or status
-            bar.advance(
-                step, f"{status}  {num_steps * len(self._numbers.seed) / seconds:,.0f} steps/s"
-            )
-            self._maybe_save(state, step)
-        return state
-
-    def _end_epoch(self, state: train.TrialState, epoch: int) -> str:
-        """Records the epoch if its turn has come; returns how training stands, in words."""
-        section = self._config.evaluation
-        if epoch % section.every_epochs and epoch < self._batch.epochs:
-            return ""
-        curves = {"train": self._program.trials.fetch(state.sums)}
-        if "valid" in self._program.spans:
-            curves["valid"] = self._program.evaluate(state.params, "valid")
-        if section.test_curve:
-            curves["test"] = self._program.evaluate(state.params, "test")
-        diverged = self._program.trials.fetch(state.diverged)
-        lines = self._epoch_lines(epoch, curves, diverged)
-        self._context.lead(lambda: self._context.records.add_epoch(lines))
-        self._recorded = epoch
-        every = self._config.runtime.gate_maps_every
-        if every and (epoch % every == 0 or epoch == self._batch.epochs):
-            gates = self._program.gate_means(state.params)
-            self._context.lead(lambda: self._context.records.add_gates(lines, gates))
-        alive = ~diverged
-        if not alive.any():
-            return f"epoch {epoch}  every trial diverged"
-        split = "valid" if "valid" in curves else "train"
-        status = (
-            f"epoch {epoch}  loss {np.mean(curves['train'].mean_loss[alive]):.3g}"
-            f"  {split} {100 * np.mean(curves[split].accuracy[alive]):.2f}%"
-        )
-        return status + (f"  {diverged.sum()} diverged" if diverged.any() else "")
-
-    def _epoch_lines(
-        self, epoch: int, curves: dict[str, metrics.Sums], diverged: np.ndarray
-    ) -> list[dict[str, Any]]:
-        step = epoch * self._program.steps_per_epoch
-        rates = self._program.learning_rates(self._numbers, step - 1)
-        lines = []
-        for i, trial in enumerate(self._batch.trials):
-            line = {
-                "batch": self._batch.name,
-                "trial": trial.index,
-                "case": trial.case,
-                "seed": trial.seed,
-                "epoch": epoch,
-                "step": step,
-                "learning_rate": float(rates[i]),
-                "diverged": bool(diverged[i]),
-            }
-            for split, sums in curves.items():
-                line |= _measures(split, None if diverged[i] else sums, i)
-            lines.append(line)
-        return lines
-
-    def _maybe_save(self, state: train.TrialState, step: int) -> None:
-        """Saves a checkpoint if one is due, and stops if a signal asked to."""
-        every = self._config.checkpoint.every_seconds
-        due = time.monotonic() - self._saved_at >= every
-        if every == 0:
-            due = step % self._program.steps_per_epoch == 0
-        stop = hosts.largest(self._context.stop.signal)
-        if stop or hosts.first(int(due)) or step == self._total_steps:
-            extra = {
-                "seconds": self._seconds,
-                "last_epoch_recorded": self._recorded,
-                "trials": [trial.index for trial in self._batch.trials],
-            }
-            host_state = self._program.trials.fetch(state)
-            self._context.lead(lambda: self._checkpoints.save(step, host_state, extra))
-            self._saved_at = time.monotonic()
-        if stop:
-            raise Stopped(
-                stop,
-                f"{self._batch.name}: stopped at step {step:,} of {self._total_steps:,};"
-                " the same command goes on from there",
-            )
-
-    def _result_rows(self, state: train.TrialState) -> list[dict[str, Any]]:
-        """Returns a row of results.csv for each trial; the test split is read for its last."""
-        program = self._program
-        sums = {
-            split: program.evaluate(state.params, split)
-            for split in program.spans
-            if split != "test" or self._batch.last
-        }
-        # The last step may have made a net whose loss is not finite.
-        finite = np.isfinite([split.mean_loss for split in sums.values()]).all(axis=0)
-        diverged = program.trials.fetch(state.diverged) | ~finite
-        steps = program.trials.fetch(state.step)
-        status = trials.FINISHED if self._batch.last else trials.WAITING
-        rows = []
-        for i, trial in enumerate(self._batch.trials):
-            row = _describe(trial, self._batch) | {
-                "status": trials.DIVERGED if diverged[i] else status,
-                "steps": int(steps[i]),
-                "num_parameters": program.model.num_parameters,
-                "diverged": bool(diverged[i]),
-                "compile_seconds": round(self._seconds["compile"], 3),
-                "train_seconds": round(self._seconds["train"], 3),
-                "steps_per_second": round(
-                    float(steps.sum()) / max(self._seconds["train"], 1e-9), 1
-                ),
-            }
-            for split in SPLITS:
-                row |= _measures(split, None if diverged[i] else sums.get(split), i)
-            rows.append(row)
-        return rows
-
-
-def _describe(trial: trials.Trial, batch: trials.Batch) -> dict[str, Any]:
-    """Returns what results.csv says of a trial before anything is measured."""
-    row = {key.rpartition(".")[2]: value for key, value in trial.settings.items()}
-    return (
-        row
-        | trial.numbers
-        | {
-            "batch": batch.name,
-            "trial": trial.index,
-            "case": trial.case,
-            "dataset": trial.settings["data.name"],
-            "batch_size": trial.settings["training.batch_size"],
-            "seed": trial.seed,
-            "rung": batch.rung,
-            "epochs": batch.epochs,
-        }
-    )
-
-
-def _failed_rows(batch: trials.Batch) -> list[dict[str, Any]]:
-    nothing = {"status": trials.FAILED, "steps": 0, "num_parameters": 0, "diverged": False}
-    nothing |= dict.fromkeys(("compile_seconds", "train_seconds", "steps_per_second"), math.nan)
-    for split in SPLITS:
-        nothing |= _measures(split, None, 0)
-    return [_describe(trial, batch) | nothing for trial in batch.trials]
-
-
-def _measures(split: str, sums: metrics.Sums | None, trial: int) -> dict[str, float]:
-    if sums is None:
-        return {f"{split}_loss": math.nan, f"{split}_accuracy": math.nan}
-    return {
-        f"{split}_loss": float(sums.mean_loss[trial]),
-        f"{split}_accuracy": float(sums.accuracy[trial]),
-    }
