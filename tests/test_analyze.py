@@ -37,7 +37,11 @@ def test_numbers_have_the_known_values():
     assert set(numbers) == set(findings.NUMBERS)
     assert numbers["biases_fell"] == pytest.approx(19 / 20)  # The first layer's stayed.
     assert numbers["bias_depth_correlation"] == pytest.approx(-1)
-    assert numbers["bias_activity_correlation"] > 0.5
+    # Biases fall with depth, and gates with them.
+    layer = np.arange(20)
+    expected = np.corrcoef(-2 - layer, 1 / (2 + layer))[0, 1]
+    assert numbers["bias_activity_correlation"] == pytest.approx(expected)
+    assert numbers["layer_bias_activity_correlation"] == pytest.approx(expected)
     assert numbers["open_for_one"] == pytest.approx(1 / 3)
     assert numbers["open_on_average"] == 0
     assert numbers["sparsity_for_one"] == pytest.approx(2 / 3)

@@ -95,9 +95,9 @@ CLAIMS: tuple[Claim, ...] = (
         _number("cifar100", "bias_depth_correlation", "{:.2f}", lambda v: v > 0.2),
     ),
     Claim(
-        "2", ("cifar100",), "CIFAR-100: biases are inversely correlated with mean gate activity",
-        "correlation of a bias and its gate's mean output; below -0.2",
-        _number("cifar100", "bias_activity_correlation", "{:.2f}", lambda v: v < -0.2),
+        "2", ("cifar100",), "CIFAR-100: this gradient is inversely correlated with gate activity",
+        "correlation of a layer's mean bias and its gates' mean output; below -0.2",
+        _number("cifar100", "layer_bias_activity_correlation", "{:.2f}", lambda v: v < -0.2),
     ),
     *(
         Claim(

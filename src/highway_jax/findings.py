@@ -82,6 +82,7 @@ NUMBERS = {
     "biases_fell": "share of transform biases that fell in training",
     "bias_depth_correlation": "correlation of a bias with its layer's depth",
     "bias_activity_correlation": "correlation of a bias with its gate's mean output",
+    "layer_bias_activity_correlation": "the same of a layer's mean bias and mean output",
     "mean_gate": "mean output of all gates over all training examples",
     "open_on_average": f"share of gates whose mean output is above {OPEN}",
     "open_for_one": f"share of gates whose output for one example is above {OPEN}",
@@ -110,6 +111,9 @@ def measure(found: Findings) -> dict[str, float]:
         "biases_fell": float(fell.mean()),
         "bias_depth_correlation": correlation(found.biases, layer[:, None]),
         "bias_activity_correlation": correlation(found.biases, found.mean),
+        "layer_bias_activity_correlation": correlation(
+            np.nanmean(found.biases, axis=1), np.nanmean(found.mean, axis=1)
+        ),
         "mean_gate": float(np.nanmean(found.mean)),
         "open_on_average": float(np.mean(found.mean[~np.isnan(found.mean)] > OPEN)),
         "open_for_one": float(np.mean(gates > OPEN)),
