@@ -6,8 +6,8 @@
 
 The paper takes the best nets of its random search, with gate biases of -2 here, and states nothing
 else of their training. `search` found 0.074 the best rate of those it drew (training loss 1.6e-3 in
-40 epochs; all 9 nets with ReLU diverged); by hand, 0.2 was better (5.1e-5 in 40 epochs, against 8.8e-5
-with rate 0.6 and momentum 0.5), and is what is trained here, for longer.
+40 epochs; all 9 nets with ReLU diverged). By hand, 0.2 was better (5.1e-5 in 40 epochs, where rate
+0.6 with momentum 0.5 came to 8.8e-5), and is what is trained here, for longer.
 """
 
 from ml_collections import ConfigDict

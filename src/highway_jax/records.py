@@ -68,6 +68,9 @@ steps, compiling and evaluating left out; `steps_per_second` is the steps of all
 batch over this time.
 """
 
+SHOWN = ("activation", "block", "depth", "width", *config_lib.NUMERIC, "seed", "status")
+"""Columns of results.csv that TensorBoard shows as a trial's settings."""
+
 _TEXTS = {"batch", "case", "dataset", "block", "activation", "initializer", "gate", "schedule"}
 _TEXTS |= {"status", "architecture"}
 _WHOLES = {"trial", "seed", "depth", "width", "batch_size", "epochs", "num_parameters", "steps"}
@@ -186,7 +189,7 @@ class Records:
     def add_settings(self, rows: Iterable[dict[str, Any]]) -> None:
         """Adds what became of settled trials to TensorBoard, with their settings."""
         for row in rows if self._events else ():
-            settings = {key: row[key] for key in ("seed", *SETTING, "status")}
+            settings = {key: row[key] for key in SHOWN}
             measured = {_tag(key): row[key] for key in MEASURED}
             self._events.add_settings(row, settings, measured)
 
