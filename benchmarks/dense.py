@@ -83,11 +83,9 @@ def reference(depth: int) -> tuple[Any, list[float]]:
     return first, losses
 
 
-def work_ours(depth: int, num_trials: int) -> tuple[Callable, dict]:
-    """Gets a worker ready to train with this package; it measures trial-steps."""
-    parallel.use_cores()
-    program, numbers = make_program(depth, num_trials, make_dataset())
-    compile_seconds = program.compile(numbers)
+def measure_program(program: Program, numbers: Any) -> Callable:
+    """Returns `measure(seconds)` of a compiled program, which counts trial-steps; warmed up."""
+    num_trials = len(numbers.seed)
     state, step, rate = program.create(numbers), 0, 0.0
 
     def measure(seconds: float) -> tuple[float, float]:
@@ -105,7 +103,15 @@ def work_ours(depth: int, num_trials: int) -> tuple[Callable, dict]:
         return taken * num_trials, elapsed
 
     measure(0.5)
-    return measure, {
+    return measure
+
+
+def work_ours(depth: int, num_trials: int) -> tuple[Callable, dict]:
+    """Gets a worker ready to train with this package; it measures trial-steps."""
+    parallel.use_cores()
+    program, numbers = make_program(depth, num_trials, make_dataset())
+    compile_seconds = program.compile(numbers)
+    return measure_program(program, numbers), {
         "compile_seconds": compile_seconds,
         "multiply_adds": program.model.multiply_adds,
     }

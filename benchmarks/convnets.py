@@ -1,0 +1,258 @@
+"""Convolutional highway nets: training steps a second of this package and of PyTorch, in one run.
+
+Both train the nets of Table 1 (widths 16 and 32) and Highway A on uint8 images, batches of 100,
+momentum SGD, without dropout so that their losses can be compared step by step. PyTorch runs
+eagerly and compiled, channels last, as one process on all cores and as one on each. Ours are 1, 2
+and 4 trials in the compiled epoch, as any experiment is run.
+
+    python benchmarks/convnets.py
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import dense
+import machine
+import numpy as np
+
+from highway_jax import architectures, data, parallel, trials
+from highway_jax import config as config_lib
+from highway_jax.program import Program
+
+NUM_EXAMPLES, BATCH_SIZE, NUM_CLASSES = 10_000, 100, 10
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+NUM_CHECKED_STEPS, TOLERANCE = 5, 1e-4
+
+
+class Net(NamedTuple):
+    """A net of the paper, and the shape of its images."""
+
+    name: str
+    architecture: str
+    width: int
+    shape: tuple[int, int, int]
+
+
+NETS = (
+    Net("MNIST, width 16", "mnist10", 16, (28, 28, 1)),
+    Net("MNIST, width 32", "mnist10", 32, (28, 28, 1)),
+    Net("Highway A", "highway_a", 16, (32, 32, 3)),
+)
+
+
+def make_dataset(net: Net, num_examples: int = NUM_EXAMPLES) -> data.Dataset:
+    """Returns random images, the same ones every time."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (NUM_EXAMPLES, *net.shape), np.uint8)[:num_examples]
+    labels = random.integers(0, NUM_CLASSES, NUM_EXAMPLES).astype(np.int32)[:num_examples]
+    train, none = data.Split(images, labels), data.Split(images[:0], labels[:0])
+    name = "mnist" if net.shape[-1] == 1 else "cifar10"
+    return data.Dataset(name, train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255)
+
+
+def make_program(net: Net, num_trials: int, dataset: data.Dataset) -> tuple[Program, Any]:
+    """Returns the package's program for so many trials, and their hyperparameters."""
+    config = config_lib.default_config()
+    config.data.name = dataset.name
+    config.seeds = tuple(range(num_trials))
+    config.model.architecture = net.architecture
+    config.model.depth = architectures.DEPTHS[net.architecture]
+    config.model.width = net.width
+    config.model.initializer = "msra"
+    config.model.dropout = False
+    config.optimizer.learning_rate, config.optimizer.momentum = LEARNING_RATE, MOMENTUM
+    config.training.batch_size = BATCH_SIZE
+    config_lib.validate(config)
+    (batch,) = trials.plan(config, [])
+    return Program(batch, dataset), batch.hyperparameters()
+
+
+def reference(net: Net) -> tuple[Any, list[float]]:
+    """Returns a trial's initial parameters and its losses on the first batch, step by step."""
+    program, numbers = make_program(net, 1, make_dataset(net, BATCH_SIZE))
+    state = program.create(numbers)
+    params = program.trials.fetch(state.params)
+    losses = []
+    for _ in range(NUM_CHECKED_STEPS):
+        state = program.train(state, 1)
+        losses.append(float(program.trials.fetch(state.sums).mean_loss[0]))
+    return {part: {k: v[0] for k, v in leaves.items()} for part, leaves in params.items()}, losses
+
+
+def work_ours(net: Net, num_trials: int) -> tuple[Callable, dict]:
+    """Gets a worker ready to train with this package; it measures trial-steps."""
+    parallel.use_cores()
+    program, numbers = make_program(net, num_trials, make_dataset(net))
+    seconds = program.compile(numbers)
+    return dense.measure_program(program, numbers), {
+        "compile_seconds": seconds,
+        "multiply_adds": program.model.multiply_adds,
+    }
+
+
+class TorchNet:
+    """The same net in PyTorch, channels last, H and T as one convolution.
+
+    Attributes:
+        parameters: Leaf tensors, a kernel and a bias for each layer.
+    """
+
+    def __init__(self, net: Net, params: Any):
+        import torch
+
+        self._torch, self._steps = torch, []
+        self.parameters: list[Any] = []
+        for number, layer in enumerate(architectures.ARCHITECTURES[net.architecture](net.width)):
+            name = f"{type(layer).__name__.lower()}{number}"
+            match layer:
+                case architectures.Plain(_, size, padding):
+                    pad = size // 2 if padding == "SAME" else 0
+                    self._add("plain", params[name]["kernel"], [params[name]["bias"]], pad)
+                case architectures.Blocks(count, (size,)):
+                    own = params[name]
+                    for i in range(count):
+                        biases = [own["bias"][i], own["transform_bias"][i]]
+                        self._add("highway", own["kernel"][i], biases, size // 2)
+                case architectures.Pool():
+                    self._steps.append(("pool", layer))
+        self._add("head", params["head"]["kernel"], [params["head"]["bias"]], 0)
+
+    def _add(self, kind: str, kernel: np.ndarray, biases: list[np.ndarray], pad: int) -> None:
+        torch = self._torch
+        # Kernels of images are height, width, in, out here; PyTorch has out, in, height, width.
+        weight = torch.from_numpy(np.array(kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4
+                                           else kernel.T))  # fmt: skip
+        if kernel.ndim == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        bias = torch.from_numpy(np.concatenate(biases))
+        self._steps.append((kind, len(self.parameters), pad))
+        self.parameters += [weight.requires_grad_(), bias.requires_grad_()]
+
+    def loss(self, x: Any, labels: Any) -> Any:
+        """Returns the mean loss of a batch of images, float [batch, channels, height, width]."""
+        torch, functional = self._torch, self._torch.nn.functional
+        for kind, *rest in self._steps:
+            if kind == "pool":
+                (layer,) = rest
+                if layer.window == 0:
+                    x = x.amax((2, 3), keepdim=True)
+                else:
+                    x = functional.max_pool2d(x, layer.window, layer.stride, ceil_mode=True)
+                continue
+            index, pad = rest
+            weight, bias = self.parameters[index : index + 2]
+            if weight.ndim == 2:
+                # Our images are flattened with their channels last.
+                x = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
+                z = functional.linear(x, weight, bias)
+            else:
+                z = functional.conv2d(x, weight, bias, padding=pad)
+            if kind == "highway":
+                z_h, z_t = z.chunk(2, 1)
+                h, t = torch.relu(z_h), torch.sigmoid(z_t)
+                x = h * t + x * (1 - t)
+            else:
+                x = z if kind == "head" else torch.relu(z)
+        return functional.cross_entropy(x, labels)
+
+
+def work_torch(net: Net, params: Any, mode: str) -> tuple[Callable, dict]:
+    """Gets a worker ready to train with PyTorch; it measures steps."""
+    import torch
+
+    began = time.perf_counter()
+    dataset = make_dataset(net)
+    images = torch.from_numpy(dataset.train.images)
+    labels = torch.from_numpy(dataset.train.labels.astype(np.int64))
+    model = TorchNet(net, params)
+    loss_of = model.loss if mode == "eager" else torch.compile(model.loss)
+    optimizer = torch.optim.SGD(model.parameters, LEARNING_RATE, MOMENTUM, fused=True)
+
+    def step(index: Any) -> Any:
+        # Stored with channels last: the permuted view is what PyTorch calls channels_last.
+        x = images.index_select(0, index).float().mul_(1 / 255).permute(0, 3, 1, 2)
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(x, labels[index])
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    checked = [float(step(torch.arange(BATCH_SIZE)).detach()) for _ in range(NUM_CHECKED_STEPS)]
+    ready_seconds = time.perf_counter() - began
+
+    def measure(seconds: float) -> tuple[float, float]:
+        began, taken = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - began) < seconds or taken == 0:
+            step(torch.randint(NUM_EXAMPLES, (BATCH_SIZE,)))
+            taken += 1
+        return taken, elapsed
+
+    measure(0.5)
+    return measure, {"compile_seconds": ready_seconds, "losses": checked}
+
+
+def compare(net: Net, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures all rivals on one net; returns a row for each."""
+    params, losses = reference(net)
+    rivals = []
+    for count in map(int, arguments.trials.split(",")):
+        starts = machine.all_cores("convnets", "work_ours", net=net, num_trials=count)
+        rivals.append(machine.Rival(f"ours, {count} trial{'s' * (count > 1)}", starts))
+    num_ours = len(rivals)
+    for mode in ("eager", "compiled"):
+        work = {"module": "convnets", "work": "work_torch", "net": net, "params": params}
+        for way, starts in (
+            ("1 process", machine.all_cores(mode=mode, **work)),
+            ("1 process a core", machine.each_core(mode=mode, **work)),
+        ):
+            rival = machine.Rival(f"PyTorch {mode}, {way}", starts)
+            rivals.append(rival)
+            gap = max(abs(a - b) for a, b in zip(rival.facts["losses"], losses, strict=True))
+            if not gap <= TOLERANCE:
+                raise RuntimeError(f"{rival.name}: losses differ from ours by {gap:.2g}")
+    try:
+        rates = machine.interleaved(rivals, arguments.rounds, arguments.seconds)
+    finally:
+        for rival in rivals:
+            rival.close()
+    rows = [
+        {"net": net.name, "way": rival.name, "rates": [r.per_second for r in rates[rival.name]]}
+        for rival in rivals
+    ]
+    medians = [statistics.median(row["rates"]) for row in rows]
+    best, alone = max(medians[num_ours:]), medians[0]
+    flops = 6 * BATCH_SIZE * rivals[0].facts["multiply_adds"]
+    return [
+        row | {"median": m, "to_torch": m / best, "to_one": m / alone, "flops": m * flops}
+        for row, m in zip(rows, medians, strict=True)
+    ]
+
+
+def main() -> None:
+    """Compares on every net and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--trials", default="1,2,4", help="of our programs")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each rival")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--only", default="", help="only nets with this in their name")
+    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
+    arguments = parser.parse_args()
+    description = machine.describe()
+    machine.print_description(description)
+    rows = [row for net in NETS if arguments.only in net.name for row in compare(net, arguments)]
+    print("\n| net | way | trial-steps/s | lowest to highest | to PyTorch's best |"
+          " to ours of 1 trial | GFLOP/s |\n| --- | --- |" + " ---: |" * 5)  # fmt: skip
+    for row in rows:
+        print(
+            f"| {row['net']} | {row['way']} | {row['median']:.1f} |"
+            f" {min(row['rates']):.1f} to {max(row['rates']):.1f} | {row['to_torch']:.2f} |"
+            f" {row['to_one']:.2f} | {row['flops'] / 1e9:.0f} |"
+        )
+    machine.write_json(arguments.json, {"machine": description, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
