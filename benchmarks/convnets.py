@@ -22,7 +22,7 @@ from highway_jax import architectures, data, parallel, trials
 from highway_jax import config as config_lib
 from highway_jax.program import Program
 
-NUM_EXAMPLES, BATCH_SIZE, NUM_CLASSES = 10_000, 100, 10
+NUM_EXAMPLES, BATCH_SIZE = 10_000, dense.BATCH_SIZE
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 NUM_CHECKED_STEPS, TOLERANCE = 5, 1e-4
 
@@ -41,16 +41,6 @@ NETS = (
     Net("MNIST, width 32", "mnist10", 32, (28, 28, 1)),
     Net("Highway A", "highway_a", 16, (32, 32, 3)),
 )
-
-
-def make_dataset(net: Net, num_examples: int = NUM_EXAMPLES) -> data.Dataset:
-    """Returns random images, the same ones every time."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (NUM_EXAMPLES, *net.shape), np.uint8)[:num_examples]
-    labels = random.integers(0, NUM_CLASSES, NUM_EXAMPLES).astype(np.int32)[:num_examples]
-    train, none = data.Split(images, labels), data.Split(images[:0], labels[:0])
-    name = "mnist" if net.shape[-1] == 1 else "cifar10"
-    return data.Dataset(name, train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255)
 
 
 def make_program(net: Net, num_trials: int, dataset: data.Dataset) -> tuple[Program, Any]:
@@ -72,7 +62,7 @@ def make_program(net: Net, num_trials: int, dataset: data.Dataset) -> tuple[Prog
 
 def reference(net: Net) -> tuple[Any, list[float]]:
     """Returns a trial's initial parameters and its losses on the first batch, step by step."""
-    program, numbers = make_program(net, 1, make_dataset(net, BATCH_SIZE))
+    program, numbers = make_program(net, 1, dense.make_dataset(BATCH_SIZE, net.shape))
     state = program.create(numbers)
     params = program.trials.fetch(state.params)
     losses = []
@@ -85,7 +75,7 @@ def reference(net: Net) -> tuple[Any, list[float]]:
 def work_ours(net: Net, num_trials: int) -> tuple[Callable, dict]:
     """Gets a worker ready to train with this package; it measures trial-steps."""
     parallel.use_cores()
-    program, numbers = make_program(net, num_trials, make_dataset(net))
+    program, numbers = make_program(net, num_trials, dense.make_dataset(NUM_EXAMPLES, net.shape))
     seconds = program.compile(numbers)
     return dense.measure_program(program, numbers), {
         "compile_seconds": seconds,
@@ -164,7 +154,7 @@ def work_torch(net: Net, params: Any, mode: str) -> tuple[Callable, dict]:
     import torch
 
     began = time.perf_counter()
-    dataset = make_dataset(net)
+    dataset = dense.make_dataset(NUM_EXAMPLES, net.shape)
     images = torch.from_numpy(dataset.train.images)
     labels = torch.from_numpy(dataset.train.labels.astype(np.int64))
     model = TorchNet(net, params)

@@ -42,15 +42,16 @@ def flops_per_step(multiply_adds: int) -> int:
     return 2 * BATCH_SIZE * (3 * multiply_adds - NUM_PIXELS * WIDTH)
 
 
-def make_dataset(num_examples: int = NUM_EXAMPLES) -> data.Dataset:
-    """Returns random images that look to a program like MNIST, the same ones every time."""
+def make_dataset(
+    num_examples: int = NUM_EXAMPLES, shape: tuple[int, int, int] = IMAGE_SHAPE
+) -> data.Dataset:
+    """Returns random images, the same ones every time, under the name of a data set like them."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (NUM_EXAMPLES, *IMAGE_SHAPE), np.uint8)[:num_examples]
+    images = random.integers(0, 256, (NUM_EXAMPLES, *shape), np.uint8)[:num_examples]
     labels = random.integers(0, NUM_CLASSES, NUM_EXAMPLES).astype(np.int32)[:num_examples]
     train, none = data.Split(images, labels), data.Split(images[:0], labels[:0])
-    return data.Dataset(
-        "mnist", train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255
-    )
+    name = "mnist" if shape[-1] == 1 else "cifar10"
+    return data.Dataset(name, train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255)
 
 
 def make_program(depth: int, num_trials: int, dataset: data.Dataset) -> tuple[Program, Any]:

@@ -12,19 +12,7 @@ the search's own best reached a training loss of 1.43 in 40 epochs.
 from ml_collections import ConfigDict
 
 from highway_jax import recipes
-from highway_jax.errors import UserError
 
 
 def get_config(variant: str = "train") -> ConfigDict:
-    if variant not in ("train", "search"):
-        raise UserError(f"the variant is {variant!r}; allowed: train, search")
-    config = recipes.inside("cifar100", search=variant == "search")
-    config.name = f"figure2to4_cifar100-{variant}"
-    config.model.transform_bias = -4.0
-    if variant == "train":
-        config.model.activation = "tanh"
-        config.optimizer.learning_rate = 0.2
-        config.optimizer.momentum = 0.9
-        config.optimizer.decay = 0.97
-        config.training.epochs = 150
-    return config
+    return recipes.inside(variant, "cifar100", transform_bias=-4.0, rate=0.2, epochs=150)

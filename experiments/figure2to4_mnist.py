@@ -13,19 +13,7 @@ else of their training. `search` found 0.074 the best rate of those it drew (tra
 from ml_collections import ConfigDict
 
 from highway_jax import recipes
-from highway_jax.errors import UserError
 
 
 def get_config(variant: str = "train") -> ConfigDict:
-    if variant not in ("train", "search"):
-        raise UserError(f"the variant is {variant!r}; allowed: train, search")
-    config = recipes.inside("mnist", search=variant == "search")
-    config.name = f"figure2to4_mnist-{variant}"
-    config.model.transform_bias = -2.0
-    if variant == "train":
-        config.model.activation = "tanh"
-        config.optimizer.learning_rate = 0.2
-        config.optimizer.momentum = 0.9
-        config.optimizer.decay = 0.97
-        config.training.epochs = 100
-    return config
+    return recipes.inside(variant, "mnist", transform_bias=-2.0, rate=0.2, epochs=100)

@@ -1,4 +1,4 @@
-"""What the experiments with convolutional nets share: the authors' training, as settings."""
+"""What experiments share: training of convolutional nets, and the nets of Figures 2 to 4."""
 
 from ml_collections import ConfigDict
 
@@ -77,29 +77,47 @@ def cifar(name: str, *, short: bool) -> ConfigDict:
     return config
 
 
-def inside(name: str, *, search: bool) -> ConfigDict:
-    """Returns the settings shared by the nets of Figures 2 to 4 (section 4), for a data set.
+def inside(
+    variant: str, name: str, *, transform_bias: float, rate: float, epochs: int
+) -> ConfigDict:
+    """Returns the config of a net of Figures 2 to 4 (section 4).
 
     A fully connected highway net of 50 hidden layers of 50 units, 49 of them highway layers; all
-    training examples, batches of 100. With `search`, 24 settings are drawn of the rate, momentum,
-    decay and activation, with the gate bias given, as the paper took its nets from a random search.
+    training examples, batches of 100. The variant `train` trains it with five seeds, tanh and
+    momentum 0.9. `search` draws 24 settings of the rate, momentum, decay and activation, as the
+    paper took its nets from a random search.
 
     Args:
+        variant: `train` or `search`.
         name: `mnist` or `cifar100`.
-        search: Whether to search rather than to train what was found with five seeds.
+        transform_bias: Initial b_T; the paper's is -2 for MNIST and -4 for CIFAR-100.
+        rate: Learning rate of `train`.
+        epochs: Epochs of `train`; a search has 40.
+
+    Raises:
+        UserError: If the variant is neither.
     """
+    if variant not in ("train", "search"):
+        raise UserError(f"the variant is {variant!r}; allowed: train, search")
     config = default_config()
+    config.name = f"figure2to4_{name}-{variant}"
     config.data.name = name
     config.data.subtract_mean = True
     config.model.block = "highway"
     config.model.depth = 50
     config.model.width = 50
+    config.model.transform_bias = transform_bias
     config.training.batch_size = 100
-    config.training.epochs = 40
-    if not search:
+    if variant == "train":
         config.seeds = (0, 1, 2, 3, 4)
+        config.model.activation = "tanh"
+        config.optimizer.learning_rate = rate
+        config.optimizer.momentum = 0.9
+        config.optimizer.decay = 0.97
+        config.training.epochs = epochs
         config.runtime.gate_maps_every = 10
         return config
+    config.training.epochs = 40
     config.sweep.trials = 24
     config.sweep.rung_epochs = (3, 12)
     config.sweep.rung_keeps = (8, 3)
