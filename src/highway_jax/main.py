@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from highway_jax import command_line, experiment, hosts, trials
 from highway_jax.errors import Lost, UserError
@@ -81,7 +82,15 @@ def run() -> None:
     logging.getLogger("highway_jax").setLevel(logging.INFO)
     # Orbax logs the errors that it raises, and we tell, in pages.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _quiet_after_a_save
     sys.exit(main(sys.argv))
+
+
+def _quiet_after_a_save(unraisable: Any) -> None:
+    # When a save fails, its error is told; writes of it that end later find no loop to tell.
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":
