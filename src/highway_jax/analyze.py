@@ -63,10 +63,10 @@ def analyze(
     Raises:
         UserError: If the run or the trial is not there, is not finished, or has no highway gates.
     """
-    config, rows = _read(workdir)
-    rows = _choose(rows, chosen, workdir)
+    config, every = _read(workdir)
+    rows = _choose(every, chosen, workdir)
     parallel.use_cores(config.runtime.devices)
-    known = trials.find(config, Records(workdir).results())
+    known = trials.find(config, every)
     found = {}
     for name in dict.fromkeys(row["batch"] for row in rows):
         wanted = [row["trial"] for row in rows if row["batch"] == name]
