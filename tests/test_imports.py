@@ -50,6 +50,8 @@ ORDER = [
     "runs",
     "document",
     "page",
+    "report_runs",
+    "report_paper",
     "report",
 ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_up_findings import made_up
 
-from highway_jax import claims, findings, paper, records, report, runs
+from highway_jax import claims, findings, paper, records, report, report_paper, runs
 from highway_jax.errors import UserError
 
 ENVIRONMENT = {
@@ -60,18 +60,29 @@ def sweep(tmp_path):
 
 
 def test_the_best_trial_is_the_best_of_those_trained_furthest(sweep):
-    curve, row = report.best_curve(sweep, sweep.rows)
-    assert row["trial"] == 3
-    np.testing.assert_array_equal(curve.x, [1, 2, 3])
-    np.testing.assert_allclose(curve.y, [4, 2, 4 / 3])
+    (cell,) = report_paper.figure1_cells([sweep]).values()
+    assert cell.row["trial"] == 3
+    np.testing.assert_array_equal(cell.curve.x, [1, 2, 3])
+    np.testing.assert_allclose(cell.curve.y, [4, 2, 4 / 3])
 
 
 def test_the_ten_best_are_compared_at_an_epoch_that_ten_reached(sweep):
-    mean, std, epoch = report.ten_best(sweep, sweep.rows)
+    (cell,) = report_paper.figure1_cells([sweep]).values()
+    mean, std, epoch = cell.ten_best
     assert epoch == 2
     assert mean == pytest.approx(np.mean(np.arange(1, 11) / 2))
     assert std == pytest.approx(np.std(np.arange(1, 11) / 2, ddof=1))
-    assert report.ten_best(sweep, sweep.rows[:9]) is None
+    (cell,) = report_paper.figure1_cells([sweep._replace(rows=sweep.rows[:9])]).values()
+    assert cell.ten_best is None
+
+
+def test_searches_of_the_same_nets_are_one(sweep, tmp_path):
+    rows = [_row(0, train_loss=0.01, status="finished", rung=1, epochs=3)]
+    _write_run(tmp_path / "more", rows, [{"trial": 0, "epoch": 3, "train_loss": 0.01}], trials=12)
+    (cell,) = report_paper.figure1_cells([sweep, runs.read(tmp_path / "more")]).values()
+    assert cell.trials == 13
+    np.testing.assert_array_equal(cell.curve, [[3], [0.01]])
+    assert cell.ten_best[2] == 2
 
 
 def test_figure1_is_drawn_with_a_table_of_both(sweep, tmp_path, capsys):
