@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import dense
 import machine
 import numpy as np
+import ours
 
-from highway_jax import architectures, data, parallel, trials
-from highway_jax import config as config_lib
-from highway_jax.program import Program
+from highway_jax import architectures
 
-NUM_EXAMPLES, BATCH_SIZE = 10_000, dense.BATCH_SIZE
+NUM_EXAMPLES, BATCH_SIZE = 10_000, 100
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 NUM_CHECKED_STEPS, TOLERANCE = 5, 1e-4
 
@@ -43,43 +41,17 @@ NETS = (
 )
 
 
-def make_program(net: Net, num_trials: int, dataset: data.Dataset) -> tuple[Program, Any]:
-    """Returns the package's program for so many trials, and their hyperparameters."""
-    config = config_lib.default_config()
-    config.data.name = dataset.name
-    config.seeds = tuple(range(num_trials))
-    config.model.architecture = net.architecture
-    config.model.depth = architectures.DEPTHS[net.architecture]
-    config.model.width = net.width
-    config.model.initializer = "msra"
-    config.model.dropout = False
-    config.optimizer.learning_rate, config.optimizer.momentum = LEARNING_RATE, MOMENTUM
-    config.training.batch_size = BATCH_SIZE
-    config_lib.validate(config)
-    (batch,) = trials.plan(config, [])
-    return Program(batch, dataset), batch.hyperparameters()
-
-
-def reference(net: Net) -> tuple[Any, list[float]]:
-    """Returns a trial's initial parameters and its losses on the first batch, step by step."""
-    program, numbers = make_program(net, 1, dense.make_dataset(BATCH_SIZE, net.shape))
-    state = program.create(numbers)
-    params = program.trials.fetch(state.params)
-    losses = []
-    for _ in range(NUM_CHECKED_STEPS):
-        state = program.train(state, 1)
-        losses.append(float(program.trials.fetch(state.sums).mean_loss[0]))
-    return {part: {k: v[0] for k, v in leaves.items()} for part, leaves in params.items()}, losses
-
-
-def work_ours(net: Net, num_trials: int) -> tuple[Callable, dict]:
-    """Gets a worker ready to train with this package; it measures trial-steps."""
-    parallel.use_cores()
-    program, numbers = make_program(net, num_trials, dense.make_dataset(NUM_EXAMPLES, net.shape))
-    seconds = program.compile(numbers)
-    return dense.measure_program(program, numbers), {
-        "compile_seconds": seconds,
-        "multiply_adds": program.model.multiply_adds,
+def settings(net: Net) -> dict[str, Any]:
+    """Returns the settings of a net, by key of the config."""
+    return {
+        "model.architecture": net.architecture,
+        "model.depth": architectures.DEPTHS[net.architecture],
+        "model.width": net.width,
+        "model.initializer": "msra",
+        "model.dropout": False,
+        "optimizer.learning_rate": LEARNING_RATE,
+        "optimizer.momentum": MOMENTUM,
+        "training.batch_size": BATCH_SIZE,
     }
 
 
@@ -154,7 +126,7 @@ def work_torch(net: Net, params: Any, mode: str) -> tuple[Callable, dict]:
     import torch
 
     began = time.perf_counter()
-    dataset = dense.make_dataset(NUM_EXAMPLES, net.shape)
+    dataset = ours.make_dataset(NUM_EXAMPLES, net.shape)
     images = torch.from_numpy(dataset.train.images)
     labels = torch.from_numpy(dataset.train.labels.astype(np.int64))
     model = TorchNet(net, params)
@@ -186,10 +158,13 @@ def work_torch(net: Net, params: Any, mode: str) -> tuple[Callable, dict]:
 
 def compare(net: Net, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures all rivals on one net; returns a row for each."""
-    params, losses = reference(net)
+    dataset = ours.make_dataset(BATCH_SIZE, net.shape)
+    params, losses = ours.first_steps(settings(net), dataset, NUM_CHECKED_STEPS)
     rivals = []
     for count in map(int, arguments.trials.split(",")):
-        starts = machine.all_cores("convnets", "work_ours", net=net, num_trials=count)
+        work = {"settings": settings(net), "num_trials": count}
+        work |= {"num_examples": NUM_EXAMPLES, "shape": net.shape}
+        starts = machine.all_cores("ours", "work", **work)
         rivals.append(machine.Rival(f"ours, {count} trial{'s' * (count > 1)}", starts))
     num_ours = len(rivals)
     for mode in ("eager", "compiled"):
@@ -200,9 +175,7 @@ def compare(net: Net, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         ):
             rival = machine.Rival(f"PyTorch {mode}, {way}", starts)
             rivals.append(rival)
-            gap = max(abs(a - b) for a, b in zip(rival.facts["losses"], losses, strict=True))
-            if not gap <= TOLERANCE:
-                raise RuntimeError(f"{rival.name}: losses differ from ours by {gap:.2g}")
+            ours.check_first_steps(rival, losses, TOLERANCE)
     try:
         rates = machine.interleaved(rivals, arguments.rounds, arguments.seconds)
     finally:
@@ -223,15 +196,10 @@ def compare(net: Net, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Compares on every net and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = machine.parser(__doc__, rounds=5, seconds=4.0)
     parser.add_argument("--trials", default="1,2,4", help="of our programs")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each rival")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--only", default="", help="only nets with this in their name")
-    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
-    arguments = parser.parse_args()
-    description = machine.describe()
-    machine.print_description(description)
+    arguments, description = machine.begin(parser)
     print("\n| net | way | trial-steps/s | lowest to highest | to PyTorch's best |"
           " to ours of 1 trial | GFLOP/s |\n| --- | --- |" + " ---: |" * 5, flush=True)  # fmt: skip
     rows = []

@@ -15,12 +15,11 @@ from typing import Any
 
 import machine
 import numpy as np
+import ours
 
-from highway_jax import config as config_lib
-from highway_jax import data, parallel, trials
-from highway_jax.program import Program
+from highway_jax import parallel
 
-NUM_EXAMPLES, IMAGE_SHAPE, NUM_CLASSES = 60_000, (28, 28, 1), 10
+NUM_EXAMPLES = 60_000
 NUM_PIXELS = 28 * 28
 BATCH_SIZE, WIDTH = 100, 50
 LEARNING_RATE, MOMENTUM, TRANSFORM_BIAS = 0.01, 0.9, -5.0
@@ -42,80 +41,23 @@ def flops_per_step(multiply_adds: int) -> int:
     return 2 * BATCH_SIZE * (3 * multiply_adds - NUM_PIXELS * WIDTH)
 
 
-def make_dataset(
-    num_examples: int = NUM_EXAMPLES, shape: tuple[int, int, int] = IMAGE_SHAPE
-) -> data.Dataset:
-    """Returns random images, the same ones every time, under the name of a data set like them."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (NUM_EXAMPLES, *shape), np.uint8)[:num_examples]
-    labels = random.integers(0, NUM_CLASSES, NUM_EXAMPLES).astype(np.int32)[:num_examples]
-    train, none = data.Split(images, labels), data.Split(images[:0], labels[:0])
-    name = "mnist" if shape[-1] == 1 else "cifar10"
-    return data.Dataset(name, train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255)
-
-
-def make_program(depth: int, num_trials: int, dataset: data.Dataset) -> tuple[Program, Any]:
-    """Returns the package's program for so many trials, and their hyperparameters."""
-    config = config_lib.default_config()
-    config.data.name = "mnist"
-    config.seeds = tuple(range(num_trials))
-    config.model.depth, config.model.width = depth, WIDTH
-    config.model.transform_bias = TRANSFORM_BIAS
-    config.optimizer.learning_rate, config.optimizer.momentum = LEARNING_RATE, MOMENTUM
-    config.training.batch_size = BATCH_SIZE
-    config_lib.validate(config)
-    (batch,) = trials.plan(config, [])
-    return Program(batch, dataset), batch.hyperparameters()
-
-
-def reference(depth: int) -> tuple[Any, list[float]]:
-    """Returns a trial's initial parameters and its losses on the first batch, step by step.
-
-    The data set is that one batch, so that the order of the examples does not matter.
-    """
-    program, numbers = make_program(depth, 1, make_dataset(BATCH_SIZE))
-    state = program.create(numbers)
-    params = program.trials.fetch(state.params)
-    losses = []
-    for _ in range(NUM_CHECKED_STEPS):
-        state = program.train(state, 1)
-        losses.append(float(program.trials.fetch(state.sums).mean_loss[0]))
-    first = {part: {k: v[0] for k, v in leaves.items()} for part, leaves in params.items()}
-    return first, losses
-
-
-def measure_program(program: Program, numbers: Any) -> Callable:
-    """Returns `measure(seconds)` of a compiled program, which counts trial-steps; warmed up."""
-    num_trials = len(numbers.seed)
-    state, step, rate = program.create(numbers), 0, 0.0
-
-    def measure(seconds: float) -> tuple[float, float]:
-        nonlocal state, step, rate
-        began, taken = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - began) < seconds or taken == 0:
-            # Stretches as in a run: to the end of the epoch, or as long as the time allows.
-            rest = program.steps_per_epoch - step % program.steps_per_epoch
-            num_steps = min(rest, max(8, int(rate * (seconds - elapsed))))
-            state = program.train(state, num_steps)
-            step, taken = step + num_steps, taken + num_steps
-            rate = taken / (time.perf_counter() - began)
-        if program.trials.fetch(state.diverged).any():
-            raise RuntimeError("a trial diverged, and a frozen trial costs nothing")
-        return taken * num_trials, elapsed
-
-    measure(0.5)
-    return measure
-
-
-def work_ours(depth: int, num_trials: int) -> tuple[Callable, dict]:
-    """Gets a worker ready to train with this package; it measures trial-steps."""
-    parallel.use_cores()
-    program, numbers = make_program(depth, num_trials, make_dataset())
-    compile_seconds = program.compile(numbers)
-    return measure_program(program, numbers), {
-        "compile_seconds": compile_seconds,
-        "multiply_adds": program.model.multiply_adds,
+def settings(depth: int) -> dict[str, Any]:
+    """Returns the settings of the paper's net with so many layers, by key of the config."""
+    return {
+        "model.depth": depth,
+        "model.width": WIDTH,
+        "model.transform_bias": TRANSFORM_BIAS,
+        "optimizer.learning_rate": LEARNING_RATE,
+        "optimizer.momentum": MOMENTUM,
+        "training.batch_size": BATCH_SIZE,
     }
+
+
+def our_way(depth: int, num_trials: int, name: str = "") -> machine.Rival:
+    """Returns this package as a rival that trains so many trials in one program."""
+    work = {"settings": settings(depth), "num_trials": num_trials}
+    work |= {"num_examples": NUM_EXAMPLES, "shape": ours.MNIST_SHAPE}
+    return machine.Rival(name or f"{num_trials} trials", machine.all_cores("ours", "work", **work))
 
 
 class TorchNet:
@@ -172,7 +114,7 @@ class TorchNet:
             x = torch.lerp(x, h, t) if self._lerp else h * t + x * (1 - t)
         logits = self._affine(x, w_out, b_out)
         loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, NUM_CLASSES), labels.reshape(-1), reduction="sum"
+            logits.reshape(-1, ours.NUM_CLASSES), labels.reshape(-1), reduction="sum"
         )
         return loss / BATCH_SIZE, (logits.argmax(-1) == labels).sum()
 
@@ -191,7 +133,7 @@ def work_torch(
     import torch
 
     began = time.perf_counter()
-    dataset = make_dataset()
+    dataset = ours.make_dataset(NUM_EXAMPLES)
     images = torch.from_numpy(dataset.train.images.reshape(NUM_EXAMPLES, NUM_PIXELS))
     labels = torch.from_numpy(dataset.train.labels.astype(np.int64))
     net = TorchNet(params, num_trials, fused=fused, lerp=mode == "eager")
@@ -239,12 +181,11 @@ def work_torch(
 
 def start_rivals(depth: int, arguments: argparse.Namespace) -> tuple[list, list]:
     """Returns our ways to train and PyTorch's, ready to be measured."""
-    params, losses = reference(depth)
+    dataset = ours.make_dataset(BATCH_SIZE)
+    params, losses = ours.first_steps(settings(depth), dataset, NUM_CHECKED_STEPS)
     num_trials = parallel.num_cores() * arguments.trials_per_core
-    ours = [
-        machine.Rival(name, machine.all_cores("dense", "work_ours", depth=depth, num_trials=n))
-        for name, n in (("ours, 1 trial", 1), (f"ours, {num_trials} trials", num_trials))
-    ]
+    own = [our_way(depth, 1, "ours, 1 trial")]
+    own.append(our_way(depth, num_trials, f"ours, {num_trials} trials"))
     theirs = []
     batch = arguments.torch_trials
     for mode in ["eager", *filter(None, arguments.compile_modes.split(","))]:
@@ -263,25 +204,23 @@ def start_rivals(depth: int, arguments: argparse.Namespace) -> tuple[list, list]
             rival = machine.Rival(name, starts)
             theirs.append(rival)
             print(f"  ready: {name} ({rival.facts['compile_seconds']:.0f} s)", flush=True)
-            gap = max(abs(a - b) for a, b in zip(rival.facts["losses"], losses, strict=True))
-            if not gap <= TOLERANCE:
-                raise RuntimeError(f"{name}: losses differ from ours by {gap:.2g} > {TOLERANCE}")
-    return ours, theirs
+            ours.check_first_steps(rival, losses, TOLERANCE)
+    return own, theirs
 
 
 def compare(depth: int, arguments: argparse.Namespace, yardstick: machine.Yardstick) -> list[dict]:
     """Measures all rivals at one depth; returns a row for each."""
     print(f"depth {depth}", flush=True)
-    ours, theirs = start_rivals(depth, arguments)
+    own, theirs = start_rivals(depth, arguments)
     try:
-        rates = machine.interleaved(ours + theirs, arguments.rounds, arguments.seconds)
+        rates = machine.interleaved(own + theirs, arguments.rounds, arguments.seconds)
         yardstick.measure()
     finally:
-        for rival in ours + theirs:
+        for rival in own + theirs:
             rival.close()
-    flops = flops_per_step(ours[0].facts["multiply_adds"])
+    flops = flops_per_step(own[0].facts["multiply_adds"])
     rows = []
-    for rival in ours + theirs:
+    for rival in own + theirs:
         per_second, per_core_second = zip(*rates[rival.name], strict=True)
         rows.append(
             {
@@ -294,7 +233,7 @@ def compare(depth: int, arguments: argparse.Namespace, yardstick: machine.Yardst
                 "compile_seconds": rival.facts["compile_seconds"],
             }
         )
-    best = max(row["steps_per_second"] for row in rows[len(ours) :])
+    best = max(row["steps_per_second"] for row in rows[len(own) :])
     return [row | {"ratio": row["steps_per_second"] / best} for row in rows]
 
 
@@ -317,17 +256,12 @@ def print_table(rows: list[dict], peak: float) -> None:
 
 def main() -> None:
     """Compares at every depth and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = machine.parser(__doc__, rounds=5, seconds=3.0)
     parser.add_argument("--depths", default="10,50,100", help="hidden layers, comma-separated")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each rival")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--trials-per-core", type=int, default=2, help="in our batch of trials")
     parser.add_argument("--torch-trials", type=int, default=16, help="in PyTorch's batches")
     parser.add_argument("--compile-modes", default="default", help="of torch.compile; empty: none")
-    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
-    arguments = parser.parse_args()
-    description = machine.describe()
-    machine.print_description(description)
+    arguments, description = machine.begin(parser)
     yardstick = machine.Yardstick()
     try:
         yardstick.measure()

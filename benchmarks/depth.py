@@ -7,7 +7,6 @@ depths take turns.
     python benchmarks/depth.py --depths=10,100,1000
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -19,6 +18,7 @@ from typing import Any
 
 import dense
 import machine
+import ours
 
 from highway_jax import config as config_lib
 from highway_jax import experiment, parallel
@@ -30,7 +30,7 @@ ALLOWED_RATIO = 1.25
 def work_compile(depth: int, num_trials: int) -> tuple[Callable, dict]:
     """Compiles in this worker; there is nothing more to measure."""
     parallel.use_cores()
-    program, numbers = dense.make_program(depth, num_trials, dense.make_dataset())
+    program, numbers = ours.make_program(dense.settings(depth), num_trials, ours.make_dataset())
     return (lambda seconds: (0, seconds)), {"compile_seconds": program.compile(numbers)}
 
 
@@ -52,8 +52,7 @@ def measure_steps(depths: list[int], rounds: int, seconds: float) -> dict[int, l
     """Returns trial-steps a second by depth, of a batch with a trial for each core."""
     rates = {}
     for depth in depths:
-        work = {"depth": depth, "num_trials": parallel.num_cores()}
-        rival = machine.Rival(f"depth {depth}", machine.all_cores("dense", "work_ours", **work))
+        rival = dense.our_way(depth, parallel.num_cores(), f"depth {depth}")
         measured = machine.interleaved([rival], rounds, seconds)[rival.name]
         rates[depth] = [rate.per_second for rate in measured]
         rival.close()
@@ -126,19 +125,14 @@ def print_training(depth: int, result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measures, trains and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = machine.parser(__doc__, rounds=3, seconds=3.0)
     parser.add_argument("--depths", default="10,100,1000", help="hidden layers, shallowest first")
     parser.add_argument("--repetitions", type=int, default=5, help="compilations of each depth")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of steps")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each such measurement")
     parser.add_argument(
         "--train-depth", type=int, default=1000, help="of the net to train; 0: none"
     )
     parser.add_argument("--train-epochs", type=int, default=30, help="on the digits")
-    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
-    arguments = parser.parse_args()
-    description = machine.describe()
-    machine.print_description(description)
+    arguments, description = machine.begin(parser)
     depths = [int(depth) for depth in arguments.depths.split(",")]
     compiling = measure_compiling(depths, arguments.repetitions)
     rates = measure_steps(depths, arguments.rounds, arguments.seconds)

@@ -7,7 +7,6 @@ says that kernels, gate biases and the scale of the images are right together.
     python benchmarks/initial_loss.py --draws=40
 """
 
-import argparse
 import runpy
 from pathlib import Path
 from typing import NamedTuple
@@ -57,26 +56,26 @@ def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
 
 def main() -> None:
     """Draws the nets and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = machine.parser(__doc__)
     parser.add_argument("--draws", type=int, default=40, help="of each net")
     parser.add_argument("--images", type=int, default=1000, help="test images")
-    arguments = parser.parse_args()
-    machine.print_description(machine.describe())
+    arguments, description = machine.begin(parser)
     print(
         "\n| net | log | median | lowest to highest | within |\n| --- | ---: | ---: | ---: | --- |"
     )
-    outside = []
+    rows = []
     for net in NETS:
         log = float(paper.author_curve(*net.key)[0, 2])
         found = losses(net, arguments.draws, arguments.images)
         within = found.min() <= log <= found.max()
-        outside += [] if within else [net.variant]
+        rows.append({"net": net.key, "log": log, "losses": found.tolist(), "within": bool(within)})
         print(
             f"| {net.key[0]} on {net.key[2]} | {log:.3f} | {np.median(found):.2f} |"
             f" {found.min():.2f} to {found.max():.2f} | {'yes' if within else 'NO'} |"
         )
-    if outside:
-        raise SystemExit(f"the log lies outside for {', '.join(outside)}")
+    machine.write_json(arguments.json, {"machine": description, "rows": rows})
+    if not all(row["within"] for row in rows):
+        raise SystemExit("a log lies outside")
 
 
 if __name__ == "__main__":

@@ -7,20 +7,20 @@ are compiled once, and by ones that are compiled for each lesion, as one would w
     python benchmarks/lesions.py
 """
 
-import argparse
 import time
 
 import dense
 import jax
 import machine
 import numpy as np
+import ours
 
-from highway_jax import analysis, parallel
+from highway_jax import analysis
 
 
 def measure(depth: int, num_examples: int) -> dict[str, float]:
     """Returns the seconds that each way takes, compiling included, and checks that all agree."""
-    program, numbers = dense.make_program(depth, 1, dense.make_dataset(num_examples))
+    program, numbers = ours.make_program(dense.settings(depth), 1, ours.make_dataset(num_examples))
     params = program.trials.fetch(program.create(numbers).params)
     nets = analysis.Nets(program, params)
     whole = np.full((1, nets.num_blocks), np.nan)
@@ -58,14 +58,10 @@ def measure(depth: int, num_examples: int) -> dict[str, float]:
 
 def main() -> None:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = machine.parser(__doc__)
     parser.add_argument("--depth", type=int, default=50, help="hidden layers")
     parser.add_argument("--examples", type=int, default=60_000, help="images")
-    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
-    arguments = parser.parse_args()
-    parallel.use_cores()
-    description = machine.describe()
-    machine.print_description(description)
+    arguments, description = machine.begin(parser)
     seconds = measure(arguments.depth, arguments.examples)
     print("\n| way | seconds | to one program |\n| --- | ---: | ---: |")
     for name, value in seconds.items():

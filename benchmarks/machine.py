@@ -297,6 +297,26 @@ def print_description(description: dict[str, Any]) -> None:
         print("WARNING: the machine is busy; these numbers are only provisional")
 
 
+def parser(
+    doc: str, rounds: int | None = None, seconds: float | None = None
+) -> argparse.ArgumentParser:
+    """Returns a benchmark's parser, from its docstring and how often and long it measures."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each way")
+        parser.add_argument("--seconds", type=float, default=seconds, help="of each measurement")
+    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
+    return parser
+
+
+def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Returns the arguments of the command line and the machine, which it prints."""
+    arguments = parser.parse_args()
+    description = describe()
+    print_description(description)
+    return arguments, description
+
+
 def write_json(path: str, content: Any) -> None:
     """Writes results where `--json` says; an empty path writes nothing."""
     if path:
@@ -305,13 +325,7 @@ def write_json(path: str, content: Any) -> None:
 
 def main() -> None:
     """Prints the machine and its rate."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of every way")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of every measurement")
-    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
-    arguments = parser.parse_args()
-    description = describe()
-    print_description(description)
+    arguments, description = begin(parser(__doc__, rounds=5, seconds=1.0))
     yardstick = Yardstick()
     try:
         yardstick.measure(arguments.rounds, arguments.seconds)

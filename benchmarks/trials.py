@@ -7,36 +7,16 @@ compile is given besides. Memory is the largest that the process had while it tr
     python benchmarks/trials.py --depth=10 --trials=1,8,40
 """
 
-import argparse
-import resource
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import dense
 import machine
 
 
-def work_trials(depth: int, num_trials: int) -> tuple[Callable, dict]:
-    """Gets a worker ready; it measures trial-steps, and tells its start and its memory."""
-    began = time.perf_counter()
-    measure, facts = dense.work_ours(depth, num_trials)
-    facts["start_seconds"] = time.perf_counter() - began
-    # KiB on Linux; after the warm-up, which has trained.
-    facts["memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return measure, facts
-
-
 def compare(depth: int, counts: list[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Returns a row for each number of trials, all measured in turn."""
-    rivals = [
-        machine.Rival(
-            f"{count} trials",
-            machine.all_cores("trials", "work_trials", depth=depth, num_trials=count),
-        )
-        for count in counts
-    ]
+    rivals = [dense.our_way(depth, count) for count in counts]
     try:
         rates = machine.interleaved(rivals, rounds, seconds)
         return [
@@ -73,15 +53,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = machine.parser(__doc__, rounds=5, seconds=5.0)
     parser.add_argument("--depth", type=int, default=10, help="hidden layers")
     parser.add_argument("--trials", default="1,8,40", help="of one program")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of every measurement")
-    parser.add_argument("--json", default="", metavar="FILE", help="write results there too")
-    arguments = parser.parse_args()
-    description = machine.describe()
-    machine.print_description(description)
+    arguments, description = machine.begin(parser)
     counts = [int(count) for count in arguments.trials.split(",")]
     rows = compare(arguments.depth, counts, arguments.rounds, arguments.seconds)
     print_table(rows)
