@@ -1,7 +1,7 @@
 """Looking inside trained highway nets: gates, routing by class, lesions (sections 4.1 and 4.2).
 
 `Nets` runs trained nets over examples and gives host arrays of shape [nets, blocks, ...], all nets
-and all lesions in one compiled program. `measure` makes single numbers of the arrays of one net.
+and all lesions in one compiled program. `findings.measure` makes single numbers of them.
 
 Blocks count from the first highway layer. The maps of a convolutional block are averaged over
 space, and blocks narrower than the widest of the net are filled up with NaN.
