@@ -33,12 +33,13 @@ class Run:
         self.settings = TINY | {"runtime.compile_cache": cache} | settings
         self.wrapper = list(wrapper)
         self.environment = dict(environment)
+        self.script = ["-m", "highway_jax.main"]
         self.log = self.workdir.parent / f"{self.workdir.name}.log"
 
     def words(self, *more, **settings):
         flags = [f"--config.{key}={value}" for key, value in (self.settings | settings).items()]
-        module = [sys.executable, "-m", "highway_jax.main", "--config=experiments/digits.py"]
-        return [*module, "--config.cases={}", f"--workdir={self.workdir}", *flags, *more]
+        start = [sys.executable, *self.script, "--config=experiments/digits.py"]
+        return [*start, "--config.cases={}", f"--workdir={self.workdir}", *flags, *more]
 
     def start(self, *more, output=None, **settings):
         """Starts a process; what it prints is in `log` unless there is another output."""

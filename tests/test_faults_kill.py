@@ -3,7 +3,6 @@
 import collections
 import random
 import signal
-import sys
 import time
 
 import fault_tools
@@ -121,20 +120,14 @@ def _kill_at_each(run, points, expected, script):
     killed = 0
     for at in points:
         one = Run(run.workdir.with_name(f"run{killed}"), "", **run.settings)
-        words = one.words
-        one.words = lambda *more, words=words, at=at, **settings: [
-            sys.executable,
-            str(script),
-            at,
-            *words(*more, **settings)[3:],
-        ]
+        whole, one.script = one.script, [str(script), at]
         process = one.start()
         status = process.wait(fault_tools.SECONDS)
         if status == 0:
             break  # It makes fewer changes.
         assert status == -signal.SIGKILL, one.log.read_text()
         killed += 1
-        one.words = words
+        one.script = whole
         one.finish()
         assert fault_tools.left(one.workdir) == expected, at
         fault_tools.assert_tidy(one.workdir)
@@ -208,6 +201,39 @@ def test_asked_to_stop_it_saves_in_time_and_goes_on(number, moment, alone, tmp_p
     run.finish(**{"runtime.compile_cache": cache})
     assert fault_tools.left(run.workdir) == expected
     fault_tools.assert_tidy(run.workdir)
+
+
+INTERRUPTER = """
+import os, signal, sys
+
+number = int(sys.argv.pop(1))
+from highway_jax.main import run
+from highway_jax.program import Program
+evaluate = Program.evaluate
+
+def interrupted(*arguments):
+    Program.evaluate = evaluate
+    os.kill(os.getpid(), number)
+    return evaluate(*arguments)
+
+Program.evaluate = interrupted
+run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_in_an_evaluation_it_ends_that_and_goes_on(number, alone, tmp_path):
+    expected, cache = alone
+    (tmp_path / "interrupter.py").write_text(INTERRUPTER)
+    run = Run(tmp_path / "run", cache, **SETTINGS)
+    whole, run.script = run.script, [str(tmp_path / "interrupter.py"), str(int(number))]
+    text = run.finish(status=128 + number)
+    assert text.count("stopped at step") == 1
+    # The epoch that was evaluated is recorded and saved.
+    assert fault_tools.size_of(run.workdir / "metrics.jsonl") > 0
+    run.script = whole
+    assert "going on from the checkpoint" in run.finish()
+    assert fault_tools.left(run.workdir) == expected
 
 
 @pytest.mark.faults
