@@ -23,7 +23,7 @@ and highway nets gain from large ones that few of 40 draws from a wider range hi
 15, and takes the best after 60 to 400. It took two CPU cores some three hours; best training losses
 at 10, 20, 50 and 100 layers, and the paper's (experiments/results/figure1):
 
-    plain      1.1e-5  4.9e-5   1.3e-3  2.0e-2      paper  6.7e-6   1.35e-5  1.3e-3  3.1e-2
+    plain      7.3e-6  4.9e-5   1.3e-3  2.0e-2      paper  6.7e-6   1.35e-5  1.3e-3  3.1e-2
     highway    8.1e-6  1.3e-5   1.7e-5  6.1e-6      paper  1.05e-5  4.3e-5   6.9e-6  6.7e-5
 """
 
