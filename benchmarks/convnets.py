@@ -160,34 +160,29 @@ def compare(net: Net, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures all rivals on one net; returns a row for each."""
     dataset = ours.make_dataset(BATCH_SIZE, net.shape)
     params, losses = ours.first_steps(settings(net), dataset, NUM_CHECKED_STEPS)
-    rivals = []
-    for count in map(int, arguments.trials.split(",")):
-        work = {"settings": settings(net), "num_trials": count}
-        work |= {"num_examples": NUM_EXAMPLES, "shape": net.shape}
-        starts = machine.all_cores("ours", "work", **work)
-        rivals.append(machine.Rival(f"ours, {count} trial{'s' * (count > 1)}", starts))
-    num_ours = len(rivals)
-    for mode in ("eager", "compiled"):
-        work = {"module": "convnets", "work": "work_torch", "net": net, "params": params}
-        for way, starts in (
-            ("1 process", machine.all_cores(mode=mode, **work)),
-            ("1 process a core", machine.each_core(mode=mode, **work)),
-        ):
-            rival = machine.Rival(f"PyTorch {mode}, {way}", starts)
-            rivals.append(rival)
-            ours.check_first_steps(rival, losses, TOLERANCE)
-    try:
-        rates = machine.interleaved(rivals, arguments.rounds, arguments.seconds)
-    finally:
-        for rival in rivals:
-            rival.close()
+    counts = [int(count) for count in arguments.trials.split(",")]
+    with machine.Rivals() as rivals:
+        for count in counts:
+            work = {"settings": settings(net), "num_trials": count}
+            work |= {"num_examples": NUM_EXAMPLES, "shape": net.shape}
+            starts = machine.all_cores("ours", "work", **work)
+            facts = rivals.start(f"ours, {count} trial{'s' * (count > 1)}", starts).facts
+        for mode in ("eager", "compiled"):
+            work = {"module": "convnets", "work": "work_torch", "net": net, "params": params}
+            for way, starts in (
+                ("1 process", machine.all_cores(mode=mode, **work)),
+                ("1 process a core", machine.each_core(mode=mode, **work)),
+            ):
+                rival = rivals.start(f"PyTorch {mode}, {way}", starts)
+                ours.check_first_steps(rival, losses, TOLERANCE)
+        rates = rivals.measure(arguments.rounds, arguments.seconds)
     rows = [
-        {"net": net.name, "way": rival.name, "rates": [r.per_second for r in rates[rival.name]]}
-        for rival in rivals
+        {"net": net.name, "way": way, "rates": [rate.per_second for rate in measured]}
+        for way, measured in rates.items()
     ]
     medians = [statistics.median(row["rates"]) for row in rows]
-    best, alone = max(medians[num_ours:]), medians[0]
-    flops = 6 * BATCH_SIZE * rivals[0].facts["multiply_adds"]
+    best, alone = max(medians[len(counts) :]), medians[0]
+    flops = 6 * BATCH_SIZE * facts["multiply_adds"]
     return [
         row | {"median": m, "to_torch": m / best, "to_one": m / alone, "flops": m * flops}
         for row, m in zip(rows, medians, strict=True)

@@ -68,9 +68,18 @@ def cifar_net() -> Net:
     return [*net, ("plain", 1, "SAME", 100), ("average",)]
 
 
+def highway_a() -> Net:
+    """Returns Highway A of the paper's table 2, without its dropout and biases."""
+    net: Net = []
+    for width in (16, 32, 64):
+        net += [("plain", 3, "SAME", width), *[("highway", width)] * 2, ("pool", 2, 2)]
+    return [*net[:-1], ("pool", 8, 8), ("plain", 1, "SAME", 250)]
+
+
 NETS: dict[str, Case] = {
     "mnist width 16": ((28, 28, 1), mnist_net(16)),
     "mnist width 32": ((28, 28, 1), mnist_net(32)),
+    "cifar highway A": ((32, 32, 3), highway_a()),
     "cifar 19 layers": ((32, 32, 3), cifar_net()),
 }
 SECTIONS = {"layers": LAYERS, "pools": POOLS, "nets": NETS}

@@ -53,11 +53,13 @@ def settings(depth: int) -> dict[str, Any]:
     }
 
 
-def our_way(depth: int, num_trials: int, name: str = "") -> machine.Rival:
-    """Returns this package as a rival that trains so many trials in one program."""
+def start_ours(
+    rivals: machine.Rivals, depth: int, num_trials: int, name: str = ""
+) -> machine.Rival:
+    """Starts this package as a rival that trains so many trials in one program."""
     work = {"settings": settings(depth), "num_trials": num_trials}
     work |= {"num_examples": NUM_EXAMPLES, "shape": ours.MNIST_SHAPE}
-    return machine.Rival(name or f"{num_trials} trials", machine.all_cores("ours", "work", **work))
+    return rivals.start(name or f"{num_trials} trials", machine.all_cores("ours", "work", **work))
 
 
 class TorchNet:
@@ -179,13 +181,17 @@ def work_torch(
     return measure, {"compile_seconds": ready_seconds, "losses": checked}
 
 
-def start_rivals(depth: int, arguments: argparse.Namespace) -> tuple[list, list]:
+def start_all(
+    rivals: machine.Rivals, depth: int, arguments: argparse.Namespace
+) -> tuple[list[machine.Rival], list[machine.Rival]]:
     """Returns our ways to train and PyTorch's, ready to be measured."""
     dataset = ours.make_dataset(BATCH_SIZE)
     params, losses = ours.first_steps(settings(depth), dataset, NUM_CHECKED_STEPS)
     num_trials = parallel.num_cores() * arguments.trials_per_core
-    own = [our_way(depth, 1, "ours, 1 trial")]
-    own.append(our_way(depth, num_trials, f"ours, {num_trials} trials"))
+    own = [
+        start_ours(rivals, depth, 1, "ours, 1 trial"),
+        start_ours(rivals, depth, num_trials, f"ours, {num_trials} trials"),
+    ]
     theirs = []
     batch = arguments.torch_trials
     for mode in ["eager", *filter(None, arguments.compile_modes.split(","))]:
@@ -201,7 +207,7 @@ def start_rivals(depth: int, arguments: argparse.Namespace) -> tuple[list, list]
             apart = machine.each_core(num_trials=0, fused=False, **work)
             ways.append((f"{label}, 1 process a core, H and T apart", apart))
         for name, starts in ways:
-            rival = machine.Rival(name, starts)
+            rival = rivals.start(name, starts)
             theirs.append(rival)
             print(f"  ready: {name} ({rival.facts['compile_seconds']:.0f} s)", flush=True)
             ours.check_first_steps(rival, losses, TOLERANCE)
@@ -211,13 +217,10 @@ def start_rivals(depth: int, arguments: argparse.Namespace) -> tuple[list, list]
 def compare(depth: int, arguments: argparse.Namespace, yardstick: machine.Yardstick) -> list[dict]:
     """Measures all rivals at one depth; returns a row for each."""
     print(f"depth {depth}", flush=True)
-    own, theirs = start_rivals(depth, arguments)
-    try:
-        rates = machine.interleaved(own + theirs, arguments.rounds, arguments.seconds)
+    with machine.Rivals() as rivals:
+        own, theirs = start_all(rivals, depth, arguments)
+        rates = rivals.measure(arguments.rounds, arguments.seconds)
         yardstick.measure()
-    finally:
-        for rival in own + theirs:
-            rival.close()
     flops = flops_per_step(own[0].facts["multiply_adds"])
     rows = []
     for rival in own + theirs:
@@ -262,16 +265,13 @@ def main() -> None:
     parser.add_argument("--torch-trials", type=int, default=16, help="in PyTorch's batches")
     parser.add_argument("--compile-modes", default="default", help="of torch.compile; empty: none")
     arguments, description = machine.begin(parser)
-    yardstick = machine.Yardstick()
-    try:
+    with machine.Yardstick() as yardstick:
         yardstick.measure()
         rows = [
             row
             for depth in map(int, arguments.depths.split(","))
             for row in compare(depth, arguments, yardstick)
         ]
-    finally:
-        yardstick.close()
     print("\n".join(yardstick.lines()))
     print_table(rows, yardstick.best)
     content = {"machine": description, "matrix_products": yardstick.rates, "rows": rows}

@@ -40,11 +40,11 @@ def measure_compiling(depths: list[int], repetitions: int) -> dict[int, list[flo
     for _ in range(repetitions):
         for depth in depths:
             work = {"depth": depth, "num_trials": parallel.num_cores()}
-            rival = machine.Rival(
-                f"depth {depth}", machine.all_cores("depth", "work_compile", **work)
-            )
-            seconds[depth].append(rival.facts["compile_seconds"])
-            rival.close()
+            with machine.Rivals() as rivals:
+                rival = rivals.start(
+                    f"depth {depth}", machine.all_cores("depth", "work_compile", **work)
+                )
+                seconds[depth].append(rival.facts["compile_seconds"])
     return seconds
 
 
@@ -52,10 +52,10 @@ def measure_steps(depths: list[int], rounds: int, seconds: float) -> dict[int, l
     """Returns trial-steps a second by depth, of a batch with a trial for each core."""
     rates = {}
     for depth in depths:
-        rival = dense.our_way(depth, parallel.num_cores(), f"depth {depth}")
-        measured = machine.interleaved([rival], rounds, seconds)[rival.name]
-        rates[depth] = [rate.per_second for rate in measured]
-        rival.close()
+        with machine.Rivals() as rivals:
+            rival = dense.start_ours(rivals, depth, parallel.num_cores(), f"depth {depth}")
+            measured = rivals.measure(rounds, seconds)[rival.name]
+            rates[depth] = [rate.per_second for rate in measured]
     return rates
 
 

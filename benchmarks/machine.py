@@ -177,13 +177,28 @@ def repeat(function: Callable[[], Any], seconds: float) -> tuple[int, float]:
     return calls, elapsed
 
 
-def interleaved(rivals: list[Rival], rounds: int, seconds: float) -> dict[str, list[Rate]]:
-    """Measures every rival once a round; returns their rates by name, one for each round."""
-    rates: dict[str, list[Rate]] = {rival.name: [] for rival in rivals}
-    for _ in range(rounds):
-        for rival in rivals:
-            rates[rival.name].append(rival.rate(seconds))
-    return rates
+class Rivals(contextlib.ExitStack):
+    """The rivals of one comparison: their processes end with its `with` block, however it ends."""
+
+    def __init__(self):
+        """Begins without any."""
+        super().__init__()
+        self._rivals: list[Rival] = []
+
+    def start(self, name: str, starts: list[Start]) -> Rival:
+        """Returns a rival that is ready; it is measured with the others."""
+        rival = Rival(name, starts)
+        self.callback(rival.close)
+        self._rivals.append(rival)
+        return rival
+
+    def measure(self, rounds: int, seconds: float) -> dict[str, list[Rate]]:
+        """Measures every rival once a round; returns their rates by name, one for each round."""
+        rates: dict[str, list[Rate]] = {rival.name: [] for rival in self._rivals}
+        for _ in range(rounds):
+            for rival in self._rivals:
+                rates[rival.name].append(rival.rate(seconds))
+        return rates
 
 
 def work_matrix_product(library: str) -> tuple[Callable, dict]:
@@ -223,7 +238,7 @@ def work_matrix_product(library: str) -> tuple[Callable, dict]:
     return measure, {}
 
 
-class Yardstick:
+class Yardstick(Rivals):
     """The rate of large float32 matrix products, by several libraries, in floating-point ops.
 
     Attributes:
@@ -232,18 +247,20 @@ class Yardstick:
 
     def __init__(self):
         """Starts the processes that multiply."""
-        self._rivals = []
+        super().__init__()
         libraries = ["jax", "numpy"] + (["torch"] if has("torch") else [])
         for library in libraries:
             work = {"module": "machine", "work": "work_matrix_product", "library": library}
-            self._rivals.append(Rival(f"{library}, one process", all_cores(**work)))
-            self._rivals.append(Rival(f"{library}, a process a core", each_core(**work)))
+            self.start(f"{library}, one process", all_cores(**work))
+            self.start(f"{library}, a process a core", each_core(**work))
         self.rates: dict[str, list[float]] = {rival.name: [] for rival in self._rivals}
 
-    def measure(self, rounds: int = 3, seconds: float = 0.5) -> None:
-        """Measures every way once more."""
-        for name, rates in interleaved(self._rivals, rounds, seconds).items():
+    def measure(self, rounds: int = 3, seconds: float = 0.5) -> dict[str, list[Rate]]:
+        """Measures every way once more; returns only what is new."""
+        measured = super().measure(rounds, seconds)
+        for name, rates in measured.items():
             self.rates[name] += [rate.per_second for rate in rates]
+        return measured
 
     @property
     def best(self) -> float:
@@ -257,11 +274,6 @@ class Yardstick:
             f"  ({min(rates) / 1e9:.1f} to {max(rates) / 1e9:.1f})"
             for name, rates in self.rates.items()
         ]
-
-    def close(self) -> None:
-        """Ends the processes."""
-        for rival in self._rivals:
-            rival.close()
 
 
 def has(package: str) -> bool:
@@ -326,11 +338,8 @@ def write_json(path: str, content: Any) -> None:
 def main() -> None:
     """Prints the machine and its rate."""
     arguments, description = begin(parser(__doc__, rounds=5, seconds=1.0))
-    yardstick = Yardstick()
-    try:
+    with Yardstick() as yardstick:
         yardstick.measure(arguments.rounds, arguments.seconds)
-    finally:
-        yardstick.close()
     print("\n".join(yardstick.lines()))
     print(f"matrix-product rate: {yardstick.best / 1e9:.0f} GFLOP/s")
     write_json(arguments.json, {"machine": description, "rates": yardstick.rates})

@@ -16,9 +16,9 @@ import machine
 
 def compare(depth: int, counts: list[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Returns a row for each number of trials, all measured in turn."""
-    rivals = [dense.our_way(depth, count) for count in counts]
-    try:
-        rates = machine.interleaved(rivals, rounds, seconds)
+    with machine.Rivals() as rivals:
+        ours = [dense.start_ours(rivals, depth, count) for count in counts]
+        rates = rivals.measure(rounds, seconds)
         return [
             {
                 "trials": count,
@@ -28,11 +28,8 @@ def compare(depth: int, counts: list[int], rounds: int, seconds: float) -> list[
                 "start_seconds": rival.facts["start_seconds"],
                 "memory_mib": rival.facts["memory_mib"],
             }
-            for count, rival in zip(counts, rivals, strict=True)
+            for count, rival in zip(counts, ours, strict=True)
         ]
-    finally:
-        for rival in rivals:
-            rival.close()
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -19,9 +19,15 @@ from highway_jax.layers import BLOCKS, BlockActivations, PlainBlock, lookup
 
 Params = Any
 
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    # `jax.checkpoint_policies.dots_saveable` would compute convolutions again.
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
 REMATS = {
     "none": None,
-    "products": jax.checkpoint_policies.dots_saveable,
+    "products": _is_product,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
