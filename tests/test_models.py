@@ -89,6 +89,18 @@ def test_remat_changes_neither_parameters_nor_gradients():
     assert len(set(jaxprs)) == 3
 
 
+def test_keeping_products_computes_no_convolution_again():
+    images, counts = jnp.zeros((2, 28, 28, 1)), {}
+    for remat in REMATS:
+        options = {"architecture": "mnist10", "depth": 10, "width": 4, "remat": remat}
+        model = build(_config(**options), images.shape[1:], 10)
+        params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
+        gradient = jax.grad(lambda params, apply=model.apply: apply(params, images).sum())
+        counts[remat] = str(jax.make_jaxpr(gradient)(params)).count("conv_general_dilated[")
+    # Three runs of blocks, each of which is one convolution in one scan.
+    assert counts["products"] == counts["none"] == counts["full"] - 3
+
+
 def test_activations_are_those_of_the_forward_pass():
     model = build(_config(depth=5, width=8), (5,), 3)
     params = model.init(jax.random.key(0), jnp.float32(-1))
