@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_up_findings import made_up
 
-from highway_jax import claims, findings, paper, records, report, report_paper, runs
+from highway_jax import claims, figures, findings, paper, records, report, report_paper, runs
 from highway_jax.errors import UserError
 
 ENVIRONMENT = {
@@ -113,6 +113,32 @@ def test_a_table_has_our_rows_as_best_mean_and_deviation(tmp_path):
     assert "Table 2" not in text
     assert (tmp_path / "out" / "table1-mnist10-32-mnist-conv.svg").exists()
     assert "| conv | 4 | 5 | 2 x cpu (a processor) | 0.0 | abc |" in text
+
+
+def test_training_by_depth_is_drawn_of_several_depths(tmp_path):
+    rows = [_row(i, depth=depth, status="finished") for i, depth in enumerate((10, 1000))]
+    lines = [
+        {"trial": i, "epoch": epoch, "train_loss": (i + 1) / epoch}
+        for i in (0, 1)
+        for epoch in (1, 2)
+    ]
+    _write_run(tmp_path / "deep", rows, lines)
+    _write_run(tmp_path / "alike", rows[:1], lines[:2])
+    text = report.report([tmp_path / "deep", tmp_path / "alike"], tmp_path / "out")
+    assert "## Training by depth: deep" in text
+    assert "## Training by depth: alike" not in text
+    drawing = (tmp_path / "out" / "depth-deep.svg").read_text()
+    assert "<!-- highway, 10 layers -->" in drawing
+    assert "<!-- highway, 1000 layers -->" in drawing
+
+
+def test_a_curve_that_ends_early_is_drawn_over_logarithmic_steps():
+    authors = paper.author_curve("cifar19", 32, "cifar10")
+    log = figures.Curve(authors[:, 0], authors[:, 1])
+    for steps, scale in ((2_000, "log"), (200_000, "linear")):
+        ours = figures.Curve(np.asarray([500.0, steps]), np.asarray([0.3, 0.5]))
+        (axis,) = figures.test_curves({"ours": ours}, log, "title").axes
+        assert axis.get_xscale() == scale
 
 
 def test_what_cannot_be_reported_is_said_in_one_line(tmp_path, capsys):

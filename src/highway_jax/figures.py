@@ -98,7 +98,7 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
         title: Of the figure.
 
     Returns:
-        A matplotlib figure.
+        A matplotlib figure; its steps are logarithmic if ours end long before the authors'.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -114,7 +114,39 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_locator(LogLocator(subs=(0.5, 0.7, 2, 3)))
     axis.yaxis.set_minor_formatter("{x:g}")
+    if authors is not None and 4 * max(curve.x[-1] for curve in ours.values()) < authors.x[-1]:
+        axis.set(xscale="log")
     axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: str) -> Any:
+    """Draws training losses over epochs, a colour for each depth and a line style for each block.
+
+    Args:
+        nets: Training loss over epochs of each trial, by block and depth.
+        title: Of the figure.
+
+    Returns:
+        A matplotlib figure.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    depths = sorted({depth for _, depth in nets})
+    # Short of the map's end, which is too light on white.
+    shades = mpl.colormaps["viridis"](np.linspace(0.85, 0, len(depths)))
+    colors = dict(zip(depths, shades, strict=True))
+    styles = {"highway": "-", "plain": "--", "residual": ":"}
+    for (block, depth), curves in sorted(nets.items()):
+        for i, curve in enumerate(curves):
+            label = None if i else f"{block}, {depth} layers"
+            axis.plot(*curve, styles[block], color=colors[depth], lw=1.5, label=label)
+    axis.set(title=title, xlabel="Epoch", ylabel="Training cross-entropy", yscale="log")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small")
     return figure

@@ -35,6 +35,7 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
             report_paper.figure1(found, out),
             *(report_paper.table(name, found, out) for name in paper.TABLES),
             report_paper.inside(found, out),
+            *(report_runs.by_depth(run, out) for run in found),
             *(report_runs.curves(run) for run in found),
             report_runs.trial_table(found),
             report_runs.provenance(found),

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from highway_jax import records
-from highway_jax.document import Chart, Section, Table
+import numpy as np
+
+from highway_jax import figures, records
+from highway_jax.document import Chart, Picture, Section, Table
 from highway_jax.progress import best_mean_std
 from highway_jax.runs import Run
 
@@ -41,6 +44,21 @@ def overview(found: Iterable[Run]) -> Section:
         " those of the trial with the smallest training loss among those trained furthest."
     )
     return Section("What was run", [Table(heads, cells, (0, 1, 2)), note])
+
+
+def by_depth(run: Run, out: Path) -> Section:
+    """Draws how nets of several depths train; empty for a search, which Figure 1 is about."""
+    title = f"Training by depth: {run.name}"
+    if run.config["sweep"]["trials"] or len({row["depth"] for row in run.rows}) < 2:
+        return Section(title, [])
+    nets: dict[tuple[str, int], list[figures.Curve]] = {}
+    for row in run.rows:
+        points = run.curve(row["trial"], "train_loss")
+        curve = figures.Curve(*(np.asarray(values, float) for values in points))
+        nets.setdefault((row["block"], row["depth"]), []).append(curve)
+    picture = f"depth-{run.directory.name}"
+    figures.save(figures.training_by_depth(nets, run.name), out / picture)
+    return Section(title, [Picture(picture, "Training cross-entropy by depth")])
 
 
 def curves(run: Run) -> Section:
