@@ -116,6 +116,10 @@ MALFORMED = [
     ("model.activation=relU", "config.model.activation is 'relU'; allowed: relu, tanh"),
     ("model.initializer=xavier", "config.model.initializer is 'xavier'; allowed: normalized, msra"),
     ("model.gate=open", "config.model.gate is 'open'; allowed: coupled, separate"),
+    (
+        "model.precision=tf32",
+        "config.model.precision is 'tf32'; allowed: float32, tensorfloat32, bfloat16",
+    ),
     ("model.dtype=float16", "config.model.dtype is 'float16'; allowed: float32, bfloat16"),
     ("model.remat=all", "config.model.remat is 'all'; allowed: none, products, full"),
     ("model.transform_bias=nan", "config.model.transform_bias is nan; allowed: a number from -1"),

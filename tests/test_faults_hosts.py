@@ -68,6 +68,50 @@ def test_an_error_in_one_of_two_ends_both(tmp_path):
     assert "another process of this run is gone" in first_log.read_text().splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("variables", "gpus"),
+    [
+        ({}, "alone"),
+        ({"SLURM_STEP_NUM_TASKS": "1", "CUDA_VISIBLE_DEVICES": "0,1"}, "alone"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "2", "CUDA_VISIBLE_DEVICES": "0,1"}, None),
+        (
+            {
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_GPUS_PER_TASK": "4",
+                "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+            },
+            [0, 1, 2, 3],
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_GPUS_PER_TASK": "1", "CUDA_VISIBLE_DEVICES": "2"},
+            [0],
+        ),
+        ({"TPU_ML_PLATFORM": "JAX"}, None),
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, "alone"),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_SKIP_MDS_QUERY": "1"}, None),
+        ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, None),
+    ],
+)
+def test_others_are_looked_for_where_there_may_be_some(variables, gpus, monkeypatch):
+    for name in (
+        *("SLURM_STEP_NUM_TASKS", "SLURM_GPUS_PER_TASK", "CUDA_VISIBLE_DEVICES"),
+        *("TPU_ML_PLATFORM", "TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES"),
+        *("TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH"),
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(
+        hosts.jax.distributed,
+        "initialize",
+        lambda *arguments, local_device_ids: calls.append((*arguments, local_device_ids)),
+    )
+    hosts.start()
+    assert calls == ([] if gpus == "alone" else [(gpus,)])
+
+
 @pytest.mark.parametrize("value", ["two", "", "-1", "2.5"])
 def test_slurm_variables_that_are_no_numbers_are_named(value, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", value)

@@ -126,6 +126,43 @@ def test_a_program_that_does_not_compile_costs_its_batch_only(quick_config, tmp_
     fault_tools.assert_no_row_is_missing(tmp_path, 4, 1)
 
 
+def test_a_device_that_cannot_compute_at_all_is_not_a_failed_trial(
+    quick_config, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise JaxRuntimeError("FAILED_PRECONDITION: DNN library initialization failed")
+
+    real = Program.compile
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "compile", fail)
+        patch.setattr(experiment.parallel, "check_devices", fail)
+        with pytest.raises(Lost, match=r"a device failed .*DNN library.*start again"):
+            run(quick_config, tmp_path)
+    assert not (tmp_path / "results.csv").exists()
+    assert Program.compile is real
+    assert {row["status"] for row in run(quick_config, tmp_path)} == {"finished"}
+
+
+def test_a_compiler_that_runs_out_of_memory_makes_halves(quick_config, tmp_path, monkeypatch):
+    quick_config.seeds = (0, 1, 2, 3)
+    real, sizes = Program.compile, []
+
+    def compile_(self, numbers):
+        sizes.append(len(numbers.seed))
+        if sizes[-1] > 1:
+            raise JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm")
+        return real(self, numbers)
+
+    monkeypatch.setattr(Program, "compile", compile_)
+    assert [row["status"] for row in run(quick_config, tmp_path)] == ["finished"] * 4
+    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+
+
+def test_memory_that_is_not_known_stops_nothing(quick_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment.parallel, "device_memory", lambda device: None)
+    assert {row["status"] for row in run(quick_config, tmp_path)} == {"finished"}
+
+
 def test_memory_that_ends_in_midst_makes_halves_that_go_on(quick_config, tmp_path, monkeypatch):
     quick_config.seeds = (0, 1, 2, 3)
     quick_config.training.epochs = 4

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +156,48 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     assert logits.dtype == jnp.float32
     error = np.abs(logits - exact.apply(params, x)).max()
     assert 1e-5 < error < 0.1
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_bfloat16_sums_the_gradients_of_biases_in_float32(block):
+    # 1,000 equal gradients of one; a sum in bfloat16 sticks at 256.
+    layer = BLOCKS[block](2, dtype=jnp.bfloat16)
+    x = jnp.ones((1000, 2), jnp.bfloat16)
+    params = layer.init(jax.random.key(0), x)["params"]
+    params["kernel"] = jnp.zeros_like(params["kernel"])
+    params["bias"] = jnp.ones(2)
+
+    def loss(params, x):
+        y = layer.apply({"params": params}, x)
+        assert y.dtype == jnp.bfloat16
+        return jnp.sum(y.astype(jnp.float32))
+
+    gradient = jax.jit(jax.grad(loss))(params, x)["bias"]
+    one = jax.grad(loss)(params, x[:1])["bias"]
+    np.testing.assert_allclose(gradient, 1000 * one, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mnist10"])
+def test_products_and_their_gradients_have_the_precision_asked_for(architecture):
+    images, results = jnp.ones((2, 28, 28, 1)), []
+    for precision, name in (
+        ("float32", "HIGHEST"),
+        ("tensorfloat32", "HIGH"),
+        ("bfloat16", "DEFAULT"),
+    ):
+        options = {"architecture": architecture, "depth": 10, "width": 4, "precision": precision}
+        model = build(_config(**options), images.shape[1:], 10)
+        params = model.init(jax.random.key(0), jnp.float32(-1))
+        gradient = jax.grad(lambda params, apply=model.apply: apply(params, images).sum())
+        program = str(jax.make_jaxpr(gradient)(params))
+        found = set(re.findall(r"precision=(None|\(.*?\))", program))
+        expected = f"(Precision.{name}, Precision.{name})"
+        # The gradients of convolutions that are written here are for CPU, which has one precision.
+        assert found - {"None"} == {expected}
+        assert "None" not in found or architecture == "mnist10"
+        results.append(model.apply(params, images))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_jax_multiplies_small_matrices_right():

@@ -1,11 +1,16 @@
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from highway_jax import default_config, models, optimizer, parallel, train
+from highway_jax import default_config, experiment, metrics, models, optimizer, parallel, train
+from highway_jax import trials as trials_lib
 from highway_jax.evaluate import evaluate
 from highway_jax.optimizer import Hyperparameters
+from highway_jax.program import Program
 
 NUM_TRAIN, BATCH = 25, 6
 
@@ -127,6 +132,35 @@ def test_an_epoch_sees_each_example_once_in_an_order_of_its_own():
     first, second = seen[:24], seen[24:]
     assert len(set(first)) == len(set(second)) == 24
     assert first != second
+
+
+@pytest.mark.parametrize("architecture", ["dense", "mnist10"])
+def test_a_step_scatters_nothing(architecture):
+    # GPUs add up scatters in any order, or slowly.
+    config = default_config()
+    config.model.update({"architecture": architecture, "depth": 10, "width": 4})
+    model = models.build(config.model, (28, 28, 1), 10)
+    images, labels = jnp.zeros((3, 28, 28, 1)), jnp.zeros(3, jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
+
+    def loss(params):
+        return metrics.cross_entropy(model.apply(params, images), labels).sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(params))
+    assert "dot_general" in program
+    assert "scatter" not in program
+
+
+def test_a_program_is_gone_once_it_is_not_used(small_config):
+    batch, *_ = trials_lib.plan(small_config, [])
+    program = Program(batch, experiment.load_data(small_config.data))
+    seen = weakref.ref(program)
+    gc.disable()
+    try:
+        del program
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_a_diverging_trial_is_frozen_and_disturbs_no_other(data):

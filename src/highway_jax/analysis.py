@@ -91,6 +91,7 @@ class Nets:
             params: Their parameters as a tree of host arrays [nets, ...].
         """
         self._model, self._task = program.model, program.task
+        self._convolves = program.config.model.architecture != "dense"
         self._examples, self._spans = program.examples, program.spans
         self._batch_size = program.config.evaluation.batch_size
         self._num_classes = program.num_classes
@@ -173,7 +174,7 @@ class Nets:
 
     def _run(self, function: Any, items: _Item) -> Any:
         """Returns `function(item, params of all nets, data)` of all items, over all devices."""
-        over = parallel.Trials(len(items.net))
+        over = parallel.Trials(len(items.net), convolves=self._convolves)
         shared = over.share((self._params, self._examples))
         return over.fetch(over.compile(function)(over.place(items), *shared))
 
@@ -192,7 +193,7 @@ class Nets:
             of_class = jax.nn.one_hot(labels, self._num_classes) * counted[:, None]
             gates = models.unit_maps(runs, "t")
             changes = jnp.concatenate([_change(run) for run in runs])
-            sums = jnp.einsum("bc,lbw->clw", of_class, gates)
+            sums = jnp.einsum("bc,lbw->clw", of_class, gates, precision="highest")
             return of_class.sum(0), sums, (changes * counted).sum(-1)
 
         return evaluate.add_up(look, data, item.span, self._batch_size)

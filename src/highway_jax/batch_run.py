@@ -1,16 +1,18 @@
 """One batch of trials, from wherever it stands to its rows of results.csv."""
 
 import math
+import re
 import time
 from typing import Any
 
 import jax
 import numpy as np
+from jax.errors import JaxRuntimeError
 
 from highway_jax import data as data_lib
 from highway_jax import hosts, metrics, train, trials
 from highway_jax.checkpoint import Checkpoints
-from highway_jax.errors import UserError
+from highway_jax.errors import UserError, brief
 from highway_jax.program import SPLITS, Program
 from highway_jax.progress import Bar
 from highway_jax.run_context import RunContext, is_extra, rung_of
@@ -19,6 +21,13 @@ from highway_jax.signals import Stopped
 
 class TooLarge(MemoryError):
     """The compiler says that a batch will not fit, before anything of it runs."""
+
+
+def is_memory(error: Exception) -> bool:
+    """Returns whether an error says that memory ended."""
+    return isinstance(error, MemoryError) or bool(
+        re.search(r"out of memory|RESOURCE_EXHAUSTED", str(error), re.I)
+    )
 
 
 class BatchRun:
@@ -43,20 +52,30 @@ class BatchRun:
         self._introduce()
         state, step = self._begin()
         with self._display.batch(self._batch.name, self._total_steps, step) as bar:
-            self._seconds["compile"] += self._program.compile(self._numbers)
-            self._check_memory()
+            self._compile()
             self._context.lead(self._context.cache.seal)
             self._context.check_stop(self._batch.name)
             state = self._train(state, step, bar)
         self._context.add_results(self._result_rows(state))
 
-    def _check_memory(self) -> None:
-        """Raises `TooLarge`, in all processes, if the batch will not fit; one trial is tried."""
-        needed, present = self._program.memory()
-        if len(self._batch.trials) > 1 and hosts.largest(int(needed > present)):
-            raise TooLarge(
-                f"its program needs {needed / 2**30:.3g} GiB a device, of {present / 2**30:.3g}"
-            )
+    def _compile(self) -> None:
+        """Compiles; raises `TooLarge`, in all processes, if the batch will not fit in any.
+
+        One trial is tried whatever the compiler's count says, unless it refuses.
+        """
+        reason, memory = "", None
+        try:
+            self._seconds["compile"] += self._program.compile(self._numbers)
+            memory = self._program.memory()
+        except JaxRuntimeError as error:
+            if not is_memory(error):
+                raise
+            reason = brief(str(error), 200)
+        if memory is not None and len(self._batch.trials) > 1 and memory[0] > memory[1]:
+            needed, present = (size / 2**30 for size in memory)
+            reason = f"its program needs {needed:.3g} GiB a device, of {present:.3g}"
+        if hosts.largest(int(bool(reason))):
+            raise TooLarge(reason or "it is too large for another process")
 
     def _introduce(self) -> None:
         model, program, batch = self._config.model, self._program, self._batch

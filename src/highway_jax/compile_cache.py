@@ -22,6 +22,8 @@ from highway_jax.errors import UserError
 _SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_compilation_cache_max_size": -1,
+    # XLA's own files beside jax's would have no checksums.
+    "jax_persistent_cache_enable_xla_caches": "",
 }
 _MOST_BYTES = 2**30
 
@@ -84,13 +86,15 @@ class CompileCache:
         room = _MOST_BYTES
         for entry in sorted(self._path.glob("*-cache"), key=_age, reverse=True):
             seal = _seal_of(entry)
-            is_whole = seal.exists() and seal.read_text(errors="replace") == _sum(entry)
-            if seal.exists() and not is_whole:
-                logging.warning("%s is damaged and is compiled again", entry)
-            room -= entry.stat().st_size
-            if not is_whole or room < 0:
-                entry.unlink(missing_ok=True)
-                seal.unlink(missing_ok=True)
+            # Another run that starts now may remove it first.
+            with contextlib.suppress(FileNotFoundError):
+                is_whole = seal.exists() and seal.read_text(errors="replace") == _sum(entry)
+                if seal.exists() and not is_whole:
+                    logging.warning("%s is damaged and is compiled again", entry)
+                room -= entry.stat().st_size
+                if not is_whole or room < 0:
+                    entry.unlink(missing_ok=True)
+                    seal.unlink(missing_ok=True)
 
 
 def _set(settings: dict) -> None:
@@ -100,7 +104,9 @@ def _set(settings: dict) -> None:
 
 
 def _age(entry: Path) -> float:
-    return entry.stat().st_mtime
+    with contextlib.suppress(FileNotFoundError):
+        return entry.stat().st_mtime
+    return 0.0
 
 
 def _seal_of(entry: Path) -> Path:

@@ -10,11 +10,12 @@ fast as they stand:
 - max pooling: columns first, then rows, each a maximum of strided slices, its gradient assembled
   without scattering.
 
-Elsewhere XLA's own operations and their own gradients are used. `implementation` says which:
+Elsewhere XLA's own convolutions and their own gradients are used. `implementation` says which:
 
 - "native": XLA's operations, differentiated by JAX;
 - "loop_safe": the gradients above; reverse mode only, as for every `jax.custom_vjp`;
-- "auto": "loop_safe" if traced for CPU, else "native". Traced for CPU means that
+- "auto": "loop_safe" for max pooling, whose native gradient is a scatter in no fixed order on GPU;
+  for convolutions "loop_safe" if traced for CPU, else "native". Traced for CPU means that
   `jax.default_device` is a CPU or, where that is not set, that `jax.default_backend()` is "cpu".
   Code for the CPU of a machine whose default is an accelerator should say "loop_safe" itself.
 
@@ -114,7 +115,7 @@ def max_pool(
     Raises:
         UserError: If an argument is not allowed, or the window is larger than the padded image.
     """
-    if _is_loop_safe(implementation):
+    if implementation == "auto" or _is_loop_safe(implementation):
         return _max_pool_loop_safe(x, window, stride, padding)
     ends = [_pooled_size(size, window, stride, padding)[1] for size in x.shape[1:3]]
     # Positions at the end that no window reaches (a negative padding) need no cropping here.

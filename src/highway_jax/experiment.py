@@ -1,7 +1,6 @@
 """Running an experiment: the one place that puts all the other rooms together."""
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 from highway_jax import config as config_lib
 from highway_jax import data as data_lib
 from highway_jax import hosts, parallel, trials
-from highway_jax.batch_run import BatchRun, TooLarge, failed_rows
+from highway_jax.batch_run import BatchRun, TooLarge, failed_rows, is_memory
 from highway_jax.compile_cache import CompileCache
 from highway_jax.errors import Lost, brief
 from highway_jax.progress import Display
@@ -112,26 +111,29 @@ def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: RunCo
             raise  # The others are within a computation that this process will not come back to.
         reason = brief(str(error) or type(error).__name__, 200)
         # Once steps were taken, only memory is the batch's own fault.
-        if run is not None and run.has_trained and not _is_memory(error):
-            raise Lost(
-                f"{batch.name}: a device failed ({reason}); start again: the run goes on from its"
-                " last checkpoint"
-            ) from error
+        if run is not None and run.has_trained and not is_memory(error):
+            raise _lost(batch, reason) from error
     finally:
         context.records.close()
+    run = None  # Its arrays on the devices make room for the halves'.
     halves = batch.halves()
     if len(halves) > 1:
         logging.warning("%s failed (%s); trying halves of it", batch.name, reason)
         for half in halves:
             _run_or_halve(half, dataset, context)
     else:
+        try:
+            parallel.check_devices()
+        except JaxRuntimeError as error:
+            raise _lost(batch, brief(str(error), 200)) from error
         logging.warning(
             "%s failed (%s); to try it again, remove its row from results.csv", batch.name, reason
         )
         context.add_results(failed_rows(batch))
 
 
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or bool(
-        re.search(r"out of memory|RESOURCE_EXHAUSTED", str(error), re.I)
+def _lost(batch: trials.Batch, reason: str) -> Lost:
+    return Lost(
+        f"{batch.name}: a device failed ({reason}); start again: the run goes on from its last"
+        " checkpoint"
     )

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from highway_jax.errors import Lost, UserError, brief, show
 
 _MESSAGE_BYTES = 1000
+_TPU_ADDRESSES = ("TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH")
 
 
 def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -48,12 +49,12 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
         arguments = (coordinator, num_processes, process_id)
     elif num_processes or process_id >= 0:
         raise UserError("--coordinator is ''; allowed: HOST:PORT, as other flags name processes")
-    elif _has_others():
+    elif _may_have_others():
         arguments = ()
     else:
         return
     try:
-        jax.distributed.initialize(*arguments)
+        jax.distributed.initialize(*arguments, local_device_ids=_own_gpus())
     except (RuntimeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -61,8 +62,19 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
         ) from error
 
 
-def _has_others() -> bool:
-    is_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+def _own_gpus() -> list[int] | None:
+    """Returns the GPUs of a SLURM task that has its own; jax alone would take one a task."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if "SLURM_GPUS_PER_TASK" not in os.environ or not visible:
+        return None
+    return list(range(len(visible.split(","))))
+
+
+def _may_have_others() -> bool:
+    # Set where jax found a TPU and may ask the cloud for the other workers; one alone starts too.
+    is_pod = os.environ.get("TPU_ML_PLATFORM") == "JAX" and "TPU_SKIP_MDS_QUERY" not in os.environ
+    is_pod |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    is_pod |= any(name in os.environ for name in _TPU_ADDRESSES)
     # Set by srun for each step, and not in a shell that merely has an allocation.
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if not tasks.isdecimal():

@@ -97,7 +97,8 @@ class _Block(nn.Module):
         kernel_size: 0 for a fully connected block, else the convolution kernel's side.
         initializer: A name in `INITIALIZERS`, for the kernels of H, T and C alike.
         padding: "SAME" or "VALID"; only a plain block may change the size of an image.
-        dtype: The compute type; parameters stay float32.
+        dtype: The type of products and of the block's output; parameters stay float32, and biases,
+            activations and gates are computed in it.
     """
 
     width: int
@@ -134,9 +135,10 @@ class _Block(nn.Module):
         z = x @ kernel if dense else convolution.conv2d(x, kernel, padding=self.padding)
         return jnp.split(z, num_maps, axis=-1)
 
-    def _bias(self, name: str, value: float) -> Array:
+    def _biased(self, z: Array, name: str, value: float) -> Array:
+        # float32, as the gradients of biases are sums over all images and positions.
         bias = self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
-        return bias.astype(self.dtype)
+        return z.astype(jnp.float32) + bias
 
     def _nonlinear(self, z: Array) -> Array:
         return lookup(ACTIVATIONS, "model.activation", self.activation)(z)
@@ -149,7 +151,7 @@ class PlainBlock(_Block):
     def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
         """Returns all that the block computes; `gate` is accepted and has no meaning here."""
         (z,) = self._affine(x, 1)
-        y = self._nonlinear(z + self._bias("bias", 0.0))
+        y = self._nonlinear(self._biased(z, "bias", 0.0)).astype(self.dtype)
         return BlockActivations(x, y, jnp.ones_like(y), jnp.zeros_like(y), y)
 
 
@@ -160,8 +162,9 @@ class ResidualBlock(_Block):
     def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
         """Returns all that the block computes; `gate` is accepted and has no meaning here."""
         (z,) = self._affine(x, 1)
-        h = self._nonlinear(z + self._bias("bias", 0.0))
-        return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), x + h)
+        h = self._nonlinear(self._biased(z, "bias", 0.0))
+        y = (x.astype(h.dtype) + h).astype(self.dtype)
+        return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), y)
 
 
 class HighwayBlock(_Block):
@@ -194,15 +197,16 @@ class HighwayBlock(_Block):
             )
         separate = lookup({"coupled": False, "separate": True}, "model.gate", self.gate)
         z_h, z_t, *z_c = self._affine(x, 3 if separate else 2)
-        h = self._nonlinear(z_h + self._bias("bias", 0.0))
-        t = jax.nn.sigmoid(z_t + self._bias("transform_bias", self.transform_bias))
+        h = self._nonlinear(self._biased(z_h, "bias", 0.0))
+        t = jax.nn.sigmoid(self._biased(z_t, "transform_bias", self.transform_bias))
         if gate is not None:
             t = jnp.where(jnp.isnan(gate), t, gate.astype(t.dtype))
         if separate:
-            c = jax.nn.sigmoid(z_c[0] + self._bias("carry_bias", self.carry_bias))
+            c = jax.nn.sigmoid(self._biased(z_c[0], "carry_bias", self.carry_bias))
         else:
             c = 1 - t
-        return BlockActivations(x, h, t, c, h * t + x * c)
+        y = (h * t + x.astype(h.dtype) * c).astype(self.dtype)
+        return BlockActivations(x, h, t, c, y)
 
 
 BLOCKS: dict[str, type[_Block]] = {

@@ -51,7 +51,9 @@ def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, "batch"]:
     """Returns the softmax cross-entropy of each example in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    # One-hot labels, as the gradient of picking each label's logit is a scatter, which GPUs do in
+    # any order or, where the order must be the same each time, slowly.
+    return optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]))
 
 
 def sums(

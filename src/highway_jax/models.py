@@ -130,7 +130,7 @@ def _ends(
     first, last = (
         same if name == "same" else name for name in (first_initializer, last_initializer)
     )
-    head = {**plain, "activation": "identity", "initializer": last}
+    head = {**plain, "activation": "identity", "initializer": last, "dtype": jnp.float32}
     return {**plain, "initializer": first}, head
 
 
@@ -171,7 +171,7 @@ class DenseStack(nn.Module):
             block, x, self.depth - 1, gates, collect=collect, remat=self.remat
         )
         logits = PlainBlock(self.num_classes, **last, name="head")(x)
-        return logits.astype(jnp.float32), activations
+        return logits, activations
 
 
 class ConvStack(nn.Module):
@@ -233,7 +233,7 @@ class ConvStack(nn.Module):
                     runs.append(activations)
                     done += num_blocks
         logits = PlainBlock(self.num_classes, **last, name="head")(x.reshape(len(x), -1))
-        return logits.astype(jnp.float32), (tuple(runs) if collect else None)
+        return logits, (tuple(runs) if collect else None)
 
     def _run(
         self,
@@ -376,14 +376,18 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
         params = net.init(key, jnp.zeros(example.shape))["params"]
         return set_transform_bias(params, transform_bias)
 
+    def call(params, *arguments, **options):
+        # Every product keeps it, so that its gradients are computed alike.
+        with jax.default_matmul_precision(config.precision):
+            return net.apply({"params": params}, *arguments, **options)
+
     def apply(params, x, dropout_key=None, gates=None):
         if dropout_key is None or not can_drop:
-            return net.apply({"params": params}, x, gates)[0]
-        rngs = {"dropout": dropout_key}
-        return net.apply({"params": params}, x, gates, train=True, rngs=rngs)[0]
+            return call(params, x, gates)[0]
+        return call(params, x, gates, train=True, rngs={"dropout": dropout_key})[0]
 
     def activations(params, x, gates=None):
-        logits, runs = net.apply({"params": params}, x, gates, collect=True)
+        logits, runs = call(params, x, gates, collect=True)
         return logits, (runs,) if isinstance(runs, BlockActivations) else runs
 
     return Model(

@@ -2,7 +2,8 @@
 
 Trials are sharded over a mesh axis `trials`; the trials of one device run in turn (`map`) or at
 once (`vmap`). On CPU, where a batched small matrix product is no faster than several, trials run
-in turn and every core is a device of its own (`use_cores`).
+in turn and every core is a device of its own (`use_cores`). So do those of convolutional nets
+everywhere: at once they would be grouped convolutions, which GPUs and TPUs are slow at.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
@@ -75,14 +77,32 @@ def devices(num_devices: int = 0) -> list[jax.Device]:
     return found[: num_devices or len(found)]
 
 
-def device_memory(device: jax.Device) -> int:
-    """Returns the bytes that programs may use on a device; CPU devices share the machine's."""
+def device_memory(device: jax.Device) -> int | None:
+    """Returns the bytes that programs may use on a device, or None if it does not say.
+
+    CPU devices share the machine's.
+    """
     if device.process_index != jax.process_index():
         device = jax.local_devices()[0]  # Only those of this process can be asked.
-    if stats := device.memory_stats():
-        return stats["bytes_limit"]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return pages * size // len(jax.local_devices())
+
+
+def check_devices() -> None:
+    """Multiplies and convolves a little on every device of this process.
+
+    Raises:
+        JaxRuntimeError: If one cannot, whatever the program.
+    """
+    for device in jax.local_devices():
+        with jax.default_device(device):
+            images, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+            convolved = jax.lax.conv_general_dilated(
+                images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            jax.block_until_ready(convolved[0, 0] @ jnp.ones((4, 4)))
 
 
 @functools.cache
@@ -109,13 +129,16 @@ class Trials:
         sharded: The sharding of a batch of trials.
     """
 
-    def __init__(self, num_trials: int, num_devices: int = 0, mode: str = "auto"):
+    def __init__(
+        self, num_trials: int, num_devices: int = 0, mode: str = "auto", *, convolves: bool = False
+    ):
         """Chooses devices.
 
         Args:
             num_trials: At least 1.
             num_devices: How many devices to use; 0 for all.
-            mode: "map", "vmap", or "auto" for map on CPU and vmap elsewhere.
+            mode: "map", "vmap", or "auto" for vmap unless on CPU or `convolves`.
+            convolves: Whether the nets are convolutional.
 
         Raises:
             UserError: If there are fewer devices.
@@ -125,7 +148,8 @@ class Trials:
             chosen = chosen[:num_trials]
         self.num_trials = num_trials
         self.num_slots = math.ceil(num_trials / len(chosen)) * len(chosen)
-        self.mode = mode if mode != "auto" else "map" if chosen[0].platform == "cpu" else "vmap"
+        in_turn = convolves or chosen[0].platform == "cpu"
+        self.mode = mode if mode != "auto" else "map" if in_turn else "vmap"
         self.mesh = Mesh(np.array(chosen), (AXIS,))
         self.sharded = NamedSharding(self.mesh, P(AXIS))
         self._replicated = NamedSharding(self.mesh, P())

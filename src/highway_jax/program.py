@@ -43,6 +43,8 @@ class Program:
         }
         self.num_classes = dataset.num_classes
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
+        # The task must not hold this program, whose arrays are to go when it is no longer used.
+        steps_per_epoch = self.steps_per_epoch
         decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
         self.task = task = train.Task(
             init=self.model.init,
@@ -50,13 +52,18 @@ class Program:
             preprocess=preprocess.fit(config.data, dataset.train.images, dataset.max_value),
             augment=preprocess.augmentation(config.data),
             optimizer=lambda numbers: optimizer.build(
-                config.optimizer, self.steps_per_epoch, numbers, decays_weights=decays_weights
+                config.optimizer, steps_per_epoch, numbers, decays_weights=decays_weights
             ),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
         )
         runtime = config.runtime
-        self.trials = parallel.Trials(len(batch.trials), runtime.devices, runtime.trial_axis)
+        self.trials = parallel.Trials(
+            len(batch.trials),
+            runtime.devices,
+            runtime.trial_axis,
+            convolves=config.model.architecture != "dense",
+        )
         self.examples = train.DeviceData(
             np.concatenate([split.images for split in splits]),
             np.concatenate([split.labels for split in splits]),
@@ -91,18 +98,22 @@ class Program:
         self._evaluate = self._evaluate.lower(state.params, self.data, span).compile()
         return time.perf_counter() - began
 
-    def memory(self) -> tuple[int, int]:
+    def memory(self) -> tuple[int, int] | None:
         """Returns the bytes that training needs on each device, and those a device has.
 
-        The compiler's own count of the compiled program; before `compile` there is none.
+        The compiler's own count of the compiled program; before `compile` there is none. None
+        where the compiler or the device does not say.
         """
         needed = self._train.memory_analysis()
+        present = parallel.device_memory(self.trials.mesh.devices.flat[0])
+        if needed is None or present is None:
+            return None
         return (
             needed.argument_size_in_bytes
             + needed.output_size_in_bytes
             + needed.temp_size_in_bytes
             - needed.alias_size_in_bytes
-        ), parallel.device_memory(self.trials.mesh.devices.flat[0])
+        ), present
 
     def create(self, numbers: optimizer.Hyperparameters) -> train.TrialState:
         """Returns the state of all trials before their first step, on the devices."""

@@ -149,6 +149,11 @@ SCHEMA: dict[str, Key] = {
         "products", ("none", "products", "full"), "what the backward pass computes again"
     ),
     "model.dtype": _choice("float32", ("float32", "bfloat16"), "compute type; weights: float32"),
+    "model.precision": _choice(
+        "float32",
+        ("float32", "tensorfloat32", "bfloat16"),
+        "of float32 products; the lower are faster on GPU and TPU, and on CPU no other",
+    ),
     "optimizer.learning_rate": _real(
         0.05, 1e-12, _LARGE, "initial rate, without a (1 - momentum) factor"
     ),
@@ -211,7 +216,9 @@ SCHEMA: dict[str, Key] = {
     "checkpoint.keep": _whole(2, 1, "newest checkpoints kept of each batch of trials"),
     "runtime.devices": _whole(0, 0, "devices to use; 0: all, and on CPU one for every core", 65536),
     "runtime.trial_axis": _choice(
-        "auto", ("auto", "map", "vmap"), "trials of a device in turn or at once; auto: map on CPU"
+        "auto",
+        ("auto", "map", "vmap"),
+        "trials of a device in turn or at once; auto: at once for dense nets, but not on CPU",
     ),
     "runtime.max_trials": _whole(0, 0, "most trials of one program; 0: what memory holds"),
     "runtime.chunk_seconds": _real(
