@@ -4,7 +4,12 @@
     python -m highway_jax.main --config=experiments/extreme_depth.py:digits
 
 Section 2 reports pilot experiments in which more than 1000 layers did not stop the optimisation.
-One seed; all settings are ours and the same for every depth.
+One seed; all settings are ours and the same for every depth. On MNIST, 20 epochs, one CPU core for
+38 minutes (`experiments/results/extreme_depth`):
+
+    layers           10     200     500    1000
+    training loss    0.090  0.116   0.147  0.190
+    test accuracy    96.35  96.05   95.49  94.49 %
 """
 
 from ml_collections import ConfigDict

@@ -134,6 +134,7 @@ def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: st
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
@@ -147,6 +148,7 @@ def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: st
             label = None if i else f"{block}, {depth} layers"
             axis.plot(*curve, styles[block], color=colors[depth], lw=1.5, label=label)
     axis.set(title=title, xlabel="Epoch", ylabel="Training cross-entropy", yscale="log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small")
     return figure
