@@ -91,7 +91,7 @@ class Nets:
             params: Their parameters as a tree of host arrays [nets, ...].
         """
         self._model, self._task = program.model, program.task
-        self._convolves = program.config.model.architecture != "dense"
+        self._convolves = program.convolves
         self._examples, self._spans = program.examples, program.spans
         self._batch_size = program.config.evaluation.batch_size
         self._num_classes = program.num_classes

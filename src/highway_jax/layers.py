@@ -97,8 +97,8 @@ class _Block(nn.Module):
         kernel_size: 0 for a fully connected block, else the convolution kernel's side.
         initializer: A name in `INITIALIZERS`, for the kernels of H, T and C alike.
         padding: "SAME" or "VALID"; only a plain block may change the size of an image.
-        dtype: The type of products and of the block's output; parameters stay float32, and biases,
-            activations and gates are computed in it.
+        dtype: The type of products and of the block's output. Parameters stay float32; biases,
+            activations and gates are computed in float32.
     """
 
     width: int

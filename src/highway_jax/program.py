@@ -26,6 +26,7 @@ class Program:
         examples: Those of all splits, on the host.
         spans: First example of each split that has any, and the one after its last.
         num_classes: Classes of the data set.
+        convolves: Whether the net is convolutional.
         steps_per_epoch: Steps of an epoch.
     """
 
@@ -57,12 +58,10 @@ class Program:
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
         )
+        self.convolves = config.model.architecture != "dense"
         runtime = config.runtime
         self.trials = parallel.Trials(
-            len(batch.trials),
-            runtime.devices,
-            runtime.trial_axis,
-            convolves=config.model.architecture != "dense",
+            len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
         )
         self.examples = train.DeviceData(
             np.concatenate([split.images for split in splits]),
