@@ -42,8 +42,8 @@ def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
     config = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
     dataset = load_data(config.data)
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    prepare = preprocess.fit(config.data, dataset.train.images, dataset.max_value)
-    inputs = prepare(jnp.asarray(dataset.test.images[:num_images]))
+    images, prepare = preprocess.examples(config.data, dataset)
+    inputs = prepare(jnp.asarray(images[-dataset.test.size :][:num_images]))
     labels = jnp.asarray(dataset.test.labels[:num_images])
 
     @jax.jit

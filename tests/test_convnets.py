@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from highway_jax import architectures, config, default_config, experiment, preprocess
+from highway_jax import architectures, config, data, default_config, experiment, preprocess
 from highway_jax.errors import UserError
 from highway_jax.layers import BLOCKS
 from highway_jax.models import ConvStack, build
@@ -145,6 +145,55 @@ def test_contrast_normalization_by_hand():
     x = np.where(std > 1e-6, 0.5 * x / np.maximum(std, 1e-6), 0)
     found = preprocess.fit(section, images, 255)(jnp.asarray(images))
     np.testing.assert_allclose(found, x - x.mean(axis=0), atol=1e-5)
+
+
+def test_zca_whitens_by_hand():
+    generator = np.random.default_rng(0)
+    x = (generator.normal(size=(400, 5)) @ generator.normal(size=(5, 5)) + 3).astype(np.float32)
+    mean, matrix = preprocess.zca(x, 0.0)
+    white = (x - mean) @ matrix
+    np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(5), atol=1e-3)
+    # Of all matrices that whiten, ZCA's is the symmetric one: inputs stay close to the images.
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
+    covariance = np.cov(x.T, bias=True)
+    matrix = preprocess.zca(x, 0.1)[1].astype(np.float64)
+    np.testing.assert_allclose(
+        matrix @ matrix @ (covariance + 0.1 * np.eye(5)), np.eye(5), atol=1e-3
+    )
+
+
+def _dataset(valid):
+    labels = np.arange(60, dtype=np.int32) % 10
+    images = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    parts = (slice(0, 40 - valid), slice(40 - valid, 40), slice(40, 60))
+    splits = [data.Split(images[part], labels[part]) for part in parts]
+    return data.Dataset("cifar10", *splits, 10, tuple("0123456789"), 255), images
+
+
+@pytest.mark.parametrize("valid", [0, 8])
+def test_whitening_is_fitted_on_the_training_split_and_done_once(valid):
+    dataset, images = _dataset(valid)
+    section = default_config().data
+    section.update({"scaling": "contrast", "zca_epsilon": 0.1})
+    found, prepare = preprocess.examples(section, dataset)
+    plain = preprocess.fit(section, dataset.train.images, 255)
+    x = np.asarray(plain(jnp.asarray(images)), np.float64).reshape(60, -1)
+    train = x[: dataset.train.size]
+    covariance = np.cov(train.T, bias=True)
+    values, vectors = np.linalg.eigh(covariance)
+    whitened = (x - train.mean(0)) @ (vectors / np.sqrt(values + 0.1)) @ vectors.T
+    np.testing.assert_allclose(found.reshape(60, -1), whitened, atol=1e-3)
+    np.testing.assert_array_equal(prepare(jnp.asarray(found)), found)
+    assert preprocess.examples(section, dataset)[0] is found
+    section.zca_epsilon = 0.2
+    assert preprocess.examples(section, dataset)[0] is not found
+
+
+def test_without_whitening_the_devices_hold_the_stored_pixels():
+    dataset, images = _dataset(8)
+    found, _ = preprocess.examples(default_config().data, dataset)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, images)
 
 
 def test_every_crop_is_a_place_of_the_padded_image_mirrored_or_not():

@@ -1,9 +1,12 @@
 """From stored pixels to a net's input: constants fitted once on the host, the rest on the device.
 
 The data set stays uint8 on the device and each step converts the batch it uses: a quarter of the
-memory, which counts when every virtual CPU device holds a copy.
+memory, which counts when every virtual CPU device holds a copy. Whitening is the exception: a
+product with a matrix of all pixels by all pixels is done once, and the device holds its result.
 """
 
+import functools
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from highway_jax.data import Dataset
+
+logger = logging.getLogger(__name__)
 
 _RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0)}
 _CHUNK = 1000
@@ -32,7 +39,9 @@ class Preprocessing(NamedTuple):
     mean: np.ndarray
     contrast: float = 0.0
 
-    def __call__(self, images: UInt8[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+    def __call__(
+        self, images: UInt8[Array, "batch *shape"] | Float[Array, "batch *shape"]
+    ) -> Float[Array, "batch *shape"]:
         """Returns the float32 input for a batch of stored images."""
         x = images.astype(jnp.float32) * self.scale + self.offset
         if self.contrast:
@@ -70,6 +79,82 @@ def fit(config: Any, images: UInt8[np.ndarray, "n *shape"], max_value: int) -> P
     else:
         mean = images.mean(axis=0, dtype=np.float64) * scale + offset
     return fitted._replace(mean=mean.astype(np.float32))
+
+
+_UNCHANGED = Preprocessing(np.float32(1), np.float32(0), np.float32(0))
+
+
+def examples(config: Any, dataset: Dataset) -> tuple[np.ndarray, Preprocessing]:
+    """Returns the images that the devices are to hold, and what turns a batch of them into inputs.
+
+    Args:
+        config: The `data` section.
+        dataset: The data set; all is fitted on its training split.
+
+    Returns:
+        Images [examples, ...] of the training, validation and test split, in this order: uint8 as
+        stored, or float32 inputs where `zca_epsilon` asks for whitening.
+    """
+    if config.zca_epsilon:
+        return _whitened(dataset, _Settings(*(config[name] for name in _Settings._fields)))
+    images = np.concatenate([split.images for split in _splits(dataset)])
+    return images, fit(config, dataset.train.images, dataset.max_value)
+
+
+class _Settings(NamedTuple):
+    # Those of the `data` section that whitened images depend on, as a key of the cache.
+    scaling: str
+    contrast_std: float
+    zca_epsilon: float
+    subtract_mean: bool
+
+
+def _splits(dataset: Dataset) -> tuple[Any, ...]:
+    return dataset.train, dataset.valid, dataset.test
+
+
+@functools.lru_cache(maxsize=1)
+def _whitened(dataset: Dataset, settings: _Settings) -> tuple[np.ndarray, Preprocessing]:
+    """Whitens all splits; the batches of a run, which share their data, do it once."""
+    logger.info("whitening %s: this takes about a minute", dataset.name)
+    fitted = fit(settings, dataset.train.images, dataset.max_value)
+    prepare = jax.jit(lambda images: fitted(images))
+    parts = [
+        np.asarray(prepare(split.images[first : first + _CHUNK]))
+        for split in _splits(dataset)
+        for first in range(0, split.size, _CHUNK)
+    ]
+    images = np.concatenate(parts)
+    flat = images.reshape(len(images), -1)
+    mean, matrix = zca(flat[: dataset.train.size], settings.zca_epsilon)
+    for first in range(0, len(flat), _CHUNK):
+        chunk = flat[first : first + _CHUNK]
+        chunk[:] = (chunk - mean) @ matrix
+    return images, _UNCHANGED
+
+
+def zca(
+    x: Float[np.ndarray, "n pixels"], epsilon: float
+) -> tuple[Float[np.ndarray, "pixels"], Float[np.ndarray, "pixels pixels"]]:
+    """Fits ZCA whitening, (x - mean) @ matrix.
+
+    The matrix is (C + epsilon)^(-1/2), with C the covariance of `x`: without epsilon all that is
+    left of the images' principal components has variance 1; with it, those of little variance,
+    mostly noise, are not amplified as much (Krizhevsky 2009, appendix A; Goodfellow et al. 2013).
+
+    Args:
+        x: Float32 training inputs, one a row.
+        epsilon: Added to the variance of each principal component.
+    """
+    mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    covariance = np.zeros((x.shape[1], x.shape[1]))
+    for first in range(0, len(x), _CHUNK):
+        centred = x[first : first + _CHUNK] - mean
+        covariance += centred.T @ centred
+    variances, components = np.linalg.eigh(covariance / len(x))
+    # Rounding leaves a variance of nothing slightly below zero.
+    scales = 1 / np.sqrt(np.maximum(variances, 0) + epsilon)
+    return mean, ((components * scales) @ components.T).astype(np.float32)
 
 
 def augmentation(config: Any) -> Callable[[PRNGKeyArray, Array], Array]:

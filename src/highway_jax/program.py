@@ -47,10 +47,11 @@ class Program:
         # The task must not hold this program, whose arrays are to go when it is no longer used.
         steps_per_epoch = self.steps_per_epoch
         decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
+        images, prepare = preprocess.examples(config.data, dataset)
         self.task = task = train.Task(
             init=self.model.init,
             apply=self.model.apply,
-            preprocess=preprocess.fit(config.data, dataset.train.images, dataset.max_value),
+            preprocess=prepare,
             augment=preprocess.augmentation(config.data),
             optimizer=lambda numbers: optimizer.build(
                 config.optimizer, steps_per_epoch, numbers, decays_weights=decays_weights
@@ -63,10 +64,8 @@ class Program:
         self.trials = parallel.Trials(
             len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
         )
-        self.examples = train.DeviceData(
-            np.concatenate([split.images for split in splits]),
-            np.concatenate([split.labels for split in splits]),
-        )
+        labels = np.concatenate([split.labels for split in splits])
+        self.examples = train.DeviceData(images, labels)
         self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
         self._train = self.trials.compile(
             lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),

@@ -121,6 +121,9 @@ SCHEMA: dict[str, Key] = {
     "data.contrast_std": _real(
         1.0, 0.0, 1e6, "of an image's numbers with scaling `contrast` (section 3.3)", open_low=True
     ),
+    "data.zca_epsilon": _real(
+        0.0, 0.0, 1e6, "ZCA whitening, and what it adds to each component's variance; 0: none"
+    ),
     "data.subtract_mean": _flag(False, "subtract the training set's mean image"),
     "data.pad": _whole(0, 0, "pixels of border from which training images are cropped", 1000),
     "data.mirror": _flag(False, "mirror half of the training images, drawn at random"),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from highway_jax import metrics
 from highway_jax.optimizer import Hyperparameters
@@ -19,11 +19,11 @@ class DeviceData(NamedTuple):
     """The examples of all splits on the device, training examples first.
 
     Attributes:
-        images: Stored pixels [examples, ...].
+        images: Pixels as stored, or whitened inputs [examples, ...].
         labels: Classes [examples].
     """
 
-    images: UInt8[Array, "examples *shape"]
+    images: UInt8[Array, "examples *shape"] | Float[Array, "examples *shape"]
     labels: Int[Array, "examples"]
 
     def take(self, index: Int[Array, "batch"]) -> "DeviceData":
