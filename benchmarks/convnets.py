@@ -100,7 +100,7 @@ class TorchNet:
             if kind == "pool":
                 (layer,) = rest
                 if layer.window == 0:
-                    x = x.amax((2, 3), keepdim=True)
+                    x = (x.amax if layer.kind == "max" else x.mean)((2, 3), keepdim=True)
                 else:
                     x = functional.max_pool2d(x, layer.window, layer.stride, ceil_mode=True)
                 continue

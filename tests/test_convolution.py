@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from highway_jax.convolution import avg_pool, conv2d, global_avg_pool, max_pool
+from highway_jax.convolution import add_bias, avg_pool, conv2d, global_avg_pool, max_pool
 from highway_jax.errors import UserError
 
 
@@ -210,6 +210,18 @@ def test_auto_follows_the_platform_traced_for_if_it_convolves(monkeypatch, opera
         assert traced("auto") == traced("native" if operation == "conv2d" else "loop_safe")
         with jax.default_device(jax.devices("cpu")[0]):
             assert traced("auto") == traced("loop_safe")
+
+
+@pytest.mark.parametrize("trials", [0, 3])
+def test_add_bias_and_its_gradients_are_a_sum(trials):
+    lead = (trials,) if trials else ()
+    x, bias, dy = normal(0, *lead, 5, 4, 3, 2), normal(1, *lead, 2), normal(2, *lead, 5, 4, 3, 2)
+    call = jax.vmap(add_bias) if trials else add_bias
+    y, pull = jax.vjp(call, x, bias)
+    dx, dbias = pull(dy)
+    np.testing.assert_array_equal(y, x + jnp.expand_dims(bias, (-2, -3, -4)))
+    np.testing.assert_array_equal(dx, dy)
+    assert_close(dbias, np.asarray(dy, np.float64).sum((-2, -3, -4)).astype(np.float32))
 
 
 # ---- pooling

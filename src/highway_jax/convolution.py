@@ -89,6 +89,26 @@ def conv2d(
     return convolve(x, kernel, stride, pads)
 
 
+@jax.custom_vjp
+def add_bias(
+    x: Float[Array, "*batch maps"], bias: Float[Array, "maps"]
+) -> Float[Array, "*batch maps"]:
+    """Returns x + bias, whose bias gradient is a matrix product: faster on CPU than XLA's sum."""
+    return x + bias
+
+
+def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, None]:
+    return x + bias, None
+
+
+def _add_bias_backward(_: None, dy: Array) -> tuple[Array, Array]:
+    rows = dy.reshape(-1, dy.shape[-1])
+    return dy, lax.dot(jnp.ones(len(rows), dy.dtype), rows, precision="highest")
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 def max_pool(
     x: Float[Array, "batch height width channels"],
     window: int,

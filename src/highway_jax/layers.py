@@ -119,26 +119,36 @@ class _Block(nn.Module):
         """Returns what the next block gets of what this one computed."""
         return activations.y
 
-    def _affine(self, x: Array, num_maps: int) -> list[Array]:
-        """Returns `num_maps` maps of x without their biases, computed as one product."""
+    def _affine(self, x: Array, **biases: float) -> list[Array]:
+        """Returns the affine maps of x, one for each bias, computed as one product.
+
+        Args:
+            x: Input [batch, ..., inputs].
+            biases: Names of the maps' biases, and their initial values.
+        """
         init_map = lookup(INITIALIZERS, "model.initializer", self.initializer)(self.activation)
         window = (self.kernel_size,) * 2 if self.kernel_size else ()
         shape = (*window, x.shape[-1], self.width)
 
         def init(key):
-            keys = jax.random.split(key, num_maps)
+            keys = jax.random.split(key, len(biases))
             return jnp.concatenate([init_map(k, shape, jnp.float32) for k in keys], axis=-1)
 
         kernel = self.param("kernel", init).astype(self.dtype)
         x = x.astype(self.dtype)
         dense = self.kernel_size == 0
         z = x @ kernel if dense else convolution.conv2d(x, kernel, padding=self.padding)
-        return jnp.split(z, num_maps, axis=-1)
-
-    def _biased(self, z: Array, name: str, value: float) -> Array:
-        # float32, as the gradients of biases are sums over all images and positions.
-        bias = self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
-        return z.astype(jnp.float32) + bias
+        bias = jnp.concatenate(
+            [
+                self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
+                for name, value in biases.items()
+            ]
+        )
+        # float32, as the gradients of biases are sums over all images and positions. All maps at
+        # once: the gradient of the product is then computed where it is needed, in one piece.
+        z = z.astype(jnp.float32)
+        z = z + bias if dense else convolution.add_bias(z, bias)
+        return jnp.split(z, len(biases), axis=-1)
 
     def _nonlinear(self, z: Array) -> Array:
         return lookup(ACTIVATIONS, "model.activation", self.activation)(z)
@@ -150,8 +160,8 @@ class PlainBlock(_Block):
     @nn.compact
     def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
         """Returns all that the block computes; `gate` is accepted and has no meaning here."""
-        (z,) = self._affine(x, 1)
-        y = self._nonlinear(self._biased(z, "bias", 0.0)).astype(self.dtype)
+        (z,) = self._affine(x, bias=0.0)
+        y = self._nonlinear(z).astype(self.dtype)
         return BlockActivations(x, y, jnp.ones_like(y), jnp.zeros_like(y), y)
 
 
@@ -161,8 +171,8 @@ class ResidualBlock(_Block):
     @nn.compact
     def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
         """Returns all that the block computes; `gate` is accepted and has no meaning here."""
-        (z,) = self._affine(x, 1)
-        h = self._nonlinear(self._biased(z, "bias", 0.0))
+        (z,) = self._affine(x, bias=0.0)
+        h = self._nonlinear(z)
         y = (x.astype(h.dtype) + h).astype(self.dtype)
         return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), y)
 
@@ -196,15 +206,14 @@ class HighwayBlock(_Block):
                 f"a highway block keeps its width: input has {x.shape[-1]}, width is {self.width}"
             )
         separate = lookup({"coupled": False, "separate": True}, "model.gate", self.gate)
-        z_h, z_t, *z_c = self._affine(x, 3 if separate else 2)
-        h = self._nonlinear(self._biased(z_h, "bias", 0.0))
-        t = jax.nn.sigmoid(self._biased(z_t, "transform_bias", self.transform_bias))
+        biases = {"bias": 0.0, "transform_bias": self.transform_bias}
+        if separate:
+            biases["carry_bias"] = self.carry_bias
+        z_h, z_t, *z_c = self._affine(x, **biases)
+        h, t = self._nonlinear(z_h), jax.nn.sigmoid(z_t)
         if gate is not None:
             t = jnp.where(jnp.isnan(gate), t, gate.astype(t.dtype))
-        if separate:
-            c = jax.nn.sigmoid(self._biased(z_c[0], "carry_bias", self.carry_bias))
-        else:
-            c = 1 - t
+        c = jax.nn.sigmoid(z_c[0]) if separate else 1 - t
         y = (h * t + x.astype(h.dtype) * c).astype(self.dtype)
         return BlockActivations(x, h, t, c, y)
 
