@@ -212,11 +212,13 @@ def test_auto_follows_the_platform_traced_for_if_it_convolves(monkeypatch, opera
             assert traced("auto") == traced("loop_safe")
 
 
+@pytest.mark.parametrize("implementation", ["native", "loop_safe"])
 @pytest.mark.parametrize("trials", [0, 3])
-def test_add_bias_and_its_gradients_are_a_sum(trials):
+def test_add_bias_and_its_gradients_are_a_sum(trials, implementation):
     lead = (trials,) if trials else ()
     x, bias, dy = normal(0, *lead, 5, 4, 3, 2), normal(1, *lead, 2), normal(2, *lead, 5, 4, 3, 2)
-    call = jax.vmap(add_bias) if trials else add_bias
+    call = functools.partial(add_bias, implementation=implementation)
+    call = jax.vmap(call) if trials else call
     y, pull = jax.vjp(call, x, bias)
     dx, dbias = pull(dy)
     np.testing.assert_array_equal(y, x + jnp.expand_dims(bias, (-2, -3, -4)))

@@ -7,6 +7,7 @@ fast as they stand:
 
 - input gradient: a convolution with the kernel flipped in space, its channels swapped;
 - weight gradient: matrix products over a few images at a time, small enough for the cache;
+- gradient of a bias: a product with ones, where XLA would sum in small windows;
 - max pooling: columns first, then rows, each a maximum of strided slices, its gradient assembled
   without scattering.
 
@@ -89,24 +90,20 @@ def conv2d(
     return convolve(x, kernel, stride, pads)
 
 
-@jax.custom_vjp
 def add_bias(
-    x: Float[Array, "*batch maps"], bias: Float[Array, "maps"]
+    x: Float[Array, "*batch maps"], bias: Float[Array, "maps"], *, implementation: str = "auto"
 ) -> Float[Array, "*batch maps"]:
-    """Returns x + bias, whose bias gradient is a matrix product: faster on CPU than XLA's sum."""
-    return x + bias
+    """Returns x + bias; "loop_safe" sums the gradient of the bias as a matrix product.
 
+    Args:
+        x: Maps of images.
+        bias: One number a map.
+        implementation: One of `IMPLEMENTATIONS`; see the module.
 
-def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, None]:
-    return x + bias, None
-
-
-def _add_bias_backward(_: None, dy: Array) -> tuple[Array, Array]:
-    rows = dy.reshape(-1, dy.shape[-1])
-    return dy, lax.dot(jnp.ones(len(rows), dy.dtype), rows, precision="highest")
-
-
-add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+    Raises:
+        UserError: If `implementation` is not allowed.
+    """
+    return _add_bias_loop_safe(x, bias) if _is_loop_safe(implementation) else x + bias
 
 
 def max_pool(
@@ -236,6 +233,23 @@ def _convolve(x: Array, kernel: Array, stride: int, pads: Pairs) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve_loop_safe(x: Array, kernel: Array, stride: int, pads: Pairs) -> Array:
     return _convolve(x, kernel, stride, pads)
+
+
+@jax.custom_vjp
+def _add_bias_loop_safe(x: Array, bias: Array) -> Array:
+    return x + bias
+
+
+def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, None]:
+    return x + bias, None
+
+
+def _add_bias_backward(_: None, dy: Array) -> tuple[Array, Array]:
+    rows = dy.reshape(-1, dy.shape[-1])
+    return dy, lax.dot(jnp.ones(len(rows), dy.dtype), rows)
+
+
+_add_bias_loop_safe.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def _convolve_forward(
