@@ -46,6 +46,7 @@ class BatchRun:
         self._recorded = _first_epoch(batch)
         self._saved_at = time.monotonic()
         self.has_trained = False
+        self._any_alive = True
 
     def run(self) -> None:
         """Trains, evaluates and records; see `experiment.run` for what it raises."""
@@ -182,9 +183,9 @@ class BatchRun:
             chunk = hosts.first(max(1, int(min(limit, 4 * chunk, per_epoch))))
             if step % per_epoch == 0:
                 status = self._end_epoch(state, step // per_epoch) or status
-            bar.advance(
-                step, f"{status}  {num_steps * len(self._numbers.seed) / seconds:,.0f} steps/s"
-            )
+            # Frozen trials take their steps in no time: a rate would say nothing.
+            rate = f"{num_steps * len(self._numbers.seed) / seconds:,.0f} steps/s"
+            bar.advance(step, f"{status}  {rate}" if self._any_alive else status)
             self._maybe_save(state, step)
         return state
 
@@ -207,7 +208,8 @@ class BatchRun:
             gates = self._program.gate_means(state.params)
             self._context.lead(lambda: self._context.records.add_gates(lines, gates))
         alive = ~diverged
-        if not alive.any():
+        self._any_alive = bool(alive.any())
+        if not self._any_alive:
             return f"epoch {epoch}  every trial diverged"
         split = "valid" if "valid" in curves else "train"
         status = (
