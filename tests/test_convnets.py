@@ -229,7 +229,7 @@ def test_a_convolutional_net_trains_alone_as_in_a_batch(tmp_path):
     settings.model.width = 8
     settings.optimizer.learning_rate = 0.02
     settings.optimizer.boundaries = (1000,)
-    settings.training.epochs = 8
+    settings.training.epochs = 20
     settings.runtime.progress = settings.runtime.tensorboard = False
     settings.seeds = (0, 1)
     rows = experiment.run(settings, tmp_path / "both")
