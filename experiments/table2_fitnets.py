@@ -17,8 +17,8 @@ that rates and schedule were kept for all of section 3.3; preprocessing, dropout
 are taken from Table 3, the gate biases from the guideline of section 2. `short` is a tenth of the
 schedule: not the paper's experiment.
 
-Ours, so far: `highway_a` diverges within 500 steps with seed 0, and trains at a rate of 0.01 with
-`--config.model.first_initializer=same` (`experiments/results/table2`). B and C are untried.
+Ours, so far: `highway_a` for 10,000 of 200,000 steps, one seed, one CPU core for 31 minutes: test
+accuracy 62.72 (`experiments/results/table2`). B and C are untried.
 """
 
 from ml_collections import ConfigDict

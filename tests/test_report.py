@@ -115,6 +115,22 @@ def test_a_table_has_our_rows_as_best_mean_and_deviation(tmp_path):
     assert "| conv | 4 | 5 | 2 x cpu (a processor) | 0.0 | abc |" in text
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    net = {"architecture": "mnist10", "width": 32, "status": "finished", "test_accuracy": 0.99}
+    for number in (1, 2):
+        _write_run(tmp_path / f"run{number}", [_row(0, **net)], [])
+        path = tmp_path / f"run{number}" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"name": "conv"}))
+    text = report.report([tmp_path / "run1", tmp_path / "run2"], tmp_path / "out")
+    for number in (1, 2):
+        assert f"| **Highway, width 32, ours**: 1 seed, 20 steps (run{number}) |" in text
+        # What was run, and where the numbers come from.
+        assert text.count(f"| conv (run{number}) | ") == 2
+    text = report.report([tmp_path / "run1"], tmp_path / "out")
+    assert "1 seed, 20 steps |" in text
+    assert "conv (run1)" not in text
+
+
 def test_training_by_depth_is_drawn_of_several_depths(tmp_path):
     rows = [_row(i, depth=depth, status="finished") for i, depth in enumerate((10, 1000))]
     lines = [

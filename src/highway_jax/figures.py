@@ -112,7 +112,7 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
         axis.plot(curve.x, 100 * (1 - curve.y), color=colors[i % len(colors)], lw=1, label=label)
     axis.set(title=title, xlabel="Steps", ylabel="Test error (%)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5, 7)))
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 5, 7)))
     axis.yaxis.set_minor_formatter("{x:g}")
     if authors is not None and 4 * max(curve.x[-1] for curve in ours.values()) < authors.x[-1]:
         axis.set(xscale="log")

@@ -119,12 +119,14 @@ def _whitened(dataset: Dataset, settings: _Settings) -> tuple[np.ndarray, Prepro
     logger.info("whitening %s: this takes about a minute", dataset.name)
     fitted = fit(settings, dataset.train.images, dataset.max_value)
     prepare = jax.jit(lambda images: fitted(images))
-    parts = [
-        np.asarray(prepare(split.images[first : first + _CHUNK]))
-        for split in _splits(dataset)
-        for first in range(0, split.size, _CHUNK)
-    ]
-    images = np.concatenate(parts)
+    stored = [split.images for split in _splits(dataset)]
+    images = np.empty((sum(map(len, stored)), *dataset.image_shape), np.float32)
+    filled = 0
+    for part in stored:
+        for first in range(0, len(part), _CHUNK):
+            chunk = part[first : first + _CHUNK]
+            images[filled : filled + len(chunk)] = prepare(chunk)
+            filled += len(chunk)
     flat = images.reshape(len(images), -1)
     mean, matrix = zca(flat[: dataset.train.size], settings.zca_epsilon)
     for first in range(0, len(flat), _CHUNK):

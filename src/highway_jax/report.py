@@ -27,7 +27,7 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
     Raises:
         UserError: If a directory holds no run, or the report cannot be written.
     """
-    found = [runs.read(Path(workdir)) for workdir in workdirs]
+    found = runs.read_all(workdirs)
     try:
         out.mkdir(parents=True, exist_ok=True)
         sections = [

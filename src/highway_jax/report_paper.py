@@ -132,13 +132,12 @@ def table(name: str, found: list[Run], out: Path) -> Section:
         return Section(published.title, [])
     heads = ("network", "layers", "parameters", *(f"{c} (%)" for c in published.columns))
     cells = [(row.network, row.layers, row.parameters, *row.accuracies) for row in published.rows]
-    for row, column, run, line in ours:
+    labels = [f"**{row.network}, ours**: {_extent(run, line)}" for row, _, run, line in ours]
+    for label, (row, column, run, line) in zip(labels, ours, strict=True):
         accuracies = ["-"] * len(published.columns)
         accuracies[column] = best_mean_std(line, "test_accuracy", lambda v: f"{100 * v:.2f}")
-        seeds = f"{line['trials']} seed{'s' * (line['trials'] > 1)}"
-        lost = f", {line['diverged']} diverged" if line["diverged"] else ""
-        label = f"**{row.network}, ours**: {seeds}, {_steps(run, line):,} steps{lost}"
-        cells.append((label, row.layers, f"{line['num_parameters']:,}", *accuracies))
+        which = f" ({run.directory.name})" if labels.count(label) > 1 else ""
+        cells.append((label + which, row.layers, f"{line['num_parameters']:,}", *accuracies))
     parts: list[Any] = [
         Table(heads, cells),
         "Rows but ours are as the paper reports them: best (mean ± standard deviation).",
@@ -148,6 +147,12 @@ def table(name: str, found: list[Run], out: Path) -> Section:
         picture = f"{name}-{'-'.join(map(str, net))}-{run.directory.name}"
         parts += _test_curves(net, run, out / picture)
     return Section(published.title, parts)
+
+
+def _extent(run: Run, line: Row) -> str:
+    seeds = f"{line['trials']} seed{'s' * (line['trials'] > 1)}"
+    lost = f", {line['diverged']} diverged" if line["diverged"] else ""
+    return f"{seeds}, {_steps(run, line):,} steps{lost}"
 
 
 def _rows_of(run: Run, net: tuple[str, int, str]) -> list[Row]:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ class Run(NamedTuple):
     """The records of one run.
 
     Attributes:
+        name: The name in its config; with its directory, if another run beside it has that name.
         directory: Its working directory.
         config: `config.json`.
         environment: `environment.json`.
@@ -23,17 +26,13 @@ class Run(NamedTuple):
         inside: What `highway_jax.analyze` found, by trial.
     """
 
+    name: str
     directory: Path
     config: dict[str, Any]
     environment: dict[str, Any]
     rows: list[dict[str, Any]]
     curves: dict[int, list[dict[str, Any]]]
     inside: dict[int, Findings]
-
-    @property
-    def name(self) -> str:
-        """The name in its config."""
-        return self.config["name"]
 
     def curve(self, trial: int, metric: str) -> tuple[list[int], list[float]]:
         """Returns epochs and values of a trial where the metric was measured."""
@@ -74,7 +73,21 @@ def read(directory: Path) -> Run:
         int(path.parent.name.removeprefix("trial_")): findings.load(path)
         for path in sorted(directory.glob("analysis/trial_[0-9]*/findings.npz"))
     }
-    return Run(directory, config, environment, rows, curves, inside)
+    return Run(config["name"], directory, config, environment, rows, curves, inside)
+
+
+def read_all(directories: Iterable[Path | str]) -> list[Run]:
+    """Reads several runs, each with a name of its own unless their directories are named alike.
+
+    Raises:
+        UserError: As `read`.
+    """
+    found = [read(Path(directory)) for directory in directories]
+    times = Counter(run.name for run in found)
+    return [
+        run._replace(name=f"{run.name} ({run.directory.name})") if times[run.name] > 1 else run
+        for run in found
+    ]
 
 
 def _metrics(directory: Path) -> str:
