@@ -146,6 +146,8 @@ def test_training_by_depth_is_drawn_of_several_depths(tmp_path):
     drawing = (tmp_path / "out" / "depth-deep.svg").read_text()
     assert "<!-- highway, 10 layers -->" in drawing
     assert "<!-- highway, 1000 layers -->" in drawing
+    report.report([tmp_path / "deep", tmp_path / "alike"], tmp_path / "again")
+    assert (tmp_path / "again" / "depth-deep.svg").read_text() == drawing
 
 
 def test_a_curve_that_ends_early_is_drawn_over_logarithmic_steps():

@@ -14,7 +14,7 @@ from highway_jax import hosts, metrics, train, trials
 from highway_jax.checkpoint import Checkpoints
 from highway_jax.errors import UserError, brief
 from highway_jax.program import SPLITS, Program
-from highway_jax.progress import Bar
+from highway_jax.progress import Bar, format_rate
 from highway_jax.run_context import RunContext, is_extra, rung_of
 from highway_jax.signals import Stopped
 
@@ -184,7 +184,7 @@ class BatchRun:
             if step % per_epoch == 0:
                 status = self._end_epoch(state, step // per_epoch) or status
             # Frozen trials take their steps in no time: a rate would say nothing.
-            rate = f"{num_steps * len(self._numbers.seed) / seconds:,.0f} steps/s"
+            rate = format_rate(num_steps * len(self._numbers.seed) / seconds)
             bar.advance(step, f"{status}  {rate}" if self._any_alive else status)
             self._maybe_save(state, step)
         return state

@@ -288,6 +288,13 @@ def color_scales(steps: int = 16) -> dict[str, list[tuple[float, str]]]:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure as PNG and SVG: `path` with either ending."""
-    for ending in ("png", "svg"):
-        figure.savefig(path.with_suffix(f".{ending}"), dpi=150)
+    """Writes a figure as PNG and SVG: `path` with either ending.
+
+    The same figure gives the same files: without a salt and with a date, an SVG would differ each
+    time it is drawn.
+    """
+    from matplotlib import rc_context
+
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    with rc_context({"svg.hashsalt": "highway_jax"}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})

@@ -95,6 +95,12 @@ def _table(*headings: str) -> Table:
     return table
 
 
+def format_rate(steps_per_second: float) -> str:
+    """Returns a rate to two digits at least: large nets take less than a step a second."""
+    digits = 0 if steps_per_second >= 10 else 1 if steps_per_second >= 1 else 2
+    return f"{steps_per_second:,.{digits}f} steps/s"
+
+
 def best_mean_std(row: dict[str, Any], metric: str, form: Any) -> str:
     """Returns "best (mean ± std)" of a metric of a summary row; "-" if no trial converged."""
     best, mean, std = (row[f"{metric}_{statistic}"] for statistic in ("best", "mean", "std"))
