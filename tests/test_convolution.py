@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from highway_jax.convolution import add_bias, avg_pool, conv2d, global_avg_pool, max_pool
+from highway_jax.convolution import avg_pool, conv2d, global_avg_pool, max_pool
 from highway_jax.errors import UserError
 
 
@@ -213,17 +213,48 @@ def test_auto_follows_the_platform_traced_for_if_it_convolves(monkeypatch, opera
 
 
 @pytest.mark.parametrize("implementation", ["native", "loop_safe"])
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("trials", [0, 3])
-def test_add_bias_and_its_gradients_are_a_sum(trials, implementation):
+def test_a_bias_is_added_and_its_gradient_is_a_sum(trials, stride, implementation):
     lead = (trials,) if trials else ()
-    x, bias, dy = normal(0, *lead, 5, 4, 3, 2), normal(1, *lead, 2), normal(2, *lead, 5, 4, 3, 2)
-    call = functools.partial(add_bias, implementation=implementation)
-    call = jax.vmap(call) if trials else call
-    y, pull = jax.vjp(call, x, bias)
-    dx, dbias = pull(dy)
-    np.testing.assert_array_equal(y, x + jnp.expand_dims(bias, (-2, -3, -4)))
-    np.testing.assert_array_equal(dx, dy)
+    x, kernel = normal(0, *lead, 21, 12, 12, 2), normal(1, *lead, 3, 3, 2, 4)
+    bias = normal(2, *lead, 4)
+    convolve = functools.partial(conv2d, stride=stride, implementation=implementation)
+    if trials:
+        convolve = jax.vmap(convolve)
+    bare, pull_bare = jax.vjp(convolve, x, kernel)
+    y, pull = jax.vjp(convolve, x, kernel, bias)
+    dy = normal(3, *y.shape)
+    dx, dkernel, dbias = pull(dy)
+    np.testing.assert_array_equal(y, bare + jnp.expand_dims(bias, (-2, -3, -4)))
+    for gradient, alone in zip((dx, dkernel), pull_bare(dy), strict=True):
+        assert_close(gradient, alone)
     assert_close(dbias, np.asarray(dy, np.float64).sum((-2, -3, -4)).astype(np.float32))
+
+
+def test_a_float32_bias_makes_float32_maps_of_bfloat16_images():
+    x, kernel = jnp.ones((100, 24, 24, 2), jnp.bfloat16), jnp.ones((1, 1, 2, 4), jnp.bfloat16)
+    bias = jnp.full(4, 2**-10, jnp.float32)
+    for implementation in ("native", "loop_safe"):
+        y, pull = jax.vjp(functools.partial(conv2d, implementation=implementation), x, kernel, bias)
+        assert y.dtype == jnp.float32
+        np.testing.assert_array_equal(y, jnp.full(y.shape, 2 + 2**-10))
+        dx, dkernel, dbias = pull(jnp.ones_like(y))
+        assert dx.dtype == dkernel.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(dbias, jnp.full(4, 100 * 24 * 24, jnp.float32))
+
+
+def test_what_the_gradients_of_kernel_and_bias_share_is_computed_once():
+    def loss(kernel, bias, x):
+        h, t = jnp.split(conv2d(x, kernel, bias, implementation="loop_safe"), 2, axis=-1)
+        return jnp.sum(jnp.tanh(h) * t)
+
+    arguments = normal(0, 3, 3, 4, 8), normal(1, 8), normal(2, 20, 24, 24, 4)
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arguments).compile().as_text()
+    joined = [line for line in text.splitlines() if re.search(r" concatenate\(", line)]
+    assert (
+        len([line for line in joined if "f32[20,24,24,8]" in line or "f32[11520,8]" in line]) == 1
+    )
 
 
 # ---- pooling

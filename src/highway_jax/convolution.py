@@ -7,7 +7,7 @@ fast as they stand:
 
 - input gradient: a convolution with the kernel flipped in space, its channels swapped;
 - weight gradient: matrix products over a few images at a time, small enough for the cache;
-- gradient of a bias: a product with ones, where XLA would sum in small windows;
+- gradient of a bias: a product with ones, beside the former;
 - max pooling: columns first, then rows, each a maximum of strided slices, its gradient assembled
   without scattering.
 
@@ -52,6 +52,7 @@ _MAX_CHANNELS_AS_CONVOLUTION = 32
 def conv2d(
     x: Float[Array, "batch height width inputs"],
     kernel: Float[Array, "kernel_height kernel_width inputs outputs"],
+    bias: Float[Array, "outputs"] | None = None,
     *,
     stride: int = 1,
     padding: str | Sequence[Sequence[int]] = "SAME",
@@ -59,21 +60,24 @@ def conv2d(
 ) -> Float[Array, "batch new_height new_width outputs"]:
     """Convolves images with a kernel, as convolutional layers do (section 4 of the paper).
 
-        y[n, h, w, o] = sum_{i, j, c} x[n, h * stride + i, w * stride + j, c] * kernel[i, j, c, o]
+        y[n, h, w, o] = bias[o]
+            + sum_{i, j, c} x[n, h * stride + i, w * stride + j, c] * kernel[i, j, c, o]
 
-    where x is first padded with zeros. Sums of weight gradients are kept in float32 or better.
-    Strides above 1 cost the gradients of "loop_safe" as much as stride 1.
+    where x is first padded with zeros. Sums over images and positions, as the gradients of kernel
+    and bias are, are kept in float32 or better. Strides above 1 cost the gradients of "loop_safe"
+    as much as stride 1.
 
     Args:
         x: Images.
         kernel: Weights, of the images' dtype.
+        bias: One number a map, added in the bias's dtype; None for none.
         stride: Step in height and in width.
         padding: "SAME" (output size is the input's over the stride, rounded up), "VALID" (none),
             or ((top, bottom), (left, right)), none of them negative.
         implementation: One of `IMPLEMENTATIONS`; see the module.
 
     Returns:
-        The images' maps, of their dtype.
+        The images' maps: of the images' dtype, or the bias's if there is one.
 
     Raises:
         UserError: If an argument is not allowed, or the kernel is larger than the padded image.
@@ -87,23 +91,7 @@ def conv2d(
                 f"padded by {pads} are smaller"
             )
     convolve = _convolve_loop_safe if _is_loop_safe(implementation) else _convolve
-    return convolve(x, kernel, stride, pads)
-
-
-def add_bias(
-    x: Float[Array, "*batch maps"], bias: Float[Array, "maps"], *, implementation: str = "auto"
-) -> Float[Array, "*batch maps"]:
-    """Returns x + bias; "loop_safe" sums the gradient of the bias as a matrix product.
-
-    Args:
-        x: Maps of images.
-        bias: One number a map.
-        implementation: One of `IMPLEMENTATIONS`; see the module.
-
-    Raises:
-        UserError: If `implementation` is not allowed.
-    """
-    return _add_bias_loop_safe(x, bias) if _is_loop_safe(implementation) else x + bias
+    return convolve(x, kernel, bias, stride, pads)
 
 
 def max_pool(
@@ -224,44 +212,26 @@ def _sum_dtype(dtype: np.dtype) -> np.dtype:
 # ---- convolution
 
 
-def _convolve(x: Array, kernel: Array, stride: int, pads: Pairs) -> Array:
-    return lax.conv_general_dilated(
+def _convolve(x: Array, kernel: Array, bias: Array | None, stride: int, pads: Pairs) -> Array:
+    y = lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=_DIMENSION_NUMBERS
     )
+    return y if bias is None else y.astype(bias.dtype) + bias
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve_loop_safe(x: Array, kernel: Array, stride: int, pads: Pairs) -> Array:
-    return _convolve(x, kernel, stride, pads)
-
-
-@jax.custom_vjp
-def _add_bias_loop_safe(x: Array, bias: Array) -> Array:
-    return x + bias
-
-
-def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, None]:
-    return x + bias, None
-
-
-def _add_bias_backward(_: None, dy: Array) -> tuple[Array, Array]:
-    rows = dy.reshape(-1, dy.shape[-1])
-    return dy, lax.dot(jnp.ones(len(rows), dy.dtype), rows)
-
-
-_add_bias_loop_safe.defvjp(_add_bias_forward, _add_bias_backward)
+_convolve_loop_safe = jax.custom_vjp(_convolve, nondiff_argnums=(3, 4))
 
 
 def _convolve_forward(
-    x: Array, kernel: Array, stride: int, pads: Pairs
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, stride, pads), (x, kernel)
+    x: Array, kernel: Array, bias: Array | None, stride: int, pads: Pairs
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return _convolve(x, kernel, bias, stride, pads), (x, kernel, bias)
 
 
 def _convolve_backward(
-    stride: int, pads: Pairs, residuals: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
-    x, kernel = residuals
+    stride: int, pads: Pairs, residuals: tuple[Array, Array, Array | None], dy: Array
+) -> tuple[Array, Array, Array | None]:
+    x, kernel, bias = residuals
     if stride > 1:
         # The gradient of the same convolution with stride 1, whose further outputs went unused.
         full = [x.shape[a] + sum(pads[a - 1]) - kernel.shape[a - 1] + 1 for a in (_ROWS, _COLUMNS)]
@@ -273,30 +243,49 @@ def _convolve_backward(
         (size - 1 - low, size - 1 - high)
         for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)
     )
-    return _convolve(dy, flipped, 1, inner), _weight_gradient(x, dy, kernel.shape, pads)
+    dx = _convolve(dy.astype(x.dtype), flipped, None, 1, inner)
+    d_kernel, d_bias = _sums_over_images(x, dy, kernel.shape, pads)
+    return dx, d_kernel, None if bias is None else d_bias
 
 
 _convolve_loop_safe.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _weight_gradient(x: Array, dy: Array, shape: tuple[int, ...], pads: Pairs) -> Array:
-    """Returns sum_{n, h, w} x[n, h + i, w + j, c] * dy[n, h, w, o], a few images at a time."""
+def _sums_over_images(
+    x: Array, dy: Array, shape: tuple[int, ...], pads: Pairs
+) -> tuple[Array, Array]:
+    """Returns the gradients of kernel and bias, a few images at a time.
+
+        d_kernel[i, j, c, o] = sum_{n, h, w} x[n, h + i, w + j, c] * dy[n, h, w, o]
+        d_bias[o] = sum_{n, h, w} dy[n, h, w, o]
+
+    In one loop, as XLA would compute all of dy once more for a sum of its own.
+    """
     chunk = _chunk_size(len(x), dy.shape[1] * dy.shape[2])
 
     def part(start, size):
         x_part, dy_part = (lax.dynamic_slice_in_dim(a, start, size) for a in (x, dy))
-        x_part = jnp.pad(x_part, ((0, 0), *pads, (0, 0)))
+        d_bias = _sum_rows(dy_part.reshape(-1, dy.shape[-1]))
+        x_part, dy_part = jnp.pad(x_part, ((0, 0), *pads, (0, 0))), dy_part.astype(x.dtype)
         # An odd number of images as channels sends some versions of XLA to slow code.
         as_convolution = size % 2 == 0 and shape[2] <= _MAX_CHANNELS_AS_CONVOLUTION
         if as_convolution and shape[:2] != (1, 1):
-            return _gradient_as_convolution(x_part, dy_part)
-        return _gradient_as_products(x_part, dy_part, shape)
+            return _gradient_as_convolution(x_part, dy_part), d_bias
+        return _gradient_as_products(x_part, dy_part, shape), d_bias
 
     num_chunks, rest = divmod(len(x), chunk)
-    total = lax.map(lambda start: part(start, chunk), chunk * jnp.arange(num_chunks)).sum(0)
+    parts = lax.map(lambda start: part(start, chunk), chunk * jnp.arange(num_chunks))
+    totals = [p.sum(0) for p in parts]
     if rest:
-        total += part(len(x) - rest, rest)
-    return total.astype(x.dtype)
+        totals = [t + p for t, p in zip(totals, part(len(x) - rest, rest), strict=True)]
+    d_kernel, d_bias = totals
+    return d_kernel.astype(x.dtype), d_bias
+
+
+def _sum_rows(rows: Array) -> Array:
+    # A product of matrices, of which one row is needed: XLA sums in small windows, and fuses a
+    # product with one vector into a loop of single additions.
+    return lax.dot(jnp.ones((8, len(rows)), rows.dtype), rows)[0]
 
 
 def _chunk_size(num_images: int, positions: int) -> int:

@@ -135,19 +135,20 @@ class _Block(nn.Module):
             return jnp.concatenate([init_map(k, shape, jnp.float32) for k in keys], axis=-1)
 
         kernel = self.param("kernel", init).astype(self.dtype)
-        x = x.astype(self.dtype)
-        dense = self.kernel_size == 0
-        z = x @ kernel if dense else convolution.conv2d(x, kernel, padding=self.padding)
         bias = jnp.concatenate(
             [
                 self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
                 for name, value in biases.items()
             ]
         )
-        # float32, as the gradients of biases are sums over all images and positions. All maps at
-        # once: the gradient of the product is then computed where it is needed, in one piece.
-        z = z.astype(jnp.float32)
-        z = z + bias if dense else convolution.add_bias(z, bias)
+        # The bias is float32, and so z: its gradient is a sum over all images and positions. All
+        # maps at once: the gradient of the product is then computed where it is needed, in one
+        # piece.
+        x = x.astype(self.dtype)
+        if self.kernel_size:
+            z = convolution.conv2d(x, kernel, bias, padding=self.padding)
+        else:
+            z = (x @ kernel).astype(jnp.float32) + bias
         return jnp.split(z, len(biases), axis=-1)
 
     def _nonlinear(self, z: Array) -> Array:
