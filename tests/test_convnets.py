@@ -1,5 +1,6 @@
 """The convolutional nets of Tables 1 to 3, and what their training adds to that of dense nets."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -100,11 +101,23 @@ def test_units_are_dropped_in_training_alone():
     params = model.init(jax.random.key(1), jnp.float32(-1))
     calm = model.apply(params, x)
     np.testing.assert_array_equal(calm, model.apply(params, x))
-    one, two = (model.apply(params, x, jax.random.key(k)) for k in (0, 1))
+    keys = jax.random.split(jax.random.key(2), 8)
+    one, two = (model.apply(params, x, k) for k in (keys[:4], keys[4:]))
     assert np.abs(one - calm).max() > 1e-3
     assert np.abs(one - two).max() > 1e-3
-    still = _model(dropout=False).apply(params, x, jax.random.key(0))
+    still = _model(dropout=False).apply(params, x, keys[:4])
     np.testing.assert_allclose(still, calm, rtol=1e-6)
+    # What is dropped of an image does not depend on the others.
+    some = model.apply(params, x[1:3], keys[1:3])
+    np.testing.assert_allclose(some, one[1:3], rtol=1e-5, atol=1e-6)
+
+
+def test_equal_images_with_keys_of_their_own_lose_other_units():
+    model = _model()
+    params = model.init(jax.random.key(1), jnp.float32(-1))
+    x = jnp.ones((3, 8, 8, 1))
+    logits = model.apply(params, x, jax.random.split(jax.random.key(2), 3))
+    assert len(np.unique(np.round(logits[:, 0], 4))) == 3
 
 
 def test_first_and_last_kernels_have_initializers_of_their_own():
@@ -221,6 +234,12 @@ def test_without_augmentation_nothing_changes():
     np.testing.assert_array_equal(found, x)
 
 
+def _early_losses(workdir):
+    """The training losses of seed 1 over the first six epochs."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line["train_loss"] for line in lines if line["seed"] == 1 and line["epoch"] <= 6]
+
+
 def test_a_convolutional_net_trains_alone_as_in_a_batch(tmp_path):
     settings = _get_config("table2_fitnets", "highway_a,short")
     settings.data.name = "digits"
@@ -234,7 +253,9 @@ def test_a_convolutional_net_trains_alone_as_in_a_batch(tmp_path):
     settings.seeds = (0, 1)
     rows = experiment.run(settings, tmp_path / "both")
     settings.seeds = (1,)
-    (alone,) = experiment.run(settings, tmp_path / "alone")
-    assert rows[1]["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-4)
+    experiment.run(settings, tmp_path / "alone")
+    both, alone = (_early_losses(tmp_path / name) for name in ("both", "alone"))
+    # Rounding, as of programs compiled for one device and for two, has not grown by then.
+    np.testing.assert_allclose(both, alone, rtol=1e-5)
     assert all(row["train_loss"] < 2.1 and not row["diverged"] for row in rows)
     assert rows[0]["architecture"] == "highway_a"

@@ -35,6 +35,7 @@ def _task(**model):
         ),
         num_train=NUM_TRAIN,
         batch_size=BATCH,
+        micro_batch=BATCH,
     )
 
 
@@ -108,6 +109,49 @@ def test_a_step_is_the_rule_applied_to_the_gradient(data):
             after.params["head"][name], w - 0.1 * (g + decay * w), rtol=1e-5, atol=1e-7
         )
     np.testing.assert_allclose(after.sums.loss / BATCH, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_micro_batches_change_a_step_by_rounding_alone(data, micro_batch):
+    plain = _task()
+
+    def apply(params, x, keys):
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, x.shape[1:]))(keys)
+        return plain.apply(params, jnp.where(kept, x, 0))
+
+    numbers = _numbers(0.1, 0.2)
+    whole = plain._replace(apply=apply)
+    parts = whole._replace(micro_batch=micro_batch)
+    calm, expected, found = (_train(numbers, data, [4], task=t) for t in (plain, whole, parts))
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6), found, expected
+    )
+    assert found.sums.count.tolist() == [24, 24]
+    assert np.abs(calm.sums.loss - expected.sums.loss).min() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "batch_size", "most", "expected"),
+    [
+        ("highway_a", 100, 0, 10),
+        ("highway_a", 64, 0, 8),
+        ("highway_a", 4, 0, 4),
+        # No good number divides it.
+        ("highway_a", 97, 0, 97),
+        ("highway_a", 100, 30, 25),
+        ("highway_a", 100, 1000, 100),
+        ("dense", 100, 0, 100),
+        ("dense", 100, 7, 5),
+    ],
+)
+def test_a_batch_is_computed_in_equal_parts(small_config, architecture, batch_size, most, expected):
+    small_config.model.architecture = architecture
+    small_config.model.depth = 11
+    small_config.training.batch_size = batch_size
+    small_config.runtime.micro_batch = most
+    dataset = experiment.load_data(small_config.data)
+    batch, *_ = trials_lib.plan(small_config, [])
+    assert Program(batch, dataset).task.micro_batch == expected
 
 
 def test_an_epoch_sees_each_example_once_in_an_order_of_its_own():

@@ -209,7 +209,7 @@ class ConvStack(nn.Module):
         x: Float[Array, "batch height width channels"],
         gates: Float[Array, "blocks"] | None = None,
         collect: bool = False,
-        train: bool = False,
+        dropout_keys: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "batch classes"], tuple[BlockActivations, ...] | None]:
         """Returns float32 logits, and with `collect` the activations of each run of blocks.
 
@@ -217,7 +217,7 @@ class ConvStack(nn.Module):
             x: Images.
             gates: None, or a number for each block of the net (see `scan_blocks`).
             collect: Whether to return the blocks' activations.
-            train: Whether to drop units; needs a random stream named "dropout".
+            dropout_keys: A key for each image, with which units are dropped; None drops none.
         """
         fields, last = _ends(self.options, self.first_initializer, self.last_initializer)
         plain = _fields("plain", self.options)
@@ -226,7 +226,9 @@ class ConvStack(nn.Module):
             name = f"{type(layer).__name__.lower()}{number}"
             match layer:
                 case architectures.Dropout(rate):
-                    x = nn.Dropout(rate, deterministic=not train, name=name)(x)
+                    if dropout_keys is not None:
+                        own_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
+                        x = _drop(rate, own_keys, x)
                 case architectures.Pool():
                     x = _pool(layer, x)
                 case architectures.Plain(width, kernel_size, padding):
@@ -265,6 +267,12 @@ class ConvStack(nn.Module):
         return x, found
 
 
+def _drop(rate: float, keys: PRNGKeyArray, x: Array) -> Array:
+    """Drops units at a rate, those of each example with a key of its own."""
+    drop = nn.Dropout(rate, deterministic=False, parent=None)
+    return jax.vmap(lambda x, key: drop.apply({}, x, rng=key))(x, keys)
+
+
 def _pool(layer: architectures.Pool, x: Array) -> Array:
     if layer.window == 0:
         reduce = jnp.max if layer.kind == "max" else jnp.mean
@@ -278,9 +286,9 @@ class Model(NamedTuple):
 
     Attributes:
         init: (key, transform_bias) -> params; the initial gate bias may be a traced number.
-        apply: (params, x, dropout_key=None, gates=None) -> float32 logits [batch, classes]; x is
-            float [batch, ...]; without a key no units are dropped; `gates` [blocks] forces the
-            transform gates of blocks where it is not NaN.
+        apply: (params, x, dropout_keys=None, gates=None) -> float32 logits [batch, classes]; x is
+            float [batch, ...]; without keys, one for each example, no units are dropped; `gates`
+            [blocks] forces the transform gates of blocks where it is not NaN.
         activations: (params, x, gates=None) -> (logits, a `BlockActivations` of arrays
             [blocks, batch, ...] for each run of equal blocks).
         num_parameters: Trainable numbers of one net.
@@ -390,10 +398,10 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
         with jax.default_matmul_precision(config.precision):
             return net.apply({"params": params}, *arguments, **options)
 
-    def apply(params, x, dropout_key=None, gates=None):
-        if dropout_key is None or not can_drop:
+    def apply(params, x, dropout_keys=None, gates=None):
+        if dropout_keys is None or not can_drop:
             return call(params, x, gates)[0]
-        return call(params, x, gates, train=True, rngs={"dropout": dropout_key})[0]
+        return call(params, x, gates, dropout_keys=dropout_keys)[0]
 
     def activations(params, x, gates=None):
         logits, runs = call(params, x, gates, collect=True)

@@ -7,12 +7,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import data as data_lib
 from highway_jax import evaluate, metrics, models, optimizer, parallel, preprocess, train, trials
 
+# Of 4 to 100 images at once, 4 to 10 were the fastest for each of the paper's nets.
+_IMAGES_IN_CACHE = 10
+
 SPLITS = ("train", "valid", "test")
+
+
+def _micro_batch(config: ConfigDict, platform: str) -> int:
+    """Returns how many examples of a batch to compute at once: a divisor of their number.
+
+    On CPU the maps of a whole batch of images leave the cache between one layer and the next, and
+    a few images at a time are 1.1 to 1.2 times faster. So that is the default where a number near
+    `_IMAGES_IN_CACHE` divides the batch.
+    """
+    batch_size, most = config.training.batch_size, config.runtime.micro_batch
+    convolves = config.model.architecture != "dense"
+    in_cache = _IMAGES_IN_CACHE if convolves and platform == "cpu" else batch_size
+    largest = max(n for n in range(1, min(most or in_cache, batch_size) + 1) if batch_size % n == 0)
+    return largest if most or 2 * largest >= in_cache else batch_size
 
 
 class Program:
@@ -58,6 +76,7 @@ class Program:
             ),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
+            micro_batch=_micro_batch(config, parallel.devices()[0].platform),
         )
         self.convolves = config.model.architecture != "dense"
         runtime = config.runtime

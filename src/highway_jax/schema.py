@@ -224,6 +224,11 @@ SCHEMA: dict[str, Key] = {
         "trials of a device in turn or at once; auto: at once for dense nets, but not on CPU",
     ),
     "runtime.max_trials": _whole(0, 0, "most trials of one program; 0: what memory holds"),
+    "runtime.micro_batch": _whole(
+        0,
+        0,
+        "most examples of a batch computed at once; 0: all, but on CPU 10 for convolutional nets",
+    ),
     "runtime.chunk_seconds": _real(
         5.0, 0.0, 1e9, "longest compiled stretch between looks at signals", open_low=True
     ),

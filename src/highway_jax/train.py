@@ -36,11 +36,14 @@ class Task(NamedTuple):
 
     Attributes:
         init: (key, transform_bias) -> params.
-        apply: (params, inputs, dropout_key=None) -> logits; without a key, as for evaluation.
+        apply: (params, inputs, dropout_keys=None) -> logits; without keys, one for each example,
+            as for evaluation.
         preprocess: Stored images -> inputs.
         optimizer: A trial's `Hyperparameters` -> its update rule.
         num_train: Training examples.
         batch_size: Examples of a step.
+        micro_batch: Those of them computed at once, a divisor of their number; a step is the same
+            for any, but for rounding.
         augment: (key, inputs) -> inputs as training sees them.
     """
 
@@ -50,6 +53,7 @@ class Task(NamedTuple):
     optimizer: Callable[[Hyperparameters], optax.GradientTransformation]
     num_train: int
     batch_size: int
+    micro_batch: int
     augment: Callable = lambda key, inputs: inputs
 
     @property
@@ -110,13 +114,9 @@ def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
     _, _, noise_key = _keys(state.numbers)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
     inputs = task.augment(augment_key, task.preprocess(batch.images))
-
-    def loss_and_sums(params):
-        logits = task.apply(params, inputs, dropout_key)
-        sums = metrics.sums(logits, batch.labels, jnp.ones(len(batch.labels), bool))
-        return sums.loss / task.batch_size, sums
-
-    (loss, sums), grads = jax.value_and_grad(loss_and_sums, has_aux=True)(state.params)
+    # A key for each example: what is dropped of it does not depend on what it is computed with.
+    dropout_keys = jax.random.split(dropout_key, task.batch_size)
+    grads, sums = _gradients(task, state.params, (inputs, batch.labels, dropout_keys))
     updates, optimizer_state = task.optimizer(state.numbers).update(
         grads, state.optimizer_state, state.params
     )
@@ -128,9 +128,36 @@ def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
         sums=state.sums + sums,
         diverged=state.diverged,
     )
-    alive = jnp.isfinite(loss) & ~state.diverged
+    alive = jnp.isfinite(sums.loss) & ~state.diverged
     state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, state)
     return state._replace(diverged=~alive)
+
+
+def _gradients(task: Task, params: Any, examples: Any) -> tuple[Any, metrics.Sums]:
+    """Returns the gradient of the mean loss, and the examples' metrics.
+
+    Args:
+        task: What is fixed.
+        params: The net's parameters.
+        examples: Inputs, labels and dropout keys, each [batch_size, ...].
+    """
+
+    def loss(params, examples):
+        inputs, labels, dropout_keys = examples
+        logits = task.apply(params, inputs, dropout_keys)
+        sums = metrics.sums(logits, labels, jnp.ones(len(labels), bool))
+        return sums.loss / task.batch_size, sums
+
+    gradients = jax.grad(loss, has_aux=True)
+    if task.micro_batch == task.batch_size:
+        return gradients(params, examples)
+    parts = jax.tree.map(lambda a: a.reshape(-1, task.micro_batch, *a.shape[1:]), examples)
+
+    def add(totals, part):
+        return jax.tree.map(jnp.add, totals, gradients(params, part)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params), metrics.zeros()
+    return jax.lax.scan(add, zeros, parts)[0]
 
 
 def train_steps(
