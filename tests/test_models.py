@@ -1,5 +1,6 @@
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from highway_jax import DenseStack, default_config
 from highway_jax.layers import BLOCKS
-from highway_jax.models import REMATS, build, set_transform_bias
+from highway_jax.models import REMATS, build, scan_blocks, set_transform_bias
 
 OPTIONS = {"activation": "tanh"}
 
@@ -60,6 +61,30 @@ def test_scan_is_the_loop(block):
     logits, nothing = stack.apply({"params": params}, x)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
     assert nothing is None
+
+
+def test_unrolling_changes_neither_parameters_nor_gradients():
+    class Stack(nn.Module):
+        unroll: int
+
+        @nn.compact
+        def __call__(self, x):
+            return scan_blocks(BLOCKS["highway"](5), x, 6, unroll=self.unroll)[0].sum()
+
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    found = []
+    for unroll in (1, 4, 6):
+        params = Stack(unroll).init(jax.random.key(1), x)
+        gradient = jax.jit(jax.grad(Stack(unroll).apply))
+        loops = gradient.lower(params, x).as_text().count("stablehlo.while")
+        found.append((params, gradient(params, x), loops))
+    for params, gradients, _ in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, params, found[0][0])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradients, found[0][1]
+        )
+    # A loop forward and one back; none where all blocks are in one body.
+    assert [loops for *_, loops in found] == [2, 2, 0]
 
 
 def test_layers_of_a_stack_are_drawn_apart():
