@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.nn import initializers
 
 from highway_jax import HighwayBlock, PlainBlock, ResidualBlock, UserError
 from highway_jax.layers import INITIALIZERS
@@ -135,3 +136,36 @@ def test_h_and_t_are_initialised_as_separate_maps():
     assert kernel.shape == (200, 400)
     np.testing.assert_allclose(np.abs(kernel).max(), np.sqrt(6 / 400), rtol=1e-3)
     assert not np.allclose(kernel[:, :200], kernel[:, 200:])
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 6), (7, 5)])
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("he_normal", initializers.variance_scaling(2.0, "fan_in", "truncated_normal")),
+        ("he_uniform", initializers.variance_scaling(2.0, "fan_in", "uniform")),
+        ("glorot_normal", initializers.variance_scaling(1.0, "fan_avg", "truncated_normal")),
+        ("glorot_uniform", initializers.variance_scaling(1.0, "fan_avg", "uniform")),
+        ("lecun_normal", initializers.variance_scaling(1.0, "fan_in", "truncated_normal")),
+        ("msra", initializers.variance_scaling(2.0, "fan_in", "normal")),
+        ("normalized", initializers.variance_scaling(2.0, "fan_avg", "uniform")),
+        ("unit_normal", initializers.normal(1.0)),
+        ("tenth_normal", initializers.normal(0.1)),
+        ("twentieth_normal", initializers.normal(0.05)),
+    ],
+)
+def test_initializers_draw_what_jax_draws(name, reference, shape):
+    key = jax.random.key(3)
+    drawn = INITIALIZERS[name]("relu")(key, shape, jnp.float32)
+    # The random bits are equal; the inverse error function of a normal draw may be rounded
+    # otherwise where the compiler sees other shapes.
+    np.testing.assert_allclose(drawn, reference(key, shape, jnp.float32), rtol=1e-6)
+
+
+def test_every_initializer_is_compared_with_jax():
+    (mark,) = (
+        m
+        for m in test_initializers_draw_what_jax_draws.pytestmark
+        if m.args[0] == ("name", "reference")
+    )
+    assert {name for name, _ in mark.args[1]} == set(INITIALIZERS)
