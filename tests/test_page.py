@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib import resources
 
 import pytest
 from made_up_findings import made_up
@@ -49,6 +50,15 @@ def test_the_page_needs_nothing_else(page):
         json.loads(data)
     ids = re.findall(r'\bid="([^"]*)"', text[: text.index("<script>")])
     assert len(ids) == len(set(ids)) > 100
+
+
+def test_no_chart_offers_to_upload_itself():
+    """Plotly 7 has such a button unless it is told otherwise."""
+    script = (resources.files("highway_jax") / "page_files" / "page.js").read_text("utf-8")
+    (config,) = re.findall(r"const CONFIG = \{(.*?)\};", script, re.S)
+    assert "showSendToCloud: false" in config
+    assert 'plotlyServerURL: ""' in config
+    assert len(re.findall(r"Plotly\.react\(", script)) == len(re.findall(r"\), CONFIG\)", script))
 
 
 def test_tables_look_alike_in_both_forms(tmp_path):
@@ -108,6 +118,9 @@ def test_all_charts_are_drawn(open_page, scheme, width):
     assert view.locator(".plot .main-svg").count() >= 6
     assert view.locator(".plot").count() == 6
     assert view.locator("figure svg").count() == 4
+    buttons = view.locator(".modebar-btn").evaluate_all("all => all.map((b) => b.dataset.title)")
+    assert "Zoom" in buttons
+    assert not {title for title in buttons if re.search("cloud|share|edit", title, re.I)}
     # Nothing is wider than the window.
     assert view.evaluate("document.documentElement.scrollWidth") <= width
     colour = view.evaluate("getComputedStyle(document.body).color")

@@ -3,7 +3,11 @@
 // Draws the charts of a report from the JSON data beside them: one function a kind.
 
 const COLORS = ["#1b6ca8", "#d95f02", "#66a61e", "#a6408f", "#a6761d", "#1b9e9e", "#8da0cb", "#c44"];
-const CONFIG = { responsive: true, displaylogo: false };
+// Nothing of a report leaves the page: no button that uploads a chart.
+const CONFIG = {
+  responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+  modeBarButtonsToRemove: ["sendChartToCloud", "sendDataToCloud"],
+};
 const SCALES = JSON.parse(document.getElementById("scales").textContent);
 const redraws = [];
 
@@ -73,14 +77,15 @@ function isPositive(lines) {
 const KINDS = {
   lines(place, data) {
     const plot = add(place, "div", { className: "plot" });
-    const groups = [...new Set(data.lines.map((line) => line.name.split(",")[0]))];
+    const group = (line) => line.color ?? line.name.split(",")[0];
+    const groups = [...new Set(data.lines.map(group))];
     draw(() => Plotly.react(plot, data.lines.map((line) => ({
       x: line.x, y: line.y, name: line.name,
       mode: line.marks ? "markers" : "lines",
       line: { width: 1.5, dash: line.group === "plain" ? "dot" : "solid" },
       marker: { symbol: "circle-open", size: 8 },
-      legendgroup: line.name.split(",")[0],
-      ...coloured(groups.indexOf(line.name.split(",")[0]), line.name === "authors' log"),
+      legendgroup: group(line),
+      ...coloured(groups.indexOf(group(line)), line.name === "authors' log"),
     })), layout({
       xaxis: { title: { text: data.x } },
       yaxis: { title: { text: data.y }, type: isPositive(data.lines) ? "log" : "linear", exponentformat: "power", dtick: undefined },
