@@ -72,6 +72,23 @@ def test_findings_are_read_as_they_were_written(tmp_path):
             findings.load(tmp_path / "findings.npz")
 
 
+def test_findings_of_a_version_without_some_lesions_are_read(tmp_path):
+    arrays = {k: np.asarray(v) for k, v in made_up()._asdict().items()}
+    for name in ("opened", "shut_to", "shut_from", "pairs", "num_pair_examples", "num_examples"):
+        del arrays[name]
+        np.savez(tmp_path / "findings.npz", **arrays)
+        found = findings.load(tmp_path / "findings.npz")
+        assert findings.measure(found) == pytest.approx(findings.measure(made_up()), nan_ok=True)
+    assert found.num_pair_examples == 0
+    assert found.pairs.shape == (2, 20, 20)
+    assert np.isnan(found.opened).all()
+    assert figures.figure4([found]).axes
+    del arrays["shut"]
+    np.savez(tmp_path / "findings.npz", **arrays)
+    with pytest.raises(UserError, match=r"findings\.npz cannot be read \('shut'\)"):
+        findings.load(tmp_path / "findings.npz")
+
+
 def test_objects_are_not_unpickled(tmp_path):
     values = {k: np.asarray(v) for k, v in made_up()._asdict().items()}
     values["title"] = np.asarray([{"a": 1}], object)

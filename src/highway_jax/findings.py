@@ -4,7 +4,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -140,15 +140,29 @@ def save(found: Findings, path: Path) -> None:
     files.write_atomically(path, content.getvalue())
 
 
+def _absent(shut: np.ndarray) -> dict[str, Any]:
+    """Returns what stands for arrays that no figure of the paper needs, where they are missing."""
+    unknown = np.full_like(shut, np.nan)
+    return {
+        **dict.fromkeys(("opened", "shut_to", "shut_from"), unknown),
+        "num_examples": 0,
+        "num_pair_examples": 0,
+        "pairs": np.repeat(unknown[..., None], shut.shape[-1], axis=-1),
+    }
+
+
 def load(path: Path) -> Findings:
-    """Reads what `save` wrote.
+    """Reads what `save` wrote, in this version or another.
+
+    Lesions that the paper does not have are NaN where the file lacks them.
 
     Raises:
         UserError: If the file is not there or not such a file.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            values = {name: arrays[name] for name in Findings._fields}
+            values = {name: arrays[name] for name in Findings._fields if name in arrays}
+        values = _absent(values["shut"]) | values
         return Findings(
             **values
             | {"title": str(values["title"])}
