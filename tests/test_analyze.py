@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 from made_up_findings import made_up
+from ml_collections import ConfigDict
 
 import highway_jax
-from highway_jax import analyze, figures, findings
+from highway_jax import analyze, batch_run, figures, findings, trials
 from highway_jax.errors import UserError
 
 
@@ -117,6 +118,21 @@ def test_the_best_highway_net_of_a_run_is_looked_into(workdir, tmp_path, capsys)
     for name in ("figure2", "figure3", "figure4", "lesions"):
         for ending in ("png", "svg"):
             assert (directory / f"{name}.{ending}").stat().st_size > 5000
+
+
+def test_each_cell_of_a_grid_has_its_best_net(tmp_path):
+    """Two activations, three seeds each; the best by training loss of either is looked into."""
+    config = highway_jax.default_config()
+    config.name = "grid"
+    config.seeds = (0, 1, 2)
+    config.sweep.grid = ConfigDict({"model": {"first_initializer": ("same", "msra")}})
+    losses = (0.3, 0.1, 0.2, 0.9, 0.8, 0.7)
+    rows = []
+    for batch in trials.plan(config, []):
+        for trial, row in zip(batch.trials, batch_run.failed_rows(batch), strict=True):
+            rows.append(row | {"status": "finished", "train_loss": losses[trial.index]})
+    chosen = analyze._choose(config, rows, (), tmp_path)
+    assert [row["trial"] for row in chosen] == [1, 5]
 
 
 def _config(workdir):

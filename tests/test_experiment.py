@@ -174,33 +174,6 @@ def test_a_damaged_checkpoint_is_passed_over(small_config, tmp_path, stop_after,
     assert _results(tmp_path / "cut") == _results(tmp_path / "whole")
 
 
-def test_summary_statistics():
-    base = dict.fromkeys(records.SETTING, 1)
-    rows = [
-        base | {"diverged": d, "test_accuracy": a, "train_loss": t}
-        for d, a, t in ((False, 0.5, 2.0), (False, 0.9, 1.0), (True, np.nan, np.nan))
-    ]
-    (line,) = records.summarize(rows)
-    assert (line["trials"], line["diverged"]) == (3, 1)
-    assert (line["test_accuracy_best"], line["train_loss_best"]) == (0.9, 1.0)
-    np.testing.assert_allclose(line["test_accuracy_mean"], 0.7)
-    np.testing.assert_allclose(line["test_accuracy_std"], np.sqrt(0.08))
-
-
-def test_a_search_is_summarized_by_its_best_trial():
-    net = {"case": "a", "dataset": "d", "architecture": "dense", "depth": 3, "width": 2}
-    rows = [
-        net | {"rung": 0, "train_loss": 0.1, "diverged": False, "trial": 0},
-        net | {"rung": 1, "train_loss": 0.3, "diverged": False, "trial": 1},
-        net | {"rung": 1, "train_loss": 0.2, "diverged": False, "trial": 2},
-        net | {"rung": 1, "train_loss": float("nan"), "diverged": True, "trial": 3},
-        net | {"depth": 4, "rung": 0, "train_loss": float("nan"), "diverged": True, "trial": 4},
-    ]
-    found, lost = records.summarize_search(rows)
-    assert (found["trial"], found["trials"], found["diverged"]) == (2, 4, 1)
-    assert (lost["depth"], lost["trials"], lost["diverged"]) == (4, 1, 1)
-
-
 def test_a_batch_that_memory_does_not_hold_is_halved_before_it_starts(
     small_config, tmp_path, monkeypatch, caplog
 ):

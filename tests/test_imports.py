@@ -30,6 +30,8 @@ ORDER = [
     "analysis",
     "compile_cache",
     "checkpoint",
+    "tables",
+    "summaries",
     "events",
     "records",
     "progress",

@@ -1,6 +1,8 @@
 """What a person sees while a run trains."""
 
 import io
+import math
+import re
 
 import pytest
 from rich.console import Console
@@ -25,3 +27,69 @@ def test_a_log_has_a_line_every_few_seconds_and_one_at_the_end(monkeypatch):
             now[0] += 0.6 * progress.LOG_SECONDS
             bar.advance(step, "epoch 1")
     assert out.getvalue().splitlines() == ["net:  50%  epoch 1", "net: 100%  epoch 1"]
+
+
+def _summary(case, **values):
+    row = {"case": case, "depth": 10, "num_parameters": 7, "trials": 3, "diverged": 0}
+    row |= {"model.carry_bias": 1.0, "nesterov": False, "train_loss_mean": 0.5, "epochs": 2}
+    for metric in ("test_accuracy", "valid_accuracy"):
+        row |= dict.fromkeys((f"{metric}_{s}" for s in ("best", "mean", "std")), math.nan)
+    return row | values
+
+
+def _shown(show, rows):
+    """Returns the cells of the table that is shown: headings, then lines."""
+    out = io.StringIO()
+    show(progress.Display(console=Console(file=out)), rows)
+    lines = [line for line in out.getvalue().splitlines() if line.strip(" ─")]
+    return [re.split(r"\s{2,}", line.strip()) for line in lines]
+
+
+def test_settings_that_differ_have_columns():
+    rows = [_summary("net"), _summary("net", **{"model.carry_bias": -3.0})]
+    headings, *lines = _shown(progress.Display.table, rows)
+    assert headings[:4] == ["Network", "Layers", "model.carry_bias", "Parameters"]
+    assert [line[2] for line in lines] == ["1", "-3"]
+    assert "nesterov" not in headings
+    headings, *_ = _shown(progress.Display.table, rows[:1])
+    assert "model.carry_bias" not in headings
+    assert "Validation accuracy (%)" not in headings
+
+
+def _accuracy(name, value):
+    return {f"{name}_best": value, f"{name}_mean": value}
+
+
+def test_the_best_on_validation_comes_first():
+    rows = [
+        _summary("none", **_accuracy("test_accuracy", 0.99)),
+        _summary("low", **_accuracy("test_accuracy", 0.9), **_accuracy("valid_accuracy", 0.5)),
+        _summary("high", **_accuracy("test_accuracy", 0.8), **_accuracy("valid_accuracy", 0.625)),
+    ]
+    headings, *lines = _shown(progress.Display.table, rows)
+    assert headings[4:6] == ["Validation accuracy (%)", "Test accuracy (%)"]
+    assert [[line[0], *line[4:6]] for line in lines] == [
+        ["high", "62.50", "80.00"],
+        ["low", "50.00", "90.00"],
+        ["none", "-", "99.00"],
+    ]
+    # Without a validation split, the order of the run is kept.
+    assert [line[0] for line in _shown(progress.Display.table, rows[:1] * 2)[1:]] == ["none"] * 2
+
+
+def test_a_search_shows_settings_and_validation_of_its_best():
+    cell = {"train_loss": 0.1, "retrained": False, "test_accuracy": math.nan}
+    rows = [
+        _summary("a", valid_accuracy=0.5, block="plain", **cell),
+        _summary("a", valid_accuracy=0.75, block="highway", **cell | {"test_accuracy": 0.7}),
+        _summary("a-best", valid_accuracy=0.25, block="highway", **cell | {"retrained": True})
+        | {"test_accuracy_best": 0.9, "test_accuracy_mean": 0.8, "test_accuracy_std": 0.1},
+    ]
+    headings, *lines = _shown(progress.Display.search_table, rows)
+    assert headings[2] == "block"
+    assert headings[-2:] == ["its validation accuracy (%)", "its test accuracy (%)"]
+    assert [[line[0], line[2], *line[-2:]] for line in lines] == [
+        ["a", "highway", "75.00", "70.00"],
+        ["a", "plain", "50.00", "-"],
+        ["a-best", "highway", "-", "90.00 (80.00 ± 10.00)"],
+    ]

@@ -3,12 +3,25 @@
 import csv
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
 from made_up_findings import made_up
+from ml_collections import ConfigDict
 
-from highway_jax import claims, figures, findings, paper, records, report, report_paper, runs
+from highway_jax import (
+    claims,
+    figures,
+    findings,
+    paper,
+    report,
+    report_paper,
+    report_runs,
+    runs,
+    tables,
+)
+from highway_jax import config as config_lib
 from highway_jax.errors import UserError
 
 ENVIRONMENT = {
@@ -20,15 +33,16 @@ ENVIRONMENT = {
 }
 
 
-def _write_run(path, rows, lines, trials=0):
+def _write_run(path, rows, lines, trials=0, grid=None):
     path.mkdir()
-    grid = {"model": {"depth": [10]}} if trials else {}
+    grid = grid or ({"model": {"depth": [10]}} if trials else {})
     config = {"name": path.name, "data": {"name": "mnist"}}
     config |= {"sweep": {"trials": trials, "grid": grid}}
     (path / "config.json").write_text(json.dumps(config))
     (path / "environment.json").write_text(json.dumps(ENVIRONMENT))
     with (path / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, records.RESULTS, restval="")
+        columns = tables.with_own(tables.RESULTS, tables.own_columns(config))
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
     # The last line is torn, as where a run is still writing it.
@@ -85,13 +99,50 @@ def test_searches_of_the_same_nets_are_one(sweep, tmp_path):
     assert cell.ten_best[2] == 2
 
 
+def test_trained_furthest_is_judged_by_epochs(sweep, tmp_path):
+    """A search without rungs, all of whose trials end at epoch 8, beats one that was halved."""
+    lines = [{"trial": 0, "epoch": epoch, "train_loss": 9 - epoch} for epoch in range(1, 9)]
+    rows = [_row(0, train_loss=7.0, status="finished", rung=0, epochs=8)]
+    _write_run(tmp_path / "whole", rows, lines, trials=12)
+    (cell,) = report_paper.figure1_cells([sweep, runs.read(tmp_path / "whole")]).values()
+    assert (cell.row["epochs"], cell.curve.y[-1]) == (8, 1)
+
+
+def test_seeds_of_a_best_setting_are_not_among_the_settings(sweep):
+    """Trained again with twelve seeds, the best one would be all of the ten best."""
+    again = [
+        _row(i, train_loss=1e-4, status="finished", rung=0, epochs=3, case="net-best")
+        for i in range(12, 24)
+    ]
+    curves = {
+        i: [{"trial": i, "epoch": e, "train_loss": 1e-4} for e in (2, 3)] for i in range(12, 24)
+    }
+    both = sweep._replace(rows=sweep.rows + again, curves=sweep.curves | curves)
+    both.config["cases"] = {"net": {}}
+    (cell,) = report_paper.figure1_cells([both]).values()
+    (alone,) = report_paper.figure1_cells([sweep]).values()
+    assert (cell.trials, cell.row["trial"], cell.ten_best) == (12, 3, alone.ten_best)
+
+
+def test_the_best_and_the_ten_best_are_of_one_measure(tmp_path):
+    """Ten trials that end alike: their mean is that of the best, whatever was evaluated after."""
+    rows = [_row(i, train_loss=9.0 + i, status="finished", rung=0) for i in range(10)]
+    lines = [{"trial": i, "epoch": e, "train_loss": 1 / e} for i in range(10) for e in (1, 2)]
+    _write_run(tmp_path / "sweep", rows, lines, trials=12)
+    (cell,) = report_paper.figure1_cells([runs.read(tmp_path / "sweep")]).values()
+    assert cell.ten_best == (cell.curve.y[-1], 0, cell.curve.x[-1]) == (0.5, 0, 2)
+    text = report.report([tmp_path / "sweep"], tmp_path / "out")
+    assert "| highway 10 | 10 | 5.00e-01 | 2 | 1.05e-05 | 5.0e-01 ± 0.0e+00 | 2 |" in text
+    assert "mean losses over the steps of an epoch" in text
+
+
 def test_figure1_is_drawn_with_a_table_of_both(sweep, tmp_path, capsys):
     out = tmp_path / "out"
     assert report.main([f"--workdir={sweep.directory}", f"--out={out}"]) == 0
     text = (out / "report.md").read_text()
     assert capsys.readouterr().out == text + "\n"
     assert "| sweep | net | mnist | 10 | 7 | 12 | 1 | 3 | - | 0.02 |" in text
-    assert "| highway 10 | 12 | 2.00e-02 | 3 | 1.05e-05 | 2.8e+00 ± 1.5e+00 | 2 | 3.6e-05 |" in text
+    assert "| highway 10 | 12 | 1.33e+00 | 3 | 1.05e-05 | 2.8e+00 ± 1.5e+00 | 2 | 3.6e-05 |" in text
     assert (out / "figure1.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (out / "figure1.svg").read_text()
 
@@ -113,6 +164,149 @@ def test_a_table_has_our_rows_as_best_mean_and_deviation(tmp_path):
     assert "Table 2" not in text
     assert (tmp_path / "out" / "table1-mnist10-32-mnist-conv.svg").exists()
     assert "| conv | 4 | 5 | 2 x cpu (a processor) | 0.0 | abc |" in text
+
+
+def test_a_table_has_a_row_for_each_setting_and_a_picture_for_each_net(tmp_path):
+    """Two settings of width 32, one net of width 16, and a plain net, in one run."""
+    net = {"architecture": "mnist10", "width": 32, "status": "finished", "depth": 10}
+    settings = (0.5, 0.5, 1.0), (0, 1, 0)
+    rows = [
+        _row(i, test_accuracy=0.99 - i / 100, seed=seed, **net, **{"optimizer.clip_norm": norm})
+        for i, (norm, seed) in enumerate(zip(*settings, strict=True))
+    ]
+    other = {"optimizer.clip_norm": 0.5, "test_accuracy": 0.5}
+    rows.append(_row(3, **net | {"width": 16}, **other))
+    rows.append(_row(4, **net | {"block": "plain"}, **other))
+    lines = [
+        {"trial": row["trial"], "seed": row["seed"], "epoch": epoch, "step": 10 * epoch,
+         "train_loss": 1, "test_accuracy": row["test_accuracy"]}
+        for row in rows
+        for epoch in (1, 2)
+    ]  # fmt: skip
+    grid = {"optimizer": {"clip_norm": [0.5, 1.0]}}
+    _write_run(tmp_path / "conv", rows, lines, grid=grid)
+    text = report.report([tmp_path / "conv"], tmp_path / "out")
+    for words in (
+        "| **Highway, width 32, ours**: optimizer.clip_norm 0.5, 2 seeds, 20 steps | 10 | 7 |"
+        " 99.00 (98.50 ± 0.71) |",
+        "| **Highway, width 32, ours**: optimizer.clip_norm 1, 1 seed, 20 steps | 10 | 7 | 97.00 |",
+        "| **Highway, width 16, ours**: 1 seed, 20 steps | 10 | 7 | 50.00 |",
+    ):
+        assert words in text
+    for width, labels in (
+        (
+            32,
+            {
+                "authors' log",
+                "ours, optimizer.clip_norm 0.5, seed 0",
+                "ours, optimizer.clip_norm 0.5, seed 1",
+                "ours, optimizer.clip_norm 1, seed 0",
+            },
+        ),
+        (16, {"ours"}),
+    ):
+        picture = f"table1-mnist10-{width}-mnist-conv"
+        assert text.count(f"({picture}.png)") == 1
+        drawing = (tmp_path / "out" / f"{picture}.svg").read_text()
+        shown = set(re.findall("<!-- (.*?) -->", drawing))
+        assert {words for words in shown if "ours" in words or "log" in words} == labels
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert len(re.findall("<figcaption>Test error", page)) == 2
+
+
+def test_pictures_of_directories_named_alike_are_not_one(tmp_path):
+    net = {"architecture": "mnist10", "width": 32, "status": "finished", "test_accuracy": 0.99}
+    line = {"trial": 0, "seed": 0, "epoch": 1, "step": 9, "test_accuracy": 0.5, "train_loss": 1}
+    for parent in "ab":
+        (tmp_path / parent).mkdir()
+        _write_run(tmp_path / parent / "run", [_row(0, **net)], [line])
+    text = report.report([tmp_path / "a" / "run", tmp_path / "b" / "run"], tmp_path / "out")
+    for name in ("run", "run-2"):
+        assert text.count(f"(table1-mnist10-32-mnist-{name}.png)") == 1
+        assert (tmp_path / "out" / f"table1-mnist10-32-mnist-{name}.svg").exists()
+
+
+def test_the_overview_and_the_curves_say_what_differs(tmp_path):
+    """Two grid points, two seeds each, and validation accuracies."""
+    rows = [
+        _row(i, status="finished", test_accuracy=0.9 - i / 10, valid_accuracy=i / 10, seed=i % 2,
+             **{"data.scaling": ("unit", "signed")[i // 2]})
+        for i in range(4)
+    ]  # fmt: skip
+    lines = [{"trial": i, "epoch": 1, "train_loss": 1} for i in range(4)]
+    grid = {"data": {"scaling": ["unit", "signed"]}}
+    _write_run(tmp_path / "grid", rows, lines, grid=grid)
+    text = report.report([tmp_path / "grid"], tmp_path / "out")
+    assert (
+        "| run | net | settings | data | layers | parameters | trials | diverged | epochs |" in text
+    )
+    for words in (
+        "| grid | net | data.scaling unit | mnist | 10 | 7 | 2 | 0 | 2 | 10.00 (5.00 ± 7.07) |"
+        " 90.00 (85.00 ± 7.07) | 1 |",
+        "| grid | net | data.scaling signed | mnist | 10 | 7 | 2 | 0 | 2 | 30.00 (25.00 ± 7.07) |"
+        " 70.00 (65.00 ± 7.07) | 1 |",
+    ):
+        assert words in text
+    (chart,) = report_runs.curves(runs.read(tmp_path / "grid")).parts
+    assert [line["name"] for line in chart.data["lines"]] == [
+        f"net 10, data.scaling {scaling}, seed {seed}"
+        for scaling in ("unit", "signed")
+        for seed in (0, 1)
+    ]
+    assert [line["net"] for line in chart.data["lines"][1:3]] == [
+        "net 10, data.scaling unit",
+        "net 10, data.scaling signed",
+    ]
+    table = report_runs.trial_table([runs.read(tmp_path / "grid")]).parts[0].data
+    assert "data.scaling" in table["columns"]
+
+
+def test_cells_of_a_search_have_lines_of_their_own(tmp_path):
+    rows = [
+        _row(i, train_loss=i + 1, block=("plain", "highway")[i // 2], status="finished",
+             learning_rate=(i + 1) / 10, test_accuracy=0.5 + i / 10)
+        for i in range(4)
+    ]  # fmt: skip
+    rows += [
+        _row(i, train_loss=1, block="plain", status="finished", learning_rate=0.1, case="net-best",
+             test_accuracy=0.25 + i / 8)
+        for i in (4, 5)
+    ]  # fmt: skip
+    lines = [{"trial": i, "epoch": 1, "train_loss": 1} for i in range(6)]
+    _write_run(tmp_path / "run", rows, lines, 2, {"model": {"block": ["plain", "highway"]}})
+    config = tmp_path / "run" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"cases": {"net": {}}}))
+    text = report.report([tmp_path / "run"], tmp_path / "out")
+    for words in (
+        "| run | net | block plain, learning_rate 0.1 | mnist | 10 | 7 | 2 | 0 | 2 | 50.00 | 1 |",
+        "| run | net | block highway, learning_rate 0.3 | mnist | 10 | 7 | 2 | 0 | 2 | 70.00 | 3 |",
+        "| run | net-best | block plain, learning_rate 0.1 | mnist | 10 | 7 | 2 | 0 | 2 |"
+        " 87.50 (81.25 ± 8.84) | 1 |",
+    ):
+        assert words in text
+    (chart,) = report_runs.curves(runs.read(tmp_path / "run")).parts
+    assert [line["name"] for line in chart.data["lines"]][1:5] == [
+        "net 10, block plain, learning_rate 0.2",
+        "net 10, block highway, learning_rate 0.3",
+        "net 10, block highway, learning_rate 0.4",
+        "net-best 10, block plain, trial 4",
+    ]
+
+
+def test_trials_still_training_are_named_by_their_settings(small_config, tmp_path):
+    """No table says what they are; the config does."""
+    small_config.sweep.grid = ConfigDict({"optimizer": {"clip_norm": (0.0, 1.0)}})
+    lines = [
+        {"trial": i, "epoch": 1, "case": "small", "seed": i % 2, "train_loss": 1} for i in (1, 2)
+    ]
+    _write_run(tmp_path / "run", [], lines)
+    (tmp_path / "run" / "results.csv").unlink()
+    (tmp_path / "run" / "config.json").write_text(config_lib.to_json(small_config))
+    (chart,) = report_runs.curves(runs.read(tmp_path / "run")).parts
+    assert [line["name"] for line in chart.data["lines"]] == [
+        "small 3, optimizer.clip_norm 0",
+        "small 3, optimizer.clip_norm 1",
+    ]
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
@@ -175,6 +369,66 @@ def test_what_cannot_be_reported_is_said_in_one_line(tmp_path, capsys):
         assert report.main(arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", {}, "(name in config.json is None; allowed: 1 to 100 letters"),
+        ("config.json", {"name": "a", "sweep": 3}, "(sweep in config.json is 3; allowed: "),
+        (
+            "config.json",
+            {"name": "a", "cases": {"b": 1}},
+            "(b in config.json is 1; allowed: settin",
+        ),
+        (
+            "config.json",
+            {"name": "a", "sweep": {"grid": []}},
+            "(grid in config.json is []; allowed",
+        ),
+        (
+            "config.json",
+            {"name": "a", "data": {"name": 3}},
+            "(data.name in config.json is 3; allow",
+        ),
+        ("environment.json", {}, "(environment.json has no num_devices; allowed: what a run wrote"),
+        ("environment.json", ENVIRONMENT | {"versions": {}}, "(versions in environment.json is {}"),
+        (
+            "metrics.jsonl",
+            {"trial": 0, "epoch": 1, "train_loss": "a"},
+            "(line 1 of metrics.jsonl: ",
+        ),
+    ],
+)
+def test_files_that_no_run_wrote_are_named_in_one_line(name, content, words, tmp_path, capsys):
+    _write_run(tmp_path / "run", [_row(0, status="finished")], [])
+    (tmp_path / "run" / name).write_text(json.dumps(content) + "\n")
+    assert report.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --workdir is '{tmp_path / 'run'}'; allowed: a directory of a")
+    assert words in line
+
+
+def test_other_directories_beside_analyses_are_left_alone(tmp_path):
+    _write_run(tmp_path / "run", [_row(0, status="finished")], [])
+    for name in ("trial_0000", "trial_0000.bak", "trial_x", "trial_0001 (copy)"):
+        (tmp_path / "run" / "analysis" / name).mkdir(parents=True)
+        findings.save(made_up(), tmp_path / "run" / "analysis" / name / "findings.npz")
+    assert list(runs.read(tmp_path / "run").inside) == [0]
+    assert report.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
+
+
+def test_nets_of_one_title_are_told_apart(tmp_path):
+    rows = [
+        _row(i, status="finished", **{"data.scaling": s}) for i, s in enumerate(("unit", "caffe"))
+    ]
+    _write_run(tmp_path / "run", rows, [], grid={"data": {"scaling": ["unit", "caffe"]}})
+    for trial in (0, 1):
+        directory = tmp_path / "run" / "analysis" / f"trial_{trial:04d}"
+        directory.mkdir(parents=True)
+        findings.save(made_up(), directory / "findings.npz")
+    text = report.report([tmp_path / "run"], tmp_path / "out")
+    assert "| number | a net, data.scaling unit | a net, data.scaling caffe |" in text
 
 
 def test_a_run_that_just_began_has_a_report(tmp_path):

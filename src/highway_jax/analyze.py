@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from highway_jax import analysis, figures, files, findings, parallel, trials
 from highway_jax import config as config_lib
@@ -24,7 +25,8 @@ from highway_jax.errors import UserError
 from highway_jax.experiment import load_data
 from highway_jax.findings import Findings
 from highway_jax.program import Program
-from highway_jax.records import Records, summarize_search
+from highway_jax.records import Records
+from highway_jax.summaries import summarize_search
 
 NUM_SAMPLES = 20
 
@@ -54,7 +56,7 @@ def analyze(
     Args:
         workdir: The run's directory.
         chosen: Numbers of the trials; none for the best finished one of each highway net, by
-            training loss.
+            training loss: of each case at each point of the grid.
         options: How much to look at.
 
     Returns:
@@ -64,7 +66,7 @@ def analyze(
         UserError: If the run or the trial is not there, is not finished, or has no highway gates.
     """
     config, every = _read(workdir)
-    rows = _choose(every, chosen, workdir)
+    rows = _choose(config, every, chosen, workdir)
     parallel.use_cores(config.runtime.devices)
     known = trials.find(config, every)
     found = {}
@@ -74,18 +76,18 @@ def analyze(
     return found
 
 
-def _read(workdir: Path) -> tuple[Any, list[dict[str, Any]]]:
+def _read(workdir: Path) -> tuple[ConfigDict, list[dict[str, Any]]]:
     try:
         config = config_lib.from_json((workdir / "config.json").read_text("utf-8"))
     except OSError as error:
         raise UserError(
             f"--workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
         ) from error
-    return config, Records(workdir).results()
+    return config, Records(workdir, config).results()
 
 
 def _choose(
-    rows: list[dict[str, Any]], chosen: Sequence[int], workdir: Path
+    config: ConfigDict, rows: list[dict[str, Any]], chosen: Sequence[int], workdir: Path
 ) -> list[dict[str, Any]]:
     ready = [row for row in rows if row["block"] == "highway" and row["status"] == trials.FINISHED]
     numbers = [row["trial"] for row in ready]
@@ -99,7 +101,7 @@ def _choose(
         )
     if chosen:
         return [row for row in ready if row["trial"] in chosen]
-    return summarize_search(ready)
+    return summarize_search(ready, config)
 
 
 def _analyze_batch(

@@ -17,6 +17,7 @@ from highway_jax.program import SPLITS, Program
 from highway_jax.progress import Bar, format_rate
 from highway_jax.run_context import RunContext, is_extra, rung_of
 from highway_jax.signals import Stopped
+from highway_jax.tables import SETTINGS
 
 
 class TooLarge(MemoryError):
@@ -297,16 +298,14 @@ class BatchRun:
 
 def _describe(trial: trials.Trial, batch: trials.Batch) -> dict[str, Any]:
     """Returns what results.csv says of a trial before anything is measured."""
-    row = {key.rpartition(".")[2]: value for key, value in trial.settings.items()}
     return (
-        row
+        trial.settings
+        | {name: trial.settings[key] for name, key in SETTINGS.items()}
         | trial.numbers
         | {
             "batch": batch.name,
             "trial": trial.index,
             "case": trial.case,
-            "dataset": trial.settings["data.name"],
-            "batch_size": trial.settings["training.batch_size"],
             "seed": trial.seed,
             "rung": batch.rung,
             "epochs": batch.epochs,

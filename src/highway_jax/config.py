@@ -9,7 +9,7 @@ the final config.
 import difflib
 import itertools
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -284,6 +284,57 @@ def case_settings(config: ConfigDict, name: str) -> dict[str, Any]:
     changed = flatten(config.cases[name]) if name in config.cases else {}
     values = flatten(config)
     return {key: changed.get(key, values[key]) for key in SCHEMA}
+
+
+def case_names(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of a run's cases; without cases, the run's name.
+
+    Args:
+        config: A config, or what config.json holds.
+    """
+    tree = _tree(config)
+    return tuple(tree.get("cases") or (tree["name"],))
+
+
+def grid_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the keys of `sweep.grid`, in the order of `SCHEMA`.
+
+    Args:
+        config: A config, or what config.json holds.
+    """
+    return _ordered(_leaf_keys(_tree(config).get("sweep", {}).get("grid", {})))
+
+
+def varied_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the keys in which trials of a run may differ, in the order of `SCHEMA`.
+
+    These are the keys that `sweep.grid`, `sweep.draw` or a case sets.
+
+    Args:
+        config: A config, or what config.json holds. Sections and keys that its version of this
+            package did not have may be absent; keys that this version does not have come last.
+    """
+    tree = _tree(config)
+    sweep, cases = tree.get("sweep", {}), tree.get("cases", {})
+    sections = (sweep.get("grid", {}), sweep.get("draw", {}), *cases.values())
+    return _ordered(key for section in sections for key in _leaf_keys(section))
+
+
+def _tree(config: ConfigDict | Mapping[str, Any]) -> Mapping[str, Any]:
+    return config.to_dict() if isinstance(config, ConfigDict) else config
+
+
+def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaf_keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _ordered(keys: Iterable[str]) -> tuple[str, ...]:
+    known = dict.fromkeys(keys)
+    return (*(key for key in SCHEMA if key in known), *(key for key in known if key not in SCHEMA))
 
 
 def steps_per_epoch(config: ConfigDict, num_train: int) -> int:

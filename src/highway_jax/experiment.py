@@ -52,10 +52,12 @@ def run(
         StopRequest().listening() as stop,
         CompileCache(config.runtime.compile_cache).used() as cache,
     ):
-        records = Records(directory.path, tensorboard=config.runtime.tensorboard)
+        records = Records(directory.path, config, tensorboard=config.runtime.tensorboard)
         context = RunContext(config, directory, records, display, stop, cache)
-        batches = context.plan()
         fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
+        # Before the tables are read, which another config would make no sense of.
+        context.lead(lambda: directory.check(config, fingerprint))
+        batches = context.plan()
         context.lead(lambda: directory.claim(config, fingerprint, trains=bool(batches)))
         context.lead(context.settle)
         try:

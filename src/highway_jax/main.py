@@ -10,8 +10,8 @@ from typing import Any
 from highway_jax import command_line, experiment, hosts, trials
 from highway_jax.errors import Lost, UserError
 from highway_jax.progress import Display
-from highway_jax.records import summarize, summarize_search
 from highway_jax.signals import Stopped
+from highway_jax.summaries import summarize, summarize_search
 
 TRY_AGAIN = 75
 """Exit status, as in sysexits.h, where only a device or another machine failed."""
@@ -58,7 +58,7 @@ def _train(arguments: command_line.Arguments) -> None:
     rows = experiment.run(config, workdir, display=display)
     if hosts.is_first():
         if config.sweep.trials:
-            display.search_table(summarize_search(rows))
+            display.search_table(summarize_search(rows, config))
         else:
             display.table(summarize(rows))
         display.say(f"Records and checkpoints: {workdir}")

@@ -3,13 +3,16 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from highway_jax.summaries import differing, texts
 
 LOG_SECONDS = 10.0
 
@@ -44,38 +47,60 @@ class Display:
         else:
             yield _LogBar(self, name, total_steps)
 
-    def table(self, summary: list[dict[str, Any]]) -> None:
-        """Prints results in the paper's form: best (mean ± standard deviation)."""
-        table = _table("Layers", "Parameters", "Trials", "Test accuracy (%)", "Training loss")
-        for row in summary:
-            table.add_row(
-                row["case"] + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
-                str(row["depth"]),
-                f"{row['num_parameters']:,}",
-                str(row["trials"]),
-                best_mean_std(row, "test_accuracy", lambda v: f"{100 * v:.2f}"),
-                "-" if math.isnan(row["train_loss_mean"]) else f"{row['train_loss_mean']:.2g}",
-            )
-        self._print_whole(table)
+    def table(self, summary: Sequence[dict[str, Any]]) -> None:
+        """Prints results in the paper's form: best (mean ± standard deviation).
 
-    def search_table(self, cells: list[dict[str, Any]]) -> None:
-        """Prints what a search found, a row for each cell (see `records.summarize_search`)."""
-        table = _table(
-            *("Layers", "Parameters", "Trials", "Diverged", "Best training loss"),
-            *("at epoch", "its test accuracy (%)"),
-        )
-        for cell in cells:
-            test = 100 * cell["test_accuracy"]
-            table.add_row(
-                cell["case"],
-                str(cell["depth"]),
-                f"{cell['num_parameters']:,}",
-                str(cell["trials"]),
-                str(cell["diverged"]),
-                "-" if math.isnan(cell["train_loss"]) else f"{cell['train_loss']:.2g}",
-                str(cell["epochs"]),
-                "-" if math.isnan(test) else f"{test:.2f}",
-            )
+        Args:
+            summary: Rows of `summaries.summarize`. Settings in which they differ have columns;
+                those with the best mean validation accuracy come first, where there is one.
+        """
+        summary = _by_validation(summary, "valid_accuracy_mean")
+        columns = {
+            "Trials": [str(row["trials"]) for row in summary],
+            **_accuracies("Validation", [percent(row, "valid_accuracy") for row in summary]),
+            "Test accuracy (%)": [percent(row, "test_accuracy") for row in summary],
+            "Training loss": [_loss(row["train_loss_mean"]) for row in summary],
+        }
+        names = [
+            row["case"] + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
+            for row in summary
+        ]
+        self._print(names, summary, columns)
+
+    def search_table(self, cells: Sequence[dict[str, Any]]) -> None:
+        """Prints what a search found.
+
+        Args:
+            cells: Rows of `summaries.summarize_search`, one a cell. Settings in which their best
+                trials differ have columns; those with the best validation accuracy come first,
+                where there is one.
+        """
+        cells = _by_validation(cells, "valid_accuracy")
+        columns = {
+            "Trials": [str(cell["trials"]) for cell in cells],
+            "Diverged": [str(cell["diverged"]) for cell in cells],
+            "Best training loss": [_loss(cell["train_loss"]) for cell in cells],
+            "at epoch": [str(cell["epochs"]) for cell in cells],
+            **_accuracies("its validation", [of_best(cell, "valid_accuracy") for cell in cells]),
+            "its test accuracy (%)": [of_best(cell, "test_accuracy") for cell in cells],
+        }
+        self._print([cell["case"] for cell in cells], cells, columns)
+
+    def _print(
+        self, names: list[str], rows: Sequence[dict[str, Any]], columns: dict[str, list[str]]
+    ) -> None:
+        columns = {
+            "Layers": [str(row["depth"]) for row in rows],
+            **{name: texts([row[name] for row in rows]) for name in differing(rows, ["depth"])},
+            "Parameters": [f"{row['num_parameters']:,}" for row in rows],
+            **columns,
+        }
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("Network", no_wrap=True)
+        for heading in columns:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for cells in zip(names, *columns.values(), strict=True):
+            table.add_row(*map(Text, cells))
         self._print_whole(table)
 
     def _print_whole(self, table: Table) -> None:
@@ -87,12 +112,18 @@ class Display:
         self.console.width = before
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Network", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+def _by_validation(rows: Sequence[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Returns rows with the largest value first, those without one last and in their order."""
+    return sorted(rows, key=lambda row: -row[metric] if math.isfinite(row[metric]) else math.inf)
+
+
+def _accuracies(of: str, values: list[str]) -> dict[str, list[str]]:
+    """Returns a column of accuracies, or none where no row has one."""
+    return {f"{of} accuracy (%)": values} if set(values) - {"-"} else {}
+
+
+def _loss(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2g}"
 
 
 def format_rate(steps_per_second: float) -> str:
@@ -107,6 +138,21 @@ def best_mean_std(row: dict[str, Any], metric: str, form: Any) -> str:
     if math.isnan(best):
         return "-"
     return form(best) if math.isnan(std) else f"{form(best)} ({form(mean)} ± {form(std)})"
+
+
+def percent(row: dict[str, Any], metric: str) -> str:
+    """Returns "best (mean ± std)" of an accuracy of a summary row, in %."""
+    return best_mean_std(row, metric, lambda v: f"{100 * v:.2f}")
+
+
+def of_best(cell: dict[str, Any], metric: str) -> str:
+    """Returns an accuracy of the best trial of a search's cell, in %.
+
+    Of a best setting that was trained again, it is that of all its seeds.
+    """
+    if cell["retrained"]:
+        return percent(cell, metric)
+    return "-" if math.isnan(cell[metric]) else f"{100 * cell[metric]:.2f}"
 
 
 class Bar:

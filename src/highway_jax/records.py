@@ -5,8 +5,6 @@
 for byte.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -15,81 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
-from highway_jax import files
+from highway_jax import files, tables
 from highway_jax.errors import UserError
 from highway_jax.events import Events
-
-SETTING = (
-    "case",
-    "dataset",
-    "architecture",
-    "block",
-    "depth",
-    "width",
-    "activation",
-    "initializer",
-    "gate",
-    "nesterov",
-    "schedule",
-    "batch_size",
-    *config_lib.NUMERIC,
-    "epochs",
-    "num_parameters",
-)
-MEASURED = (
-    "train_loss",
-    "train_accuracy",
-    "valid_loss",
-    "valid_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
-RESULTS = (
-    "batch",
-    "trial",
-    *SETTING,
-    "seed",
-    "rung",
-    "status",
-    "steps",
-    *MEASURED,
-    "diverged",
-    "compile_seconds",
-    "train_seconds",
-    "steps_per_second",
-)
-"""Columns of results.csv: one row a trial.
-
-`epochs` are those trained; `status` says what became of the trial at its `rung` (see
-`highway_jax.trials`). `train_seconds` is the wall time that the trial's batch spent in training
-steps, compiling and evaluating left out; `steps_per_second` is the steps of all trials of that
-batch over this time.
-"""
+from highway_jax.schema import SCHEMA
+from highway_jax.summaries import summarize
+from highway_jax.tables import MEASURED, RESULTS, SUMMARY
 
 SHOWN = ("activation", "block", "depth", "width", *config_lib.NUMERIC, "seed", "status")
-"""Columns of results.csv that TensorBoard shows as a trial's settings."""
-
-_TEXTS = {"batch", "case", "dataset", "block", "activation", "initializer", "gate", "schedule"}
-_TEXTS |= {"status", "architecture"}
-_WHOLES = {"trial", "seed", "depth", "width", "batch_size", "epochs", "num_parameters", "steps"}
-_WHOLES |= {"rung"}
-
-SUMMARY = (
-    *SETTING,
-    "trials",
-    "diverged",
-    *(f"{m}_{s}" for m in ("test_accuracy", "train_loss") for s in ("best", "mean", "std")),
-)
-"""Columns of summary.csv: one row a setting; statistics are over its trials that converged."""
+"""Columns of results.csv that TensorBoard shows as a trial's settings, with the run's own ones."""
 
 
 class Records:
     """The record files of one working directory."""
 
-    def __init__(self, directory: Path, *, tensorboard: bool = True):
+    def __init__(self, directory: Path, config: ConfigDict, *, tensorboard: bool = True):
+        """Reads and writes nothing yet.
+
+        Args:
+            directory: The working directory.
+            config: The config of its run.
+            tensorboard: Whether to write TensorBoard events.
+        """
         self._directory = Path(directory)
+        self._config = config
+        self._own_columns = tables.own_columns(config)
         self._metrics = self._directory / "metrics.jsonl"
         self._results = self._directory / "results.csv"
         self._events = Events(self._directory / "tensorboard") if tensorboard else None
@@ -159,37 +110,47 @@ class Records:
     def results(self) -> list[dict[str, Any]]:
         """Returns the rows of results.csv, numbers as numbers; no rows if there is no file.
 
+        A table of another version is read by its columns' names: what it lacks is taken from the
+        config where that says it, and is NaN or empty elsewhere.
+
         Raises:
-            UserError: If the file is not a results table of this version.
+            UserError: If the file is not a results table of this run.
         """
         if not self._results.exists():
             return []
         try:
-            columns, rows = read_rows(self._results)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            columns, rows = tables.read(self._results, tables.num_trials(self._config))
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{self._results} cannot be read ({error}); restore it, or use another --workdir"
             ) from error
-        if columns != RESULTS:
-            raise UserError(
-                f"{self._results} has other columns than this version writes;"
-                " restore it, or use another --workdir"
-            )
-        return rows
+        return tables.complete(columns, rows, self._config)
 
     def write_results(self, rows: list[dict[str, Any]]) -> None:
-        """Writes results.csv, and summary.csv from it; each file whole or not at all."""
-        _write_csv(self._results, RESULTS, rows)
+        """Writes results.csv, and summary.csv from it; each file whole or not at all.
+
+        Columns that this version does not know, such as those of a later one, are kept.
+        """
+        columns = tables.with_own(RESULTS, self._own_columns)
+        names = dict.fromkeys(name for row in rows for name in row)
+        others = [name for name in names if name not in columns and name not in SCHEMA]
+        rows = [
+            {name: row[name] for name in columns} | {name: row.get(name, "") for name in others}
+            for row in rows
+        ]
+        tables.write(self._results, (*columns, *others), rows)
         self.write_summary(rows)
 
     def write_summary(self, rows: list[dict[str, Any]]) -> None:
         """Writes summary.csv from the rows of results.csv; whole or not at all."""
-        _write_csv(self._directory / "summary.csv", SUMMARY, summarize(rows))
+        columns = tables.with_own(SUMMARY, self._own_columns)
+        tables.write(self._directory / "summary.csv", columns, summarize(rows))
 
     def add_settings(self, rows: Iterable[dict[str, Any]]) -> None:
         """Adds what became of settled trials to TensorBoard, with their settings."""
         for row in rows if self._events else ():
-            settings = {key: row[key] for key in SHOWN}
+            values = {key: row[key] for key in (*SHOWN, *self._own_columns)}
+            settings = {k: str(v) if isinstance(v, tuple) else v for k, v in values.items()}
             measured = {_tag(key): row[key] for key in MEASURED}
             self._events.add_settings(row, settings, measured)
 
@@ -203,92 +164,6 @@ def _tag(key: str) -> str:
     """Returns the name of a curve in TensorBoard, where those of one kind stand together."""
     group, _, leaf = key.partition("_") if key in MEASURED else ("", "", key)
     return f"{leaf}/{group}" if group else leaf
-
-
-def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """Returns the columns and rows of a results.csv of any version, numbers as numbers.
-
-    Raises:
-        OSError: If there is no such file.
-        ValueError: If it is not such a table.
-    """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            rows = [{key: _parse(key, text) for key, text in row.items()} for row in reader]
-        except (csv.Error, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
-        return tuple(reader.fieldnames or ()), rows
-
-
-def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the row with the smallest training loss among those trained furthest."""
-    return min(rows, key=lambda r: (math.isnan(r["train_loss"]), -r["rung"], r["train_loss"]))
-
-
-def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns one row a setting, in the order of first appearance.
-
-    The best test accuracy is the largest, the best training loss the smallest. The standard
-    deviation is the sample's (n - 1), NaN for one trial. Diverged trials are counted, not
-    averaged.
-    """
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in SETTING), []).append(row)
-    summary = []
-    for setting, group in groups.items():
-        converged = [row for row in group if not row["diverged"]]
-        line = dict(zip(SETTING, setting, strict=True))
-        line |= {"trials": len(group), "diverged": len(group) - len(converged)}
-        for metric, best in (("test_accuracy", max), ("train_loss", min)):
-            # Failed trials, and those whose test was not read, have none.
-            values = [row[metric] for row in converged if math.isfinite(row[metric])]
-            line[f"{metric}_best"] = best(values) if values else math.nan
-            line[f"{metric}_mean"] = float(np.mean(values)) if values else math.nan
-            line[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-        summary.append(line)
-    return summary
-
-
-def summarize_search(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns one row for each case and net of a search, in the order of first appearance.
-
-    Each is the row of the trial with the smallest training loss, among those that were trained
-    furthest, with the numbers of `trials` and of `diverged` ones.
-    """
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for row in rows:
-        net = (row["case"], row["dataset"], row["architecture"], row["depth"], row["width"])
-        groups.setdefault(net, []).append(row)
-    return [
-        best(group) | {"trials": len(group), "diverged": sum(row["diverged"] for row in group)}
-        for group in groups.values()
-    ]
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _format(row[key]) for key in columns} for row in rows)
-    files.write_atomically(path, text.getvalue())
-
-
-def _format(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(value)
-
-
-def _parse(key: str, text: str) -> Any:
-    if key in _TEXTS:
-        return text
-    if text in ("True", "False"):
-        return text == "True"
-    if text == "":
-        return math.nan
-    return int(text) if key in _WHOLES else float(text)
 
 
 def _json(value: Any) -> Any:

@@ -1,17 +1,17 @@
 """What a report says beside the paper: Figure 1, Tables 1 to 3, Figures 2 to 4."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from highway_jax import claims, figures, findings, paper, records
+from highway_jax import claims, figures, findings, paper, summaries
+from highway_jax import config as config_lib
 from highway_jax.document import Chart, Picture, Section, Table
-from highway_jax.progress import best_mean_std
+from highway_jax.progress import percent
 from highway_jax.runs import Run
-from highway_jax.trials import DIVERGED, FINISHED
+from highway_jax.trials import DIVERGED, FAILED, FINISHED
 
 NUM_BEST = 10
 Row = dict[str, Any]
@@ -23,9 +23,14 @@ Row = dict[str, Any]
 class Cell(NamedTuple):
     """What a search found for nets of one block and depth, a curve and a bar of Figure 1.
 
+    Both are of one measure, the mean training loss over the steps of an epoch, as the curves have
+    it. The loss evaluated after training, in results.csv, is known for each trial at its last epoch
+    only, so trials that were dropped early could not be compared by it.
+
     Attributes:
         trials: Number of trials.
-        row: Results of the best of those trained furthest.
+        row: Results of the best trial: that with the smallest loss at the end of its curve, among
+            those whose curves are the longest.
         curve: Its training cross-entropy by epoch.
         ten_best: Mean and standard deviation of the ten best, and the epoch where they are
             compared: the last that ten trials were trained to. None without ten.
@@ -40,22 +45,29 @@ class Cell(NamedTuple):
 def figure1_cells(found: Iterable[Run]) -> dict[tuple[str, int], Cell]:
     """Returns what sweeps of dense nets on MNIST found, by block and depth as in Figure 1.
 
-    Several searches of the same nets count as one.
+    Several searches of the same nets count as one. Only settings that were drawn count: the seeds
+    with which the best one was trained again would select it twice.
     """
-    members: dict[tuple[str, int], list[tuple[Run, Row]]] = {}
+    members: dict[tuple[str, int], list[tuple[Row, tuple[list[int], list[float]]]]] = {}
     for run in found:
-        for row in run.rows:
-            known = (row["block"], row["depth"]) in paper.FIGURE1_BEST
-            if known and row["dataset"] == "mnist" and "depth" in _swept(run):
-                members.setdefault((row["block"], row["depth"]), []).append((run, row))
+        for row in run.rows if _sweeps_depth(run) else ():
+            net = (row["block"], row["depth"])
+            is_figure1 = net in paper.FIGURE1_BEST and row["architecture"] == "dense"
+            drawn = not summaries.is_retrained(row, run.config)
+            if is_figure1 and row["dataset"] == "mnist" and drawn:
+                curve = run.curve(row["trial"], "train_loss")
+                members.setdefault(net, []).append((row, curve))
     cells = {}
-    for key, pairs in sorted(members.items()):
-        best = records.best([row for _, row in pairs])
-        if math.isfinite(best["train_loss"]):
-            curves = [run.curve(row["trial"], "train_loss") for run, row in pairs]
-            (own,) = (c for c, (_, row) in zip(curves, pairs, strict=True) if row is best)
-            curve = figures.Curve(*(np.asarray(values, float) for values in own))
-            cells[key] = Cell(len(pairs), best, curve, _ten_best(curves))
+    for net, pairs in sorted(members.items()):
+        ended = [
+            (-epochs[-1], losses[-1], i)
+            for i, (row, (epochs, losses)) in enumerate(pairs)
+            if epochs and row["status"] not in (DIVERGED, FAILED)
+        ]
+        if ended:
+            row, points = pairs[min(ended)[-1]]
+            curve = figures.Curve(*(np.asarray(values, float) for values in points))
+            cells[net] = Cell(len(pairs), row, curve, _ten_best([c for _, c in pairs]))
     return cells
 
 
@@ -89,8 +101,8 @@ def figure1(found: Iterable[Run], out: Path) -> Section:
         name, ten, theirs = f"{block} {depth}", cell.ten_best, paper.FIGURE1_BEST[block, depth]
         table.append(
             (
-                *(name, str(cell.trials), f"{cell.row['train_loss']:.2e}"),
-                *(str(cell.row["epochs"]), f"{theirs[-1]:.2e}"),
+                *(name, str(cell.trials), f"{cell.curve.y[-1]:.2e}"),
+                *(f"{cell.curve.x[-1]:.0f}", f"{theirs[-1]:.2e}"),
                 *((f"{ten[0]:.1e} ± {ten[1]:.1e}", str(ten[2])) if ten else ("-", "-")),
                 f"{paper.FIGURE1_TEN_BEST[block, depth][0]:.1e}",
             )
@@ -103,17 +115,18 @@ def figure1(found: Iterable[Run], out: Path) -> Section:
         title,
         [
             Picture("figure1", "Training cross-entropy by depth"),
-            "The paper's values are read off its figure, to about 10 %.",
+            "The paper's values are read off its figure, to about 10 %. Ours, of the best and of"
+            " the ten best alike, are mean losses over the steps of an epoch: the loss evaluated"
+            " after training is known at each trial's last epoch only, and trials are dropped at"
+            " several.",
             Table(heads, table),
             Chart("lines", {"x": "Epoch", "y": "Training cross-entropy", "lines": chart}),
         ],
     )
 
 
-def _swept(run: Run) -> dict[str, Any]:
-    """Returns the grid of a search over the model's settings."""
-    sweep = run.config["sweep"]
-    return sweep["grid"].get("model", {}) if sweep["trials"] else {}
+def _sweeps_depth(run: Run) -> bool:
+    return bool(run.config["sweep"]["trials"]) and "model.depth" in config_lib.grid_keys(run.config)
 
 
 # ---- Tables 1 to 3
@@ -122,40 +135,33 @@ def _swept(run: Run) -> dict[str, Any]:
 def table(name: str, found: list[Run], out: Path) -> Section:
     """Returns a table's section with our rows, and draws our test curves; empty without results."""
     published = paper.TABLES[name]
-    ours: list[tuple[paper.Published, int, Run, Row]] = []
+    heads = ("network", "layers", "parameters", *(f"{c} (%)" for c in published.columns))
+    cells = [(row.network, row.layers, row.parameters, *row.accuracies) for row in published.rows]
+    ours: list[tuple[str, str, tuple[str, ...]]] = []
+    pictures: list[Any] = []
     for row in published.rows:
         for column, net in enumerate(row.ours):
             for run in found:
-                summary = records.summarize(_rows_of(run, net))
-                ours += [(row, column, run, line) for line in summary]
+                trials = _trials_of(run, net)
+                for label, line in _lines(trials):
+                    accuracies = ["-"] * len(published.columns)
+                    accuracies[column] = percent(line, "test_accuracy")
+                    parts = (row.layers, f"{line['num_parameters']:,}", *accuracies)
+                    ours.append((f"**{row.network}, ours**: {label}", run.stem, parts))
+                if trials:
+                    picture = f"{name}-{'-'.join(map(str, net))}-{run.stem}"
+                    pictures += _test_curves(net, run, trials, out / picture)
     if not ours:
         return Section(published.title, [])
-    heads = ("network", "layers", "parameters", *(f"{c} (%)" for c in published.columns))
-    cells = [(row.network, row.layers, row.parameters, *row.accuracies) for row in published.rows]
-    labels = [f"**{row.network}, ours**: {_extent(run, line)}" for row, _, run, line in ours]
-    for label, (row, column, run, line) in zip(labels, ours, strict=True):
-        accuracies = ["-"] * len(published.columns)
-        accuracies[column] = best_mean_std(line, "test_accuracy", lambda v: f"{100 * v:.2f}")
-        which = f" ({run.directory.name})" if labels.count(label) > 1 else ""
-        cells.append((label + which, row.layers, f"{line['num_parameters']:,}", *accuracies))
-    parts: list[Any] = [
-        Table(heads, cells),
-        "Rows but ours are as the paper reports them: best (mean ± standard deviation).",
-    ]
-    for row, column, run, _ in ours:
-        net = row.ours[column]
-        picture = f"{name}-{'-'.join(map(str, net))}-{run.directory.name}"
-        parts += _test_curves(net, run, out / picture)
-    return Section(published.title, parts)
+    labels = [label for label, _, _ in ours]
+    for label, stem, parts in ours:
+        cells.append((f"{label} ({stem})" if labels.count(label) > 1 else label, *parts))
+    note = "Rows but ours are as the paper reports them: best (mean ± standard deviation)."
+    return Section(published.title, [Table(heads, cells), note, *pictures])
 
 
-def _extent(run: Run, line: Row) -> str:
-    seeds = f"{line['trials']} seed{'s' * (line['trials'] > 1)}"
-    lost = f", {line['diverged']} diverged" if line["diverged"] else ""
-    return f"{seeds}, {_steps(run, line):,} steps{lost}"
-
-
-def _rows_of(run: Run, net: tuple[str, int, str]) -> list[Row]:
+def _trials_of(run: Run, net: tuple[str, int, str]) -> list[Row]:
+    """Returns the rows of a run's finished trials that stand beside a net of the paper."""
     return [
         row
         for row in run.rows
@@ -165,33 +171,48 @@ def _rows_of(run: Run, net: tuple[str, int, str]) -> list[Row]:
     ]
 
 
-def _steps(run: Run, line: Row) -> int:
-    return max(row["steps"] for row in run.rows if row["case"] == line["case"])
+def _lines(trials: list[Row]) -> list[tuple[str, Row]]:
+    """Returns a row of statistics for each setting, with what it is and how it was trained."""
+    groups = summaries.group(trials)
+    settings = summaries.settings([members[0] for members in groups])
+    lines = []
+    for own, members in zip(settings, groups, strict=True):
+        (line,) = summaries.summarize(members)
+        seeds = f"{len(members)} seed{'s' * (len(members) > 1)}"
+        steps = f"{max(row['steps'] for row in members):,} steps"
+        lost = f"{line['diverged']} diverged" if line["diverged"] else ""
+        lines.append((summaries.joined(own, seeds, steps, lost), line))
+    return lines
 
 
-def _test_curves(net: tuple[str, int, str], run: Run, path: Path) -> list[Any]:
-    ours = {}
-    for trial, lines in run.curves.items():
-        points = [line for line in lines if line.get("test_accuracy") is not None]
-        if points:
-            steps, values = ([p[key] for p in points] for key in ("step", "test_accuracy"))
-            label = f"ours, seed {points[0]['seed']}" if len(run.curves) > 1 else "ours"
-            ours[label if label not in ours else f"{label}, trial {trial}"] = figures.Curve(
-                np.asarray(steps, float), np.asarray(values, float)
-            )
-    if not ours:
+def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], path: Path) -> list[Any]:
+    """Draws the test curves of the trials of one net beside the authors' own."""
+    curves = [run.curve(row["trial"], "test_accuracy", "step") for row in trials]
+    drawn = [(row, points) for row, points in zip(trials, curves, strict=True) if points[0]]
+    if not drawn:
         return []
+    rows = [row for row, _ in drawn]
+    names = summaries.distinct(["ours"] * len(rows), rows)
+    ours = {
+        name: figures.Curve(*(np.asarray(values, float) for values in points))
+        for name, (_, points) in zip(names, drawn, strict=True)
+    }
     authors = paper.author_curve(*net)
     curve = None if authors is None else figures.Curve(authors[:, 0], authors[:, 1])
     title = f"{net[0]}, width {net[1]}, on {net[2]}"
     figures.save(figures.test_curves(ours, curve, title), path)
-    known = (
-        ours if curve is None else {"authors' log": figures.Curve(curve.x[1:], curve.y[1:])} | ours
-    )
     lines = [
-        {"name": label, "x": c.x.tolist(), "y": (100 * (1 - c.y)).round(3).tolist()}
-        for label, c in known.items()
+        {
+            "name": name,
+            "color": f"ours {own}",
+            "x": c.x.tolist(),
+            "y": (100 * (1 - c.y)).round(3).tolist(),
+        }
+        for own, (name, c) in zip(summaries.settings(rows), ours.items(), strict=True)
     ]
+    if curve is not None:
+        y = (100 * (1 - curve.y[1:])).round(3).tolist()
+        lines.insert(0, {"name": "authors' log", "x": curve.x[1:].tolist(), "y": y})
     chart = Chart("lines", {"x": "Step", "y": f"Test error (%), {title}", "lines": lines})
     return [Picture(path.name, f"Test error, {title}"), chart]
 
@@ -206,7 +227,12 @@ def inside(found: Iterable[Run], out: Path) -> Section:
     if not nets:
         return Section(title, [])
     parts: list[Any] = []
-    shown = [net for _, _, net in nets]
+    trials = [
+        {"case": "", "trial": trial} | run.settings.get(trial, {}) | {"run": run.name}
+        for run, trial, _ in nets
+    ]
+    titles = summaries.distinct([net.title for _, _, net in nets], trials)
+    shown = [net._replace(title=own) for (_, _, net), own in zip(nets, titles, strict=True)]
     for name, words, draw in (
         ("figure2", "Biases, mean gates, and one example's gates and outputs", figures.figure2),
         ("figure3", "Mean gates of two classes, minus those of all", figures.figure3),
@@ -214,7 +240,10 @@ def inside(found: Iterable[Run], out: Path) -> Section:
     ):
         figures.save(draw(shown), out / name)
         parts.append(Picture(name, words))
-    by_data = {run.config["data"]["name"]: net for run, _, net in reversed(nets)}
+    by_data = {
+        row.get("dataset", run.config["data"]["name"]): net
+        for (run, _, net), row in reversed(list(zip(nets, trials, strict=True)))
+    }
     verdicts = claims.verdicts(by_data)
     if verdicts:
         heads = ("figure", "the paper says", "measure, and when it holds", "ours", "holds")

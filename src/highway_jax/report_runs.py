@@ -7,43 +7,58 @@ from typing import Any
 
 import numpy as np
 
-from highway_jax import figures, records
+from highway_jax import config as config_lib
+from highway_jax import figures, summaries, tables
 from highway_jax.document import Chart, Picture, Section, Table
-from highway_jax.progress import best_mean_std
+from highway_jax.progress import of_best, percent
 from highway_jax.runs import Run
 
 
 def overview(found: Iterable[Run]) -> Section:
-    """Returns what was run: a line for each setting, or for each net of a search."""
-    lines = []
-    for run in found:
-        if run.config["sweep"]["trials"]:
-            for row in records.summarize_search(run.rows):
-                accuracy = (
-                    "-" if _missing(row["test_accuracy"]) else f"{100 * row['test_accuracy']:.2f}"
-                )
-                lines.append((run, row, accuracy, row["train_loss"]))
-        else:
-            for row in records.summarize(run.rows):
-                accuracy = best_mean_std(row, "test_accuracy", lambda v: f"{100 * v:.2f}")
-                lines.append((run, row, accuracy, row["train_loss_mean"]))
-    heads = ("run", "net", "data", "layers", "parameters", "trials", "diverged", "epochs",
-             "test accuracy (%)", "training loss")  # fmt: skip
-    cells = [
-        (
-            *(run.name, row["case"], row["dataset"], str(row["depth"])),
-            *(f"{row['num_parameters']:,}", str(row["trials"]), str(row["diverged"])),
-            *(str(row["epochs"]), accuracy, "-" if _missing(loss) else f"{loss:.2g}"),
-        )
-        for run, row, accuracy, loss in lines
-    ]
-    if not cells:
+    """Returns what was run: a line for each setting, or for each cell of a search."""
+    lines = [line for run in found for line in _overview_lines(run)]
+    if not lines:
         return Section("What was run", ["No batch of trials is finished yet."])
+    columns = {name: [line[name] for line in lines] for name in lines[0]}
+    for name in ("settings", "validation accuracy (%)"):
+        if not set(columns[name]) - {"", "-"}:
+            del columns[name]
+    words = [i for i, name in enumerate(columns) if name in ("run", "net", "settings", "data")]
     note = (
         "Accuracies are best (mean ± standard deviation) over the trials of a setting; of a search,"
-        " those of the trial with the smallest training loss among those trained furthest."
+        " those of the trial with the smallest training loss among those trained for most epochs,"
+        " and, where its setting was trained again, those of all these seeds."
     )
-    return Section("What was run", [Table(heads, cells, (0, 1, 2)), note])
+    rows = list(zip(*columns.values(), strict=True))
+    return Section("What was run", [Table(tuple(columns), rows, words), note])
+
+
+def _overview_lines(run: Run) -> list[dict[str, str]]:
+    """Returns the cells of a run's lines by heading; its settings are those that differ in them."""
+    if run.config["sweep"]["trials"]:
+        rows = summaries.summarize_search(run.rows, run.config)
+        accuracy, loss = of_best, "train_loss"
+    else:
+        rows = summaries.summarize(run.rows)
+        accuracy, loss = percent, "train_loss_mean"
+    settings = summaries.labels(rows, summaries.differing(rows, ["depth", "dataset"]))
+    return [
+        {
+            "run": run.name,
+            "net": row["case"],
+            "settings": own,
+            "data": row["dataset"],
+            "layers": str(row["depth"]),
+            "parameters": f"{row['num_parameters']:,}",
+            "trials": str(row["trials"]),
+            "diverged": str(row["diverged"]),
+            "epochs": str(row["epochs"]),
+            "validation accuracy (%)": accuracy(row, "valid_accuracy"),
+            "test accuracy (%)": accuracy(row, "test_accuracy"),
+            "training loss": "-" if _missing(row[loss]) else f"{row[loss]:.2g}",
+        }
+        for row, own in zip(rows, settings, strict=True)
+    ]
 
 
 def by_depth(run: Run, out: Path) -> Section:
@@ -56,7 +71,7 @@ def by_depth(run: Run, out: Path) -> Section:
         points = run.curve(row["trial"], "train_loss")
         curve = figures.Curve(*(np.asarray(values, float) for values in points))
         nets.setdefault((row["block"], row["depth"]), []).append(curve)
-    picture = f"depth-{run.directory.name}"
+    picture = f"depth-{run.stem}"
     figures.save(figures.training_by_depth(nets, run.name), out / picture)
     return Section(title, [Picture(picture, "Training cross-entropy by depth")])
 
@@ -65,20 +80,31 @@ def curves(run: Run) -> Section:
     """Returns the chart of a run's curves, for the page."""
     metrics = [
         metric
-        for metric in records.MEASURED
+        for metric in tables.MEASURED
         if any(line.get(metric) is not None for lines in run.curves.values() for line in lines)
     ]
-    rows = {row["trial"]: row for row in run.rows}
+    drawn = [run.settings[trial] for trial in sorted(run.curves)]
+    nets = _cells(run, drawn)
+    names = summaries.distinct(nets, drawn)
     lines = []
-    for trial, points in sorted(run.curves.items()):
-        row = rows.get(trial, {})
-        net = f"{row['case']} {row['depth']}" if row else str(points[0].get("case", ""))
+    for row, net, name in zip(drawn, nets, names, strict=True):
+        points = run.curves[row["trial"]]
         values = {m: [_significant(p.get(m)) for p in points] for m in metrics}
         epochs = [point["epoch"] for point in points]
-        lines.append({"name": f"{net}, trial {trial}", "net": net, "x": epochs, "y": values})
+        lines.append({"name": name, "net": net, "x": epochs, "y": values})
     if not metrics:
         return Section(f"Curves: {run.name}", [])
     return Section(f"Curves: {run.name}", [Chart("curves", {"metrics": metrics, "lines": lines})])
+
+
+def _cells(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+    """Returns the name of each trial's cell: case, depth and what else of the grid differs."""
+    grid = [tables.column(key) for key in config_lib.grid_keys(run.config)]
+    points = [name for name in summaries.differing(rows, ["depth"]) if name in grid]
+    return [
+        summaries.joined(f"{row['case']} {row.get('depth', '')}".strip(), point)
+        for row, point in zip(rows, summaries.labels(rows, points), strict=True)
+    ]
 
 
 def _significant(value: float | None) -> float | None:
@@ -87,7 +113,10 @@ def _significant(value: float | None) -> float | None:
 
 def trial_table(found: Iterable[Run]) -> Section:
     """Returns the table of all trials, for the page; what is the same for all stands above it."""
-    columns = ("run", *(c for c in records.RESULTS if c not in ("batch", "compile_seconds")))
+    found = list(found)
+    own = dict.fromkeys(name for run in found for name in tables.own_columns(run.config))
+    columns = tables.with_own(tables.RESULTS, tuple(own))
+    columns = ("run", *(c for c in columns if c not in ("batch", "compile_seconds")))
     rows = [
         [run.name, *(_cell(row.get(column)) for column in columns[1:])]
         for run in found
@@ -113,7 +142,7 @@ def trial_table(found: Iterable[Run]) -> Section:
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
         return None if _missing(value) else float(f"{value:.5g}")
-    return value
+    return str(value) if isinstance(value, tuple) else value
 
 
 def provenance(found: Iterable[Run]) -> Section:
@@ -127,7 +156,7 @@ def provenance(found: Iterable[Run]) -> Section:
         device = f"{env['num_devices']} x {env['device_kind']} ({env['processor']})"
         cells.append(
             (run.name, str(len(run.rows)), f"{seconds:,.0f}", device,
-             env["versions"]["jax"], env["commit"])
+             str(env["versions"]["jax"]), str(env["commit"]))
         )  # fmt: skip
     return Section("Where the numbers come from", [Table(heads, cells, (0, 3, 4, 5))])
 

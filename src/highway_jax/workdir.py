@@ -104,14 +104,12 @@ class Workdir:
                 " written there. Use another --workdir"
             )
 
-    def claim(self, config: ConfigDict, data_fingerprint: str, *, trains: bool) -> None:
-        """Writes down what is run here, or checks that it is what was run here before.
+    def check(self, config: ConfigDict, data_fingerprint: str) -> None:
+        """Checks that what is to be run here is what was run here before, if anything was.
 
         Args:
             config: The run's config.
             data_fingerprint: Tells its data from other data.
-            trains: Whether anything is left to train; if not, `environment.json` goes on saying
-                where it was trained.
 
         Raises:
             UserError: If the directory holds a run of another config, of other data, or one that
@@ -145,9 +143,19 @@ class Workdir:
                 f"--workdir={self.path} holds {', '.join(found)} but no config.json that says of"
                 " which run; restore it, or use another --workdir"
             )
+
+    def claim(self, config: ConfigDict, data_fingerprint: str, *, trains: bool) -> None:
+        """Writes down what is run here, once `check` has passed.
+
+        Args:
+            config: The run's config.
+            data_fingerprint: Tells its data from other data.
+            trains: Whether anything is left to train; if not, `environment.json` keeps saying
+                where it was trained.
+        """
         if trains:
             self._describe(data_fingerprint)
-        files.write_atomically(path, config_lib.to_json(config))
+        files.write_atomically(self.path / "config.json", config_lib.to_json(config))
 
     def _describe(self, data_fingerprint: str) -> None:
         """Writes `environment.json`; one that is different from before is told and kept."""
