@@ -1,6 +1,7 @@
 """What TensorBoard is given, read back from the event files."""
 
 import io
+import json
 import struct
 from collections import defaultdict
 
@@ -33,6 +34,13 @@ def _session(events, kind):
     return HParamsPluginData.FromString(value.metadata.plugin_data.content)
 
 
+def _session_metrics(events):
+    """Returns the metrics that the HParams tab shows."""
+    ((_, value),) = events["_hparams_/experiment"]
+    data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    return data.experiment.metric_infos
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     from highway_jax import default_config
@@ -43,7 +51,10 @@ def sweep(tmp_path_factory):
     config.training.epochs = 3
     config.sweep.trials = 3
     config.sweep.rung_epochs, config.sweep.rung_keeps = (1,), (1,)
-    config.sweep.draw.optimizer = {"learning_rate": ("log_uniform", 0.01, 0.1)}
+    config.sweep.draw.optimizer = {
+        "learning_rate": ("log_uniform", 0.01, 0.1),
+        "clip_norm": ("choice", 1.0, 2.0),
+    }
     config.runtime.progress = False
     config.runtime.gate_maps_every = 2
     path = tmp_path_factory.mktemp("sweep")
@@ -57,11 +68,36 @@ def test_a_trial_has_its_curves(sweep):
     curves = _events(directory)
     losses = {step: value.simple_value for step, value in curves["loss/train"]}
     assert sorted(losses) == [2, 3]
-    assert losses[3] == pytest.approx(best["train_loss"], rel=1e-5)
+    lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    (last,) = [ln for ln in lines if (ln["trial"], ln["epoch"]) == (best["trial"], 3)]
+    assert losses[3] == pytest.approx(last["train_loss"], rel=1e-5)
+    assert losses[3] != pytest.approx(best["train_loss"], rel=1e-5)
     for tag in ("learning_rate", "accuracy/train", "loss/valid", "accuracy/valid"):
         assert len(curves[tag]) >= 2
-    ((step, value),) = curves["accuracy/test"]
-    assert (step, value.simple_value) == (3, pytest.approx(best["test_accuracy"]))
+    assert not curves["accuracy/test"]  # The test split is read once, after training.
+
+
+def test_final_evaluations_have_tags_of_their_own(sweep):
+    """A running mean and an evaluation of the same epoch are two numbers."""
+    path, rows = sweep
+    for directory in path.glob("tensorboard/*/*-trial*"):
+        curves = _events(directory)
+        for tag, points in curves.items():
+            steps = [step for step, _ in points]
+            assert len(set(steps)) == len(steps), tag
+    for row in rows:
+        found = [
+            events
+            for directory in path.glob(f"tensorboard/*/*-trial{row['trial']}")
+            if (events := _events(directory))["final/train_loss"]
+        ]
+        (events,) = found
+        for metric in records.MEASURED:
+            values = [(step, value.simple_value) for step, value in events[f"final/{metric}"]]
+            measured = [(row["epochs"], row[metric])] if np.isfinite(row[metric]) else []
+            assert values == [(step, pytest.approx(value)) for step, value in measured]
+        names = {metric.name.tag for metric in _session_metrics(events)}
+        assert names == {tag for tag in events if tag.startswith("final/") and events[tag]}
 
 
 def test_every_trial_has_its_settings_once(sweep):
@@ -77,7 +113,8 @@ def test_every_trial_has_its_settings_once(sweep):
         rate = settings["learning_rate"].number_value
         assert rate == pytest.approx(row["learning_rate"])
         assert settings["status"].string_value == row["status"]
-        assert set(records.SHOWN) == set(settings)
+        assert {*records.SHOWN, "optimizer.clip_norm"} == set(settings)
+        assert settings["optimizer.clip_norm"].number_value == row["optimizer.clip_norm"]
     assert len({row["learning_rate"] for row in rows}) == 3
 
 

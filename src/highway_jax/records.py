@@ -151,7 +151,7 @@ class Records:
         for row in rows if self._events else ():
             values = {key: row[key] for key in (*SHOWN, *self._own_columns)}
             settings = {k: str(v) if isinstance(v, tuple) else v for k, v in values.items()}
-            measured = {_tag(key): row[key] for key in MEASURED}
+            measured = {f"final/{key}": row[key] for key in MEASURED}
             self._events.add_settings(row, settings, measured)
 
     def close(self) -> None:
