@@ -181,6 +181,7 @@ def _stop(run, number, moment, **settings):
         pytest.param(signal.SIGTERM, "training", marks=pytest.mark.faults),
         pytest.param(signal.SIGINT, "saving", marks=pytest.mark.faults),
         (signal.SIGTERM, "compiling"),
+        (signal.SIGHUP, "training"),
         pytest.param(signal.SIGINT, "training", marks=pytest.mark.faults),
         pytest.param(signal.SIGTERM, "saving", marks=pytest.mark.faults),
         pytest.param(signal.SIGINT, "compiling", marks=pytest.mark.faults),

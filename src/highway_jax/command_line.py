@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import re
 import runpy
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.table import Table
 import highway_jax
 from highway_jax import config as config_lib
 from highway_jax.errors import UserError, brief, show
+from highway_jax.progress import CLOSED, Output
 from highway_jax.schema import DISTRIBUTIONS, SCHEMA
 
 _ALLOWED = (
@@ -194,16 +196,23 @@ def _one_line() -> Iterator[None]:
 
 
 def answer(question: str) -> None:
-    """Prints the help, the version, or every setting with its default and what is allowed."""
+    """Prints the help, the version, or every setting with its default and what is allowed.
+
+    Raises:
+        UserError: If standard output cannot be written. One that nobody reads any more is no error.
+    """
+    output = Output(sys.stdout)
     if question == "help":
-        print(_HELP, end="")
+        print(_HELP, end="", file=output, flush=True)
     elif question == "version":
-        print(f"highway_jax {highway_jax.__version__}")
+        print(f"highway_jax {highway_jax.__version__}", file=output, flush=True)
     else:
-        _print_keys()
+        Console(file=output, highlight=False, markup=False).print(_keys())
+    if output.failure not in ("", CLOSED):
+        raise UserError(f"{output.failure}; allowed: a file that can be written, or a pipe")
 
 
-def _print_keys() -> None:
+def _keys() -> Table:
     table = Table("Key", "Default", "Meaning; what is allowed", box=None, pad_edge=False)
     for key, entry in SCHEMA.items():
         table.add_row(key, repr(entry.default), f"{entry.doc}\n{entry.allowed}")
@@ -213,4 +222,4 @@ def _print_keys() -> None:
     table.add_row("sweep.grid.KEY", "", f"values to train every case with\n{points}; {sections}")
     distributions = "; ".join(DISTRIBUTIONS.values())
     table.add_row("sweep.draw.KEY", "", f"draws sweep.trials values\n{distributions}; {sections}")
-    Console(highlight=False, markup=False).print(table)
+    return table

@@ -54,12 +54,17 @@ def explained(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = error.filename or directory
-        reason = error.strerror or brief(str(error), 200)
         mend = f"{_space(directory)}; make room" if error.errno in _FULL else "mend it"
         raise UserError(
-            f"{path} cannot be written or read ({reason}); {mend} and start again: the run goes on"
-            " from its last checkpoint"
+            f"{path} cannot be written or read ({reason(error)}); {mend} and start again: the run"
+            " goes on from its last checkpoint"
         ) from error
+
+
+def reason(error: Exception) -> str:
+    """Returns what an error says, without the name of the file that an `OSError` has."""
+    text = " ".join(str(argument) for argument in error.args)
+    return getattr(error, "strerror", None) or brief(text, 200) or type(error).__name__
 
 
 def _space(directory: Path) -> str:

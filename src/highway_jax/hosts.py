@@ -89,8 +89,10 @@ def leave(status: int) -> None:
     close instead.
     """
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # None where the process was started without it.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
         os._exit(status)
 
 

@@ -1,11 +1,13 @@
 """The command line: `python -m highway_jax.main --config=experiments/digits.py`."""
 
+import contextlib
 import logging
+import os
 import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from highway_jax import command_line, experiment, hosts, trials
 from highway_jax.errors import Lost, UserError
@@ -44,7 +46,8 @@ def main(argv: list[str]) -> int:
     except Exception:
         status, message, shared = 1, traceback.format_exc(), False
     if message:
-        print(message.rstrip(), file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # The status says it too.
+            print(message.rstrip(), file=sys.stderr)
     if not shared:
         hosts.leave(status)
     return status
@@ -62,6 +65,11 @@ def _train(arguments: command_line.Arguments) -> None:
         else:
             display.table(summarize(rows))
         display.say(f"Records and checkpoints: {workdir}")
+        if display.failure:
+            logging.warning(
+                *("%s; the results are in %s and %s", display.failure),
+                *(workdir / "summary.csv", workdir / "results.csv"),
+            )
     if rows and all(row["status"] == trials.FAILED for row in rows):
         raise UserError(
             f"every trial failed, none was trained; the reasons are above. --workdir={workdir}"
@@ -83,7 +91,22 @@ def run() -> None:
     # Orbax logs the errors that it raises, and we tell, in pages.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.unraisablehook = _quiet_after_a_save
-    sys.exit(main(sys.argv))
+    # It would report an error of stderr on stderr.
+    logging.raiseExceptions = False
+    status = main(sys.argv)
+    _flush(sys.stdout)
+    _flush(sys.stderr)
+    sys.exit(status)
+
+
+def _flush(stream: IO[str] | None) -> None:
+    """Flushes a stream; one that is closed would make Python end with a status of its own."""
+    if stream is not None:
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _quiet_after_a_save(unraisable: Any) -> None:

@@ -1,10 +1,12 @@
 """What a person sees of a run: what will be trained, a progress bar, the table at the end."""
 
 import contextlib
+import logging
 import math
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
 
 from rich import box
 from rich.console import Console
@@ -12,22 +14,86 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from highway_jax import files
 from highway_jax.summaries import differing, texts
 
 LOG_SECONDS = 10.0
+CLOSED = "standard output is closed"
+
+
+class Output:
+    """A text stream that drops what cannot be written, and keeps the reason.
+
+    Progress bars also write from a thread of their own, and rich ends the process when a pipe is
+    closed, so errors are stopped here rather than where a display is used.
+
+    Attributes:
+        failure: Why something could not be written, in words; empty as long as all could.
+    """
+
+    def __init__(self, stream: IO[str] | None):
+        self._stream = stream
+        self.failure = CLOSED if stream is None else ""
+
+    def write(self, text: str) -> int:
+        """Writes a text, with a `?` for what the stream's encoding does not have."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        known = text.encode(encoding, "replace").decode(encoding)
+        self._attempt(lambda: self._stream.write(known))
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes what was held back."""
+        self._attempt(lambda: self._stream.flush())
+
+    def _attempt(self, function: Callable[[], Any]) -> None:
+        if not self.failure:
+            try:
+                function()
+            except Exception as error:  # A stream may be anything that has these methods.
+                self.failure = f"standard output cannot be written ({files.reason(error)})"
+                if isinstance(error, BrokenPipeError | ValueError):
+                    self.failure = CLOSED
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Display:
-    """Shows a run on a terminal, or as plain lines where the output is not one."""
+    """Shows a run on a terminal, or as plain lines where the output is not one.
+
+    No method raises because of the output: a run does not need anyone to watch it.
+    """
 
     def __init__(self, *, enabled: bool = True, console: Console | None = None):
+        """Makes a display.
+
+        Args:
+            enabled: Whether progress is shown; tables are shown in any case.
+            console: Where to show it, standard output by default. Its file is wrapped.
+        """
         self.console = console or Console(highlight=False, soft_wrap=True)
+        self._output = Output(self.console.file if console or sys.stdout else None)
+        self.console.file = self._output
         self._enabled = enabled
+        self._has_warned = False
+
+    @property
+    def failure(self) -> str:
+        """What is wrong with the output, if anything could not be shown; else empty."""
+        return self._output.failure
 
     def say(self, line: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self._enabled:
             self.console.print(line, markup=False)
+            self.check()
+
+    def check(self) -> None:
+        """Warns, once, that progress is no longer shown."""
+        if self.failure and not self._has_warned:
+            self._has_warned = True
+            logging.warning("%s; training continues without progress", self.failure)
 
     @contextlib.contextmanager
     def batch(self, name: str, total_steps: int, done_steps: int) -> Iterator["Bar"]:
@@ -43,7 +109,7 @@ class Display:
                 TimeRemainingColumn(compact=True),
             )
             with Progress(*columns, console=self.console) as progress:
-                yield _TerminalBar(progress, name, total_steps, done_steps)
+                yield _TerminalBar(self, progress, name, total_steps, done_steps)
         else:
             yield _LogBar(self, name, total_steps)
 
@@ -163,12 +229,13 @@ class Bar:
 
 
 class _TerminalBar(Bar):
-    def __init__(self, progress: Progress, name: str, total: int, done: int):
-        self._progress = progress
+    def __init__(self, display: Display, progress: Progress, name: str, total: int, done: int):
+        self._display, self._progress = display, progress
         self._task = progress.add_task(name, total=total, completed=done, status="compiling")
 
     def advance(self, steps: int, status: str) -> None:
         self._progress.update(self._task, completed=steps, status=status)
+        self._display.check()
 
 
 class _LogBar(Bar):

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM from a scheduler, Ctrl-C from a person."""
+"""Requests to stop: SIGTERM from a scheduler, Ctrl-C from a person, SIGHUP from a terminal."""
 
 import contextlib
 import signal
@@ -25,10 +25,17 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Listens within the block, where signals can be heard at all (the main thread)."""
+        """Listens within the block, where signals can be heard at all (the main thread).
+
+        SIGHUP stays ignored where it was, as `nohup` asks for.
+        """
         before = {}
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none.
+        if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:
+            numbers.append(hangup)
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 before[number] = signal.signal(number, self._hear)
         except ValueError:
             pass  # Not the main thread: whoever owns that one decides about signals.
