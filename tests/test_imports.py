@@ -23,6 +23,7 @@ ORDER = [
     "metrics",
     "train",
     "evaluate",
+    "rendezvous",
     "hosts",
     "parallel",
     "trials",

@@ -23,7 +23,7 @@ from highway_jax.schema import DISTRIBUTIONS, SCHEMA
 
 _ALLOWED = (
     "--config=FILE, --config.KEY=VALUE, --workdir=DIR, --coordinator, --num_processes,"
-    " --process_id, --keys, --help, --version"
+    " --process_id, --coordinator_timeout, --keys, --help, --version"
 )
 _EXAMPLE = "an experiment file, such as experiments/digits.py"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -40,6 +40,7 @@ Trains every case of an experiment with every seed. The same command goes on whe
 
 Several processes as one, each with its own devices (a TPU pod or srun needs none of these):
   --coordinator=HOST:PORT --num_processes=N --process_id=I
+  --coordinator_timeout=SECONDS  limit on the wait for the others; default 300
 
 example:
   python -m highway_jax.main --config=experiments/digits.py --workdir=runs/shallow \\
@@ -60,7 +61,7 @@ class Arguments(NamedTuple):
     show: str
     config: ConfigDict | None = None
     workdir: Path | None = None
-    processes: tuple[str, int, int] = ("", 0, -1)
+    processes: tuple[str, int, int, int | None] = ("", 0, -1, None)
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -76,6 +77,7 @@ def parse(argv: list[str]) -> Arguments:
         flags.DEFINE_string("coordinator", "", "", flag_values=own)
         flags.DEFINE_integer("num_processes", 0, "", flag_values=own)
         flags.DEFINE_integer("process_id", -1, "", flag_values=own)
+        flags.DEFINE_integer("coordinator_timeout", None, "", flag_values=own)
         for name, short in (("help", "h"), ("keys", None), ("version", None)):
             flags.DEFINE_bool(name, False, "", short_name=short, flag_values=own)
         # What is left are the overrides, which need the config that the file returns.
@@ -91,7 +93,7 @@ def parse(argv: list[str]) -> Arguments:
     with _one_line():
         _override(config, words)
     config_lib.validate(config)
-    processes = (own.coordinator, own.num_processes, own.process_id)
+    processes = (own.coordinator, own.num_processes, own.process_id, own.coordinator_timeout)
     workdir = None if own.workdir is None else Path(own.workdir)
     return Arguments("", config, workdir, processes)
 
@@ -189,7 +191,8 @@ def _one_line() -> Iterator[None]:
         elif name.startswith("config."):
             allowed = "a dict" if key in config_lib.FREE_SECTIONS else "a tuple; see --keys"
         else:
-            allowed = "a whole number" if "process" in name else "True or False"
+            is_bool = name in ("help", "keys", "version")
+            allowed = "True or False" if is_bool else "a whole number"
         raise UserError(f"--{name} is {show(value)}; allowed: {allowed}") from error
     except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"bad flags: {brief(str(error), 300)}") from error
@@ -199,7 +202,7 @@ def answer(question: str) -> None:
     """Prints the help, the version, or every setting with its default and what is allowed.
 
     Raises:
-        UserError: If standard output cannot be written. One that nobody reads any more is no error.
+        UserError: If standard output cannot be written. A closed pipe is no error.
     """
     output = Output(sys.stdout)
     if question == "help":

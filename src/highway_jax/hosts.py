@@ -18,13 +18,20 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
+from highway_jax import rendezvous
 from highway_jax.errors import Lost, UserError, brief, show
 
 _MESSAGE_BYTES = 1000
+_JOIN_SECONDS = 60  # All processes are known to be present.
 _TPU_ADDRESSES = ("TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH")
 
 
-def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+def start(
+    coordinator: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    timeout: int | None = None,
+) -> None:
     """Joins the processes of a run; must come before jax's first computation.
 
     Without arguments it joins those of a TPU pod or of a SLURM job step, and does nothing where
@@ -34,27 +41,29 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
         coordinator: HOST:PORT at which process 0 can be reached; empty to find out.
         num_processes: Processes of the run.
         process_id: This one's number, from 0.
+        timeout: How many seconds to wait for the others; None for `rendezvous.SECONDS`.
 
     Raises:
         UserError: If the arguments do not make sense, or the others cannot be reached.
     """
+    arguments, more = (), {}
     if coordinator:
-        host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdecimal():
-            raise UserError(f"--coordinator is {coordinator!r}; allowed: HOST:PORT")
         if num_processes < 1:
             raise UserError(f"--num_processes is {num_processes}; allowed: at least 1")
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process_id is {process_id}; allowed: 0 to {num_processes - 1}")
+        seconds = rendezvous.SECONDS if timeout is None else timeout
+        if seconds < 1:
+            raise UserError(f"--coordinator_timeout is {seconds}; allowed: at least 1")
+        rendezvous.meet(coordinator, num_processes, process_id, seconds)
         arguments = (coordinator, num_processes, process_id)
-    elif num_processes or process_id >= 0:
+        more = {"initialization_timeout": _JOIN_SECONDS}
+    elif num_processes or process_id >= 0 or timeout is not None:
         raise UserError("--coordinator is ''; allowed: HOST:PORT, as other flags name processes")
-    elif _may_have_others():
-        arguments = ()
-    else:
+    elif not _may_have_others():
         return
     try:
-        jax.distributed.initialize(*arguments, local_device_ids=_own_gpus())
+        jax.distributed.initialize(*arguments, local_device_ids=_own_gpus(), **more)
     except (RuntimeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

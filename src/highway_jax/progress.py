@@ -22,10 +22,10 @@ CLOSED = "standard output is closed"
 
 
 class Output:
-    """A text stream that drops what cannot be written, and keeps the reason.
+    """A text stream whose methods do not raise: it drops what cannot be written.
 
-    Progress bars also write from a thread of their own, and rich ends the process when a pipe is
-    closed, so errors are stopped here rather than where a display is used.
+    Progress bars also write from a background thread, and rich exits the process when a pipe is
+    closed. Errors are therefore caught here and not where a display is used.
 
     Attributes:
         failure: Why something could not be written, in words; empty as long as all could.
@@ -36,14 +36,14 @@ class Output:
         self.failure = CLOSED if stream is None else ""
 
     def write(self, text: str) -> int:
-        """Writes a text, with a `?` for what the stream's encoding does not have."""
+        """Writes a text, with `?` for characters that the stream's encoding lacks."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         known = text.encode(encoding, "replace").decode(encoding)
         self._attempt(lambda: self._stream.write(known))
         return len(text)
 
     def flush(self) -> None:
-        """Writes what was held back."""
+        """Flushes the stream."""
         self._attempt(lambda: self._stream.flush())
 
     def _attempt(self, function: Callable[[], Any]) -> None:
@@ -62,15 +62,15 @@ class Output:
 class Display:
     """Shows a run on a terminal, or as plain lines where the output is not one.
 
-    No method raises because of the output: a run does not need anyone to watch it.
+    An output that fails does not raise: training does not depend on it.
     """
 
     def __init__(self, *, enabled: bool = True, console: Console | None = None):
         """Makes a display.
 
         Args:
-            enabled: Whether progress is shown; tables are shown in any case.
-            console: Where to show it, standard output by default. Its file is wrapped.
+            enabled: Whether progress is shown; tables always are.
+            console: Where to show it; standard output by default. Its file is wrapped.
         """
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._output = Output(self.console.file if console or sys.stdout else None)
@@ -80,7 +80,7 @@ class Display:
 
     @property
     def failure(self) -> str:
-        """What is wrong with the output, if anything could not be shown; else empty."""
+        """Why something could not be shown, in words; empty if all was."""
         return self._output.failure
 
     def say(self, line: str) -> None:
