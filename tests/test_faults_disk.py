@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -305,6 +306,26 @@ def test_each_refusal_in_each_place_is_explained(
     monkeypatch.setattr(os, "fsync", real)
     run(small_config, tmp_path)
     fault_tools.assert_no_row_is_missing(tmp_path, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("quota of the project"), "quota of the project"),
+        (OSError(), "OSError"),
+        (ValueError("RESOURCE_EXHAUSTED: quota"), "No space left on device"),
+        (OSError("No space left on device"), "No space left on device"),
+    ],
+)
+def test_an_error_without_a_number_is_explained(error, words, small_config, tmp_path, monkeypatch):
+    def save(*_):
+        raise error
+
+    small_config.training.epochs = 1
+    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.save", save)
+    with pytest.raises(UserError) as caught:
+        run(small_config, tmp_path)
+    assert re.search(rf"step_\d+ cannot be written or read \({words}\); ", str(caught.value))
 
 
 def test_two_runs_cannot_share_a_directory_and_a_stale_lock_is_no_lock(cache, tmp_path):

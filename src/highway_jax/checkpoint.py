@@ -234,11 +234,11 @@ def _check_space(path: Path, state: Any) -> None:
 
 
 def _as_os_error(error: Exception, path: Path) -> Exception:
-    """Returns the error that says of a full disk what it is; Orbax's own is a ValueError."""
-    if isinstance(error, OSError):
+    """Returns an `OSError` with a number and a path; Orbax reports a full disk as a ValueError."""
+    if isinstance(error, OSError) and error.errno is not None:
         error.filename = error.filename or str(path)
         return error
-    text = str(error)
+    text = str(error) or type(error).__name__
     if _FULL.search(text):
         return OSError(errno.ENOSPC, "No space left on device", str(path))
     return OSError(errno.EIO, brief(text, 200), str(path))
