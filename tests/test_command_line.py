@@ -288,6 +288,58 @@ def test_a_file_or_variant_that_does_not_exist_is_refused(spec, words, used, ref
     assert words in line
 
 
+@pytest.mark.parametrize("kind", ["GeneratorExit", "BaseException", "asyncio.CancelledError"])
+@pytest.mark.parametrize("place", ["", "def get_config():\n    "])
+def test_whatever_an_experiment_file_raises_is_refused(kind, place, used, tmp_path, refusal):
+    path = tmp_path / "bad.py"
+    path.write_text(f"import asyncio\n{place}raise {kind}('here')\n")
+    line = refusal(used, f"--config={path}")
+    name = kind.rpartition(".")[2]
+    assert line == f"--config={path}: {name}: here (line {2 + bool(place)})"
+
+
+def test_an_experiment_file_does_not_move_the_run(used, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    moving = f"import os\nos.chdir({str(tmp_path / 'there')!r})\n"
+    (tmp_path / "moving.py").write_text(moving + FILE + f"    {moving.splitlines()[1]}\n")
+    (tmp_path / "failing.py").write_text(f"{moving}raise KeyError\n")
+    assert main(["highway-jax", f"--config={tmp_path}/failing.py"]) == 2
+    assert Path.cwd() == tmp_path / "here"
+    assert main(["highway-jax", f"--config={tmp_path}/moving.py", "--workdir=run"]) == 0
+    assert (tmp_path / "here" / "run" / "results.csv").exists()
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_a_workdir_may_be_in_the_home_directory(small_config, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    small_config.training.epochs = 1
+    highway_jax.run(small_config, "~/run")
+    assert (tmp_path / "home" / "run" / "results.csv").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("workdir", "words"),
+    [
+        ("run\udcff", r"--workdir is .*run\\udcff'; allowed: a path in UTF-8"),
+        ("~no_such_user/run", "--workdir is '~no_such_user/run'; allowed: a user who exists after"),
+    ],
+)
+def test_a_workdir_whose_name_cannot_be_used_is_refused(workdir, words, used, refusal):
+    assert re.match(words, refusal(used, f"--config={used}/small.py", f"--workdir={workdir}"))
+
+
+def test_a_relative_workdir_in_a_directory_that_is_not_utf8_is_refused(used, tmp_path, monkeypatch):
+    (tmp_path / "a\udcff").mkdir()
+    monkeypatch.chdir(tmp_path / "a\udcff")
+    assert main(["highway-jax", f"--config={used}/small.py", "--workdir=run"]) == 2
+    assert not list(Path().iterdir())
+
+
 @pytest.mark.parametrize("workdir", ["FOLDER/small.py", "FOLDER/small.py/x", "/proc/x", "n" * 300])
 def test_a_workdir_that_cannot_be_written_is_refused(workdir, used, refusal):
     workdir = workdir.replace("FOLDER", str(used))

@@ -216,9 +216,9 @@ def main(argv: list[str]) -> int:
         "--pair_examples", type=int, default=2000, help="for pairs of layers (default: 2000)"
     )
     arguments = parser.parse_args(argv)
-    workdir = Path(arguments.workdir)
-    out = Path(arguments.out) if arguments.out else workdir / "analysis"
     try:
+        workdir = files.expand("--workdir", arguments.workdir)
+        out = files.expand("--out", arguments.out) if arguments.out else workdir / "analysis"
         for name in ("examples", "pair_examples"):
             if getattr(arguments, name) < 0:
                 raise UserError(f"--{name} is {getattr(arguments, name)}; allowed: 0 or more")

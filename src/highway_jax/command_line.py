@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import os
 import re
 import runpy
 import sys
@@ -109,7 +110,7 @@ def load(spec: str) -> ConfigDict:
     """
     name, *variant = spec.split(":", 1)
     path = Path(name)
-    with _blaming(spec, path):
+    with _blaming(spec, path), _same_directory():
         if not path.is_file():
             raise UserError(f"there is no such file; allowed: {_EXAMPLE}")
         get_config = runpy.run_path(name).get("get_config")
@@ -127,11 +128,26 @@ def load(spec: str) -> ConfigDict:
 
 
 @contextlib.contextmanager
+def _same_directory() -> Iterator[None]:
+    """Returns to the working directory, which relative paths on the command line refer to."""
+    before = None
+    with contextlib.suppress(FileNotFoundError):  # It was removed.
+        before = Path.cwd()
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.chdir(before)
+
+
+@contextlib.contextmanager
 def _blaming(spec: str, path: Path) -> Iterator[None]:
     """Makes one line, with the place, of whatever goes wrong in an experiment file."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         # A misspelt key: what ml_collections says after the other keys is what helps.

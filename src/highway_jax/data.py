@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from highway_jax import archives, tfds_builders
+from highway_jax import archives, files, tfds_builders
 from highway_jax.archives import Arrays, BadDataError
 from highway_jax.errors import UserError
 
@@ -193,20 +193,16 @@ def _data_root(data_dir: str) -> Path:
     directory = data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
     if "://" in directory:
         raise UserError(f"{key}={directory}: allowed: a local directory")
-    return _expand(key, directory)
+    return files.expand(key, directory)
 
 
 def _cache_root(cache_dir: str) -> Path:
     if cache_dir:
-        return _expand("data.cache_dir", cache_dir)
-    return _expand("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "highway_jax"
-
-
-def _expand(key: str, directory: str) -> Path:
-    try:
-        return Path(directory).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{key} is {directory!r}; allowed: a user who exists after ~") from error
+        return files.expand("data.cache_dir", cache_dir)
+    return (
+        files.expand("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        / "highway_jax"
+    )
 
 
 def _load_cached(name: str, data_root: Path, cache_root: Path, download: bool) -> Arrays:

@@ -61,6 +61,18 @@ def explained(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def expand(name: str, path: str | Path) -> Path:
+    """Returns a path with the home directory in place of `~` or `~user`.
+
+    Raises:
+        UserError: If there is no such user; it says `name`.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name} is {str(path)!r}; allowed: a user who exists after ~") from error
+
+
 def reason(error: Exception) -> str:
     """Returns what an error says, without the name of the file that an `OSError` has."""
     text = " ".join(str(argument) for argument in error.args)

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from highway_jax import page, paper, report_paper, report_runs, runs
+from highway_jax import files, page, paper, report_paper, report_runs, runs
 from highway_jax.document import to_markdown
 from highway_jax.errors import UserError
-from highway_jax.files import write_atomically
 
 
 def report(workdirs: Iterable[Path], out: Path) -> str:
@@ -43,8 +42,8 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
         sections = [section for section in sections if section.parts]
         title = "Highway networks beside the paper"
         text = to_markdown(title, sections)
-        write_atomically(out / "report.html", page.to_html(title, sections, out))
-        write_atomically(out / "report.md", text)
+        files.write_atomically(out / "report.html", page.to_html(title, sections, out))
+        files.write_atomically(out / "report.md", text)
     except OSError as error:
         raise UserError(
             f"--out is {str(out)!r}; allowed: a directory to write ({error})"
@@ -60,9 +59,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", action="append", required=True, help="of a run; repeatable")
     parser.add_argument("--out", default="report", help="directory to write (default: report)")
     arguments = parser.parse_args(argv)
-    out = Path(arguments.out)
     try:
-        print(report(map(Path, arguments.workdir), out))
+        workdirs = [files.expand("--workdir", workdir) for workdir in arguments.workdir]
+        out = files.expand("--out", arguments.out)
+        print(report(workdirs, out))
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -36,7 +37,15 @@ class Workdir:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        """Names the directory, which need not exist.
+
+        Args:
+            path: The directory; `~` is the home directory.
+
+        Raises:
+            UserError: If `~user` is no user.
+        """
+        self.path = files.expand("--workdir", path)
         self._lock: IO[str] | None = None
 
     @contextlib.contextmanager
@@ -49,9 +58,14 @@ class Workdir:
             UserError: If it cannot be made or written, or another process holds it.
         """
         try:
+            str(self.path.absolute()).encode()  # Orbax writes to no other path.
             self.path.mkdir(parents=True, exist_ok=True)
             # Held open for the whole run; closing it drops the lock.
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"--workdir is {str(self.path.absolute())!r}; allowed: a path in UTF-8"
+            ) from error
         except OSError as error:
             raise UserError(
                 f"--workdir={self.path} cannot be written ({error.strerror});"
@@ -222,7 +236,7 @@ def describe_environment() -> dict[str, Any]:
         "num_processes": jax.process_count(),
         "processor": _processor(),
         "system": platform.platform(),
-        "commit": _commit(),
+        "commit": _commit(versions.get("highway-jax", "unknown")),
     }
 
 
@@ -234,17 +248,28 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _commit() -> str:
-    """The source's git commit with '+changes' if it was edited since; empty outside git."""
+def _commit(version: str) -> str:
+    """Returns the git commit of the source, with "+changes" if the source differs from it.
+
+    Where git does not track the source, as in an installed package, this is the version and a
+    checksum of the source files.
+    """
+    source = Path(__file__).parent
 
     def git(*arguments):
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(source), *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True
         ).stdout
 
     try:
+        git("ls-files", "--error-unmatch", "--", Path(__file__).name)
         changed = "+changes" if git("status", "--porcelain", "--", ".").strip() else ""
         return git("rev-parse", "HEAD").strip() + changed
     except (OSError, subprocess.SubprocessError):
-        return ""
+        digest = hashlib.sha256()
+        for path in sorted(source.rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(source).as_posix()} {len(content)}\n".encode())
+            digest.update(content)
+        return f"{version}+sha256:{digest.hexdigest()[:12]}"

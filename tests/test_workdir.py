@@ -1,0 +1,77 @@
+"""Where a run's directory is, and the code that it records."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from highway_jax import analyze, report, workdir
+
+SOURCE = Path(workdir.__file__).parent
+VERSION = r"0\.1\.0\+sha256:[0-9a-f]{12}"
+
+
+def _git(folder, *words):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package where no git knows it."""
+    target = tmp_path / "site-packages" / "highway_jax"
+    shutil.copytree(SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def _commit_of(package):
+    code = "import json, highway_jax.workdir as w; print(json.dumps(w.describe_environment()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(package.parent), "JAX_PLATFORMS": "cpu"},
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)["commit"]
+
+
+def test_without_git_the_source_is_known_by_its_version_and_checksum(package):
+    first = _commit_of(package)
+    assert re.fullmatch(VERSION, first)
+    assert _commit_of(package) == first  # Compiled files do not count.
+    with (package / "layers.py").open("a") as file:
+        file.write("\n# Another.\n")
+    second = _commit_of(package)
+    assert re.fullmatch(VERSION, second)
+    assert second != first
+
+
+def test_the_commit_of_another_repository_is_not_taken(package, tmp_path):
+    """Such as that of a project with its virtual environment inside."""
+    _git(tmp_path, "init", "-q")
+    (tmp_path / ".gitignore").write_text("site-packages\n")
+    _git(tmp_path, "add", ".")
+    _git(tmp_path, "commit", "-qm", "first")
+    assert re.fullmatch(VERSION, _commit_of(package))
+    _git(tmp_path, "add", "-f", "site-packages")
+    _git(tmp_path, "commit", "-qm", "second")
+    assert re.fullmatch("[0-9a-f]{40}", _commit_of(package))
+    with (package / "layers.py").open("a") as file:
+        file.write("\n# Another.\n")
+    assert re.fullmatch(r"[0-9a-f]{40}\+changes", _commit_of(package))
+
+
+@pytest.mark.parametrize("command", [analyze, report])
+def test_other_commands_know_the_home_directory_too(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command.main([f"--out={tmp_path}/out", "--workdir=~/no_such_run"]) == 2
+    assert str(tmp_path / "no_such_run") in capsys.readouterr().err
+    assert command.main(["--workdir=~no_such_user/run"]) == 2
+    assert "allowed: a user who exists after ~" in capsys.readouterr().err
