@@ -10,10 +10,43 @@ from pathlib import Path
 
 import pytest
 
-from highway_jax import analyze, report, workdir
+from highway_jax import UserError, analyze, report, workdir
 
 SOURCE = Path(workdir.__file__).parent
 VERSION = r"0\.1\.0\+sha256:[0-9a-f]{12}"
+
+
+def test_importing_needs_no_module_that_only_unix_has(tmp_path):
+    """Such as `fcntl`. Imported by a process that has none of them, as on Windows."""
+    code = (
+        "import importlib, sys;"
+        "sys.modules.update(dict.fromkeys(('fcntl', 'grp', 'pwd', 'resource', 'termios')));"
+        "[importlib.import_module(f'highway_jax.{name}') for name in sys.argv[1:]]"
+    )
+    names = [path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_lock_is_the_one_that_earlier_versions_take(tmp_path):
+    """They call `flock` on the same file, and name themselves in it."""
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / ".lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.write("process 7 on host since then\n")
+        file.flush()
+        with (
+            pytest.raises(UserError, match="is in use by process 7 on host since then; allowed"),
+            workdir.Workdir(tmp_path).locked(),
+        ):
+            raise AssertionError
+    with workdir.Workdir(tmp_path).locked(), (tmp_path / ".lock").open("a+") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(0)
+        assert file.read().startswith(f"process {os.getpid()} on ")
 
 
 def _git(folder, *words):

@@ -2,8 +2,6 @@
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -16,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
 import jax
 from ml_collections import ConfigDict
 
@@ -73,19 +72,18 @@ class Workdir:
             ) from error
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # `flock` where there is one, as runs of earlier versions use on this file.
+                is_ours = filelock.lock_descriptor(lock.fileno(), blocking=False)
             except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise UserError(
-                        f"--workdir={self.path} cannot be locked ({error.strerror}); allowed: a"
-                        " directory on a file system with locks"
-                    ) from error
-                lock.seek(0)
-                holder = " ".join(lock.read().split()) or "another process"
                 raise UserError(
-                    f"--workdir={self.path} is in use by {holder}; allowed: a directory of its own,"
-                    " or wait until that run ends"
-                ) from None
+                    f"--workdir={self.path} cannot be locked ({files.reason(error)}); allowed: a"
+                    " directory on a file system with locks"
+                ) from error
+            if not is_ours:
+                raise UserError(
+                    f"--workdir={self.path} is in use by {_holder(lock)}; allowed: a directory of"
+                    " its own, or wait until that run ends"
+                )
             lock.truncate(0)
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             with files.explained(self.path):
@@ -209,6 +207,13 @@ class Workdir:
             raise UserError(
                 f"{path} cannot be read ({error}); restore it, or use another --workdir"
             ) from error
+
+
+def _holder(lock: IO[str]) -> str:
+    with contextlib.suppress(OSError):  # Windows does not let others read what is locked.
+        lock.seek(0)
+        return " ".join(lock.read().split()) or "another process"
+    return "another process"
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
