@@ -63,6 +63,8 @@ HOMES = {
     "flax": {"layers", "models"},
     "orbax": {"checkpoint"},
     "tensorflow_datasets": {"archives", "data", "tfds_builders"},
+    "google_crc32c": {"tfds_builders"},
+    "filelock": {"workdir"},
     "matplotlib": {"figures"},
     "plotly": {"page"},
     "sklearn": {"data"},
