@@ -131,7 +131,7 @@ def load(spec: str) -> ConfigDict:
 def _same_directory() -> Iterator[None]:
     """Returns to the working directory, which relative paths on the command line refer to."""
     before = None
-    with contextlib.suppress(FileNotFoundError):  # It was removed.
+    with contextlib.suppress(FileNotFoundError):  # The directory was removed.
         before = Path.cwd()
     try:
         yield

@@ -65,7 +65,7 @@ def expand(name: str, path: str | Path) -> Path:
     """Returns a path with the home directory in place of `~` or `~user`.
 
     Raises:
-        UserError: If there is no such user; it says `name`.
+        UserError: If there is no such user; the message begins with `name`.
     """
     try:
         return Path(path).expanduser()
@@ -74,7 +74,7 @@ def expand(name: str, path: str | Path) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """Returns what an error says, without the name of the file that an `OSError` has."""
+    """Returns the message of an error, without the file name of an `OSError`."""
     text = " ".join(str(argument) for argument in error.args)
     return getattr(error, "strerror", None) or brief(text, 200) or type(error).__name__
 

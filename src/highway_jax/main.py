@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     except Exception:
         status, message, shared = 1, traceback.format_exc(), False
     if message:
-        with contextlib.suppress(OSError, ValueError):  # The status says it too.
+        with contextlib.suppress(OSError, ValueError):  # The status remains.
             print(message.rstrip(), file=sys.stderr)
     if not shared:
         hosts.leave(status)
@@ -66,10 +66,8 @@ def _train(arguments: command_line.Arguments) -> None:
             display.table(summarize(rows))
         display.say(f"Records and checkpoints: {workdir}")
         if display.failure:
-            logging.warning(
-                *("%s; the results are in %s and %s", display.failure),
-                *(workdir / "summary.csv", workdir / "results.csv"),
-            )
+            summary, results = workdir / "summary.csv", workdir / "results.csv"
+            logging.warning("%s; the results are in %s and %s", display.failure, summary, results)
     if rows and all(row["status"] == trials.FAILED for row in rows):
         raise UserError(
             f"every trial failed, none was trained; the reasons are above. --workdir={workdir}"
@@ -91,7 +89,7 @@ def run() -> None:
     # Orbax logs the errors that it raises, and we tell, in pages.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.unraisablehook = _quiet_after_a_save
-    # It would report an error of stderr on stderr.
+    # Otherwise an error of stderr would be reported on stderr.
     logging.raiseExceptions = False
     status = main(sys.argv)
     _flush(sys.stdout)
@@ -100,7 +98,7 @@ def run() -> None:
 
 
 def _flush(stream: IO[str] | None) -> None:
-    """Flushes a stream; one that is closed would make Python end with a status of its own."""
+    """Flushes a stream; redirects it if that fails, as Python would exit with status 120."""
     if stream is not None:
         try:
             stream.flush()
