@@ -1,4 +1,5 @@
 import gc
+import math
 import weakref
 
 import jax
@@ -52,14 +53,21 @@ def _numbers(*rates, seeds=None):
     )
 
 
-def _train(numbers, data, stretches, *, mode="map", num_devices=2, task=None):
+def _states(numbers, data, stretches, *, mode="map", num_devices=2, task=None):
+    """Yields the trials' states at the start and after each stretch."""
     task = task or _task()
     trials = parallel.Trials(len(numbers.seed), num_devices, mode)
     state = trials.compile(lambda n: train.create(task, n))(trials.place(numbers))
+    yield trials.fetch(state)
     step = trials.compile(lambda s, d, n: train.train_steps(task, s, d, n))
     for stretch in stretches:
         state = step(state, trials.share(data), trials.share(np.int32(stretch)))
-    return trials.fetch(state)
+        yield trials.fetch(state)
+
+
+def _train(numbers, data, stretches, **options):
+    *_, state = _states(numbers, data, stretches, **options)
+    return state
 
 
 def _equal(a, b):
@@ -207,16 +215,63 @@ def test_a_program_is_gone_once_it_is_not_used(small_config):
         gc.enable()
 
 
-def test_a_diverging_trial_is_frozen_and_disturbs_no_other(data):
-    with_it = _train(_numbers(0.1, 1e30, 0.2), data, [4, 4, 4])
-    without = _train(_numbers(0.1, 0.3, 0.2), data, [4, 4, 4])
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_a_diverging_trial_is_frozen_and_disturbs_no_other(data, mode):
+    with_it = _train(_numbers(0.1, 1e30, 0.2), data, [4, 4, 4], mode=mode)
+    without = _train(_numbers(0.1, 0.3, 0.2), data, [4, 4, 4], mode=mode)
     assert with_it.diverged.tolist() == [False, True, False]
     assert without.diverged.tolist() == [False] * 3
     for i in (0, 2):
         _equal(*(jax.tree.map(lambda a, i=i: a[i], state) for state in (with_it, without)))
     assert 0 < with_it.step[1] < 12
-    longer = _train(_numbers(0.1, 1e30, 0.2), data, [4, 4, 4, 4])
+    longer = _train(_numbers(0.1, 1e30, 0.2), data, [4, 4, 4, 4], mode=mode)
     _equal(*(jax.tree.map(lambda a: a[1], state) for state in (with_it, longer)))
+
+
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_a_diverging_trial_stays_as_it_was_before_the_step(data, mode):
+    states = [
+        jax.tree.map(lambda a: a[1], state)
+        for state in _states(_numbers(0.1, 1e30), data, [1, 1, 1, 1, 4], mode=mode)
+    ]
+    number = [bool(state.diverged) for state in states].index(True)
+    last, first = states[number - 1 : number + 1]
+    for later in states[number:]:
+        _equal(later._replace(diverged=None), last._replace(diverged=None))
+    # A stretch in the midst of which the trial diverges ends with the same bits.
+    _, whole = _states(_numbers(0.1, 1e30), data, [4], mode=mode)
+    _equal(jax.tree.map(lambda a: a[1], whole), first)
+
+
+def test_trials_at_once_do_not_copy_the_examples():
+    num_examples, depth, width = 5000, 10, 50
+    config = default_config().model
+    config.update({"depth": depth, "width": width})
+    net = models.build(config, (28, 28, 1), 10)
+    task = _task()._replace(
+        init=net.init, apply=net.apply, num_train=num_examples, batch_size=100, micro_batch=100
+    )
+
+    def shapes(tree):
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+    data = train.DeviceData(
+        np.zeros((num_examples, 28, 28, 1), np.uint8), np.zeros(num_examples, np.int32)
+    )
+    temporary = []
+    for num_trials in (4, 12):
+        trials = parallel.Trials(num_trials, 1, "vmap")
+        numbers = _numbers(*[0.1] * num_trials)
+        state = jax.eval_shape(jax.vmap(lambda n: train.create(task, n)), numbers)
+        steps = trials.compile(lambda s, d, n: train.train_steps(task, s, d, n))
+        program = steps.lower(state, shapes(data), jax.ShapeDtypeStruct((), np.int32)).compile()
+        temporary.append(program.memory_analysis().temp_size_in_bytes)
+    # What a trial needs of its own: parameters and velocities; the order of the examples, and the
+    # random numbers it is sorted by; a batch, stored and as float32; a block's input, both its
+    # maps and its gate, for the backward pass.
+    own = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in jax.tree.leaves(state))
+    own += 8 * num_examples + 100 * (5 * 784 + 4 * depth * 4 * width)
+    assert (temporary[1] - temporary[0]) / 8 < 2 * own
 
 
 def test_seeds_draw_weights_and_order(data):

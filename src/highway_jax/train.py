@@ -170,24 +170,29 @@ def train_steps(
 
     Args:
         task: What is fixed.
-        state: The trial; a diverged one is returned as it is, at no cost when trials are mapped.
+        state: The trial; a diverged one is returned as it is, and takes no step when trials are
+            mapped.
         data: The examples, of which the first `num_train` are trained on.
         num_steps: How many; must not reach past the end of the epoch that `state.step` is in.
     """
     _, data_key, _ = _keys(state.numbers)
+    epoch, first = jnp.divmod(state.step, task.steps_per_epoch)
+    # One sort of random numbers, where `jax.random.permutation` takes several.
+    bits = jax.random.bits(jax.random.fold_in(data_key, epoch), (task.num_train,))
+    order = jnp.argsort(bits)
+    sums = jax.tree.map(lambda s: jnp.where(first == 0, 0, s), state.sums)
 
-    def run(state: TrialState) -> TrialState:
-        epoch, first = jnp.divmod(state.step, task.steps_per_epoch)
-        # One sort of random numbers, where `jax.random.permutation` takes several.
-        bits = jax.random.bits(jax.random.fold_in(data_key, epoch), (task.num_train,))
-        order = jnp.argsort(bits)
-        fresh = jax.tree.map(lambda s: jnp.where(first == 0, 0, s), state.sums)
+    def continues(carry):
+        i, state = carry
+        return (i < num_steps) & ~state.diverged
 
-        def body(i, state):
-            start = (first + i) * task.batch_size
-            chosen = jax.lax.dynamic_slice(order, (start,), (task.batch_size,))
-            return train_step(task, state, data.take(chosen))
+    def body(carry):
+        i, state = carry
+        start = (first + i) * task.batch_size
+        chosen = jax.lax.dynamic_slice(order, (start,), (task.batch_size,))
+        return i + 1, train_step(task, state, data.take(chosen))
 
-        return jax.lax.fori_loop(0, num_steps, body, state._replace(sums=fresh))
-
-    return jax.lax.cond(state.diverged, lambda state: state, run, state)
+    # Divergence ends the loop instead of choosing a branch of a `cond`: under `vmap` a `cond`
+    # becomes a select, for which everything that its branches read, the examples included, is
+    # copied for each trial. Of a loop only the carry is selected.
+    return jax.lax.while_loop(continues, body, (jnp.int32(0), state._replace(sums=sums)))[1]
