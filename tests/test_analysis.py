@@ -1,12 +1,16 @@
 """Looking inside nets whose weights are set by hand, so that what is found is known."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
-from highway_jax import analysis, data, metrics, trials
+from highway_jax import analysis, data, metrics, parallel, trials
 from highway_jax.config import default_config
+from highway_jax.errors import UserError
 from highway_jax.program import Program
 
 CLASSES = ("left", "right", "neither")
@@ -139,6 +143,86 @@ def test_lesions_are_the_evaluation_of_a_net_with_those_gates(nets):
             expected = metrics.sums(logits, labels, jnp.ones(10, bool))
             np.testing.assert_allclose(found.loss[net, lesion], expected.loss, rtol=1e-5)
             assert found.correct[net, lesion] == expected.correct
+
+
+def _out_of_memory(monkeypatch, most):
+    """Refuses programs that compute more lesions at once than `most`, or any for 0."""
+    compile_, asked = parallel.Trials.compile, []
+
+    def refuse(self, function):
+        def call(items, *shared):
+            asked.append(items[1].shape[1] if len(items) > 1 and items[1].ndim > 2 else 1)
+            if asked[-1] > most:
+                raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile allocating")
+            return compile_(self, function)(items, *shared)
+
+        return call
+
+    monkeypatch.setattr(parallel.Trials, "compile", refuse)
+    return asked
+
+
+def test_lesions_are_the_same_however_many_at_once(nets, monkeypatch):
+    program, _, params = nets
+    found, gates = analysis.Nets(program, params), analysis.pair_lesions(4)
+    expected = found.lesion(gates, at_once=1)
+    asked = _out_of_memory(monkeypatch, 2)
+    for at_once in (2, 3, 10):
+        sums = found.lesion(gates, at_once=at_once)
+        np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-6)
+        np.testing.assert_array_equal(sums.correct, expected.correct)
+        np.testing.assert_array_equal(sums.count, expected.count)
+    # Where memory ends, they are halved.
+    assert asked == [2, 3, 2, 10, 5, 3, 2]
+
+
+def test_memory_that_does_not_hold_one_net_is_an_error_in_one_line(nets, monkeypatch):
+    program, _, params = nets
+    found = analysis.Nets(program, params, batch_size=6)
+    asked = _out_of_memory(monkeypatch, 0)
+    calls = (found.gates, lambda: found.samples(np.array([1])))
+    for call in (*calls, lambda: found.lesion(analysis.single_lesions(4), at_once=3)):
+        with pytest.raises(UserError, match=r"^--batch_size is 6; allowed: fewer.*memory"):
+            call()
+    assert asked == [1, 1, 3, 2, 1]
+
+
+def test_lesions_at_once_and_not_their_number_take_memory(nets, monkeypatch):
+    program, _, params = nets
+    found, temporary = analysis.Nets(program, params), {}
+    compile_ = parallel.Trials.compile
+
+    def measured(self, function):
+        def call(*arguments):
+            program = compile_(self, function).lower(*arguments).compile()
+            temporary[case] = program.memory_analysis().temp_size_in_bytes
+            return program(*arguments)
+
+        return call
+
+    monkeypatch.setattr(parallel.Trials, "compile", measured)
+    for case in ((20, 20), (200, 20), (200, 200)):
+        found.lesion(np.full((case[0], 4), 0.5), at_once=case[1])
+    assert temporary[200, 20] < 1.1 * temporary[20, 20] < temporary[200, 200] / 4
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_lesions_are_one_at_a_time_on_cpu_and_a_budget_of_bytes_elsewhere(
+    nets, monkeypatch, platform
+):
+    program, _, params = nets
+    device = SimpleNamespace(platform=platform)
+    monkeypatch.setattr(parallel, "devices", lambda: [device, device])
+    found, budget = analysis.Nets(program, params, batch_size=1000), analysis._BYTES_AT_ONCE
+    # Three nets on two devices; six units of four bytes on 1,000 examples.
+    assert found._lesions_at_once(10) == (1 if platform == "cpu" else 15)
+    assert found._lesions_at_once(10**6) == (1 if platform == "cpu" else budget // 24_000)
+
+
+def test_a_net_without_blocks_is_refused():
+    program, batch = _program(_dataset(5), depth=1)
+    with pytest.raises(UserError, match=r"config\.model\.depth is 1; allowed: at least 2"):
+        analysis.Nets(program, _create(program, batch))
 
 
 def test_lesioning_the_only_useful_layer_costs_what_it_must():

@@ -127,6 +127,13 @@ def test_diverged_trials_are_counted_and_never_averaged(small_config, tmp_path):
     assert [row["test_accuracy"] == "" for row in _results(tmp_path)] == [False, False, True, True]
 
 
+def test_a_net_without_blocks_has_no_gates_to_draw(small_config, tmp_path):
+    small_config.model.depth = 1
+    small_config.runtime.tensorboard = True
+    small_config.runtime.gate_maps_every = 1
+    assert [row["status"] for row in run(small_config, tmp_path)] == ["finished"] * 2
+
+
 def test_a_changed_config_is_refused_by_name(small_config, tmp_path):
     small_config.training.epochs = 1
     run(small_config, tmp_path)

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from highway_jax import DenseStack, default_config
 from highway_jax.layers import BLOCKS
-from highway_jax.models import REMATS, build, scan_blocks, set_transform_bias
+from highway_jax.models import REMATS, BlockGroup, build, scan_blocks, set_transform_bias
 
 OPTIONS = {"activation": "tanh"}
 
@@ -139,6 +140,40 @@ def test_activations_are_those_of_the_forward_pass():
     np.testing.assert_allclose(
         blocks.y[1:], blocks.h[1:] * blocks.t[1:] + before * (1 - blocks.t[1:]), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("kernel_sizes", [(), (3, 1)])
+def test_a_function_of_each_block_is_collected_in_place_of_its_activations(kernel_sizes):
+    class Stack(nn.Module):
+        collect: Any
+
+        @nn.compact
+        def __call__(self, x, gates):
+            if kernel_sizes:
+                block = BlockGroup("highway", kernel_sizes, 3, {}, name="blocks")
+            else:
+                block = BLOCKS["highway"](3, name="blocks")
+            return scan_blocks(block, x, 2, gates, collect=self.collect)
+
+    x = jax.random.normal(jax.random.key(0), (4, 5, 5, 3) if kernel_sizes else (4, 3))
+    gates = jnp.full((2, 2) if kernel_sizes else 2, jnp.nan)
+    params = Stack(False).init(jax.random.key(1), x, gates)
+    y, nothing = Stack(False).apply(params, x, gates)
+    assert nothing is None
+    _, blocks = Stack(True).apply(params, x, gates)
+
+    def observe(block):
+        assert block.y.shape == x.shape
+        return {"y": block.y.sum(), "change": block.y[0] - block.x[0]}
+
+    again, found = Stack(observe).apply(params, x, gates)
+    np.testing.assert_array_equal(again, y)
+    # Groups of two blocks have an axis for each of both.
+    blocks = jax.tree.map(lambda leaf: leaf.reshape(-1, *x.shape), blocks)
+    found = {name: leaf.reshape(len(blocks.y), -1) for name, leaf in found.items()}
+    for i, (before, after) in enumerate(zip(blocks.x, blocks.y, strict=True)):
+        np.testing.assert_allclose(found["y"][i], after.sum(), rtol=1e-5)
+        np.testing.assert_allclose(found["change"][i], (after - before)[0].ravel(), atol=1e-6)
 
 
 def test_forced_gates_reach_the_layers_they_name():

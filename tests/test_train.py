@@ -274,6 +274,21 @@ def test_trials_at_once_do_not_copy_the_examples():
     assert (temporary[1] - temporary[0]) / 8 < 2 * own
 
 
+def test_mean_gates_of_trials_at_once_keep_no_map_of_every_block(small_config):
+    small_config.seeds = tuple(range(8))
+    small_config.model.depth = 21
+    small_config.runtime.devices = 1
+    small_config.runtime.trial_axis = "vmap"
+    batch, *_ = trials_lib.plan(small_config, [])
+    program = Program(batch, experiment.load_data(small_config.data))
+    params = program.create(batch.hyperparameters()).params
+    index = program.trials.share(np.arange(1000, dtype=np.int32))
+    compiled = program._gate_means.lower(params, program.data, index).compile()
+    # 8 trials, 20 blocks, 1,000 examples and 8 units.
+    assert compiled.memory_analysis().temp_size_in_bytes < 8 * 20 * 1000 * 8 * 4
+    assert program.gate_means(params).shape == (8, 20, 8)
+
+
 def test_seeds_draw_weights_and_order(data):
     same = _train(_numbers(0.1, 0.1, 0.1, seeds=(3, 3, 4)), data, [4])
     kernel = same.params["blocks"]["kernel"]

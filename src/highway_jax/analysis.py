@@ -1,20 +1,24 @@
 """Looking inside trained highway nets: gates, routing by class, lesions (sections 4.1 and 4.2).
 
 `Nets` runs trained nets over examples and gives host arrays of shape [nets, blocks, ...], all nets
-and all lesions in one compiled program. `findings.measure` makes single numbers of them.
+and all lesions in one compiled program: one after the other, but on GPU and TPU some hundred
+lesions of a net at once. `findings.measure` makes single numbers of them.
 
 Blocks count from the first highway layer. The maps of a convolutional block are averaged over
 space, and blocks narrower than the widest of the net are filled up with NaN.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jaxtyping import Array, Float, Int
 
 from highway_jax import evaluate, metrics, models, parallel, train
+from highway_jax.errors import UserError, brief
 from highway_jax.layers import BlockActivations
 from highway_jax.program import Program
 
@@ -66,12 +70,13 @@ class Samples(NamedTuple):
     outputs: Float[np.ndarray, "*nets samples blocks width"]
 
 
-class _Item(NamedTuple):
-    """A piece of work: one net over a stretch of examples with some gates forced."""
+# Of one block's output, for all lesions that are computed at once: 335 lesions of a net of 50 units
+# on 1,000 examples, which fill an accelerator, and take 200 MiB in all.
+_BYTES_AT_ONCE = 2**26
 
-    net: Int[Array, ""]
-    span: Int[Array, "2"]
-    gates: Float[Array, "blocks"]
+
+class _MemoryEnded(UserError):
+    """A device's memory did not hold a part of the work."""
 
 
 class Nets:
@@ -83,17 +88,25 @@ class Nets:
         widths: Units or maps of each block [blocks].
     """
 
-    def __init__(self, program: Program, params: Any):
+    def __init__(self, program: Program, params: Any, batch_size: int = 0):
         """Prepares; nothing is compiled.
 
         Args:
             program: The program that trained them.
             params: Their parameters as a tree of host arrays [nets, ...].
+            batch_size: Examples to look at together; 0 for the program's `evaluation.batch_size`.
+
+        Raises:
+            UserError: If the nets have no blocks.
         """
+        if program.model.num_blocks == 0:
+            raise UserError(
+                f"config.model.depth is {program.config.model.depth}; allowed: at least 2, so that"
+                " there is a highway block to look at"
+            )
         self._model, self._task = program.model, program.task
-        self._convolves = program.convolves
         self._examples, self._spans = program.examples, program.spans
-        self._batch_size = program.config.evaluation.batch_size
+        self._batch_size = batch_size or program.config.evaluation.batch_size
         self._num_classes = program.num_classes
         self._params = params
         self.num_nets = len(jax.tree.leaves(params)[0])
@@ -110,35 +123,35 @@ class Nets:
 
     def gates(self, split: str = "train") -> Gates:
         """Returns what the gates do over a split."""
-        first, end = self._spans[split]
+        examples = self._first(split)
         # Examples, not nets, are spread over the devices: so one net has all of them too, and
         # has the same sums, to the bit, whatever other nets are looked at.
-        edges = np.linspace(first, end, len(parallel.devices()) + 1).astype(np.int32)
+        size, parts = len(examples.labels), len(parallel.devices())
+        edges = np.linspace(0, size, parts + 1).astype(np.int32)
         spans = np.stack([edges[:-1], edges[1:]], axis=-1)
-        items = self._items(
-            np.repeat(np.arange(self.num_nets), len(spans)),
-            np.tile(spans, (self.num_nets, 1)),
-            np.full((self.num_nets * len(spans), self.num_blocks), np.nan),
-        )
-        parts = self._run(self._gate_sums, items)
-        parts = [part.reshape(self.num_nets, len(spans), *part.shape[1:]) for part in parts]
-        counts, gates, changes = (part.astype(np.float64).sum(1) for part in parts)
+        net = np.repeat(np.arange(self.num_nets), parts)
+        found = self._run(self._gate_sums, examples, net, np.tile(spans, (self.num_nets, 1)))
+        found = [sums.reshape(self.num_nets, parts, *sums.shape[1:]) for sums in found]
+        counts, gates, changes = (sums.astype(np.float64).sum(1) for sums in found)
         with np.errstate(invalid="ignore"):
             by_class = self._fill(gates / counts[..., None, None])
         return Gates(counts, by_class, changes / counts.sum(-1, keepdims=True))
 
     def samples(self, index: Int[np.ndarray, "samples"]) -> Samples:
         """Returns what single examples of the training split do in each net."""
-        images, labels = (a[index] for a in self._examples)
+        examples = train.DeviceData(*(a[index] for a in self._examples))
 
-        def look(params, images):
-            logits, runs = self._model.activations(params, self._task.preprocess(images))
-            gates, outputs = (jnp.moveaxis(models.unit_maps(runs, name), 1, 0) for name in "ty")
-            return jnp.argmax(logits, -1), gates, outputs
+        def look(params, examples):
+            logits, runs = self._model.activations(
+                params,
+                self._task.preprocess(examples.images),
+                collect=lambda block: (models.unit_maps(block.t), models.unit_maps(block.y)),
+            )
+            gates, outputs = map(models.join_runs, zip(*runs, strict=True))
+            return jnp.argmax(logits, -1), jnp.moveaxis(gates, 1, 0), jnp.moveaxis(outputs, 1, 0)
 
-        looked = jax.jit(jax.vmap(look, (0, None)))(self._params, images)
-        prediction, gates, outputs = map(np.asarray, looked)
-        index, labels = (np.tile(a, (self.num_nets, 1)) for a in (index, labels))
+        prediction, gates, outputs = self._run(look, examples, np.arange(self.num_nets))
+        index, labels = (np.tile(a, (self.num_nets, 1)) for a in (index, examples.labels))
         return Samples(index, labels, prediction, self._fill(gates), self._fill(outputs))
 
     def lesion(
@@ -146,6 +159,7 @@ class Nets:
         gates: Float[np.ndarray, "lesions blocks"],
         split: str = "train",
         num_examples: int = 0,
+        at_once: int = 0,
     ) -> metrics.Sums:
         """Evaluates every net with transform gates forced, in one compiled program.
 
@@ -154,58 +168,122 @@ class Nets:
                 its input; 1 opens them; NaN leaves them alone.
             split: Which examples.
             num_examples: Only the first so many; 0 for all.
+            at_once: Lesions of a net that a device computes at once, which changes the sums by
+                rounding at most; 0 for what memory and speed suggest. Where memory ends, they are
+                halved.
 
         Returns:
             Sums of arrays [nets, lesions].
+
+        Raises:
+            UserError: If memory does not hold one net with one lesion.
         """
-        gates = np.asarray(gates, np.float32)
+        examples = self._first(split, num_examples)
+        at_once = at_once or self._lesions_at_once(len(gates))
+        while True:
+            try:
+                return self._lesion(np.asarray(gates, np.float32), examples, at_once)
+            except _MemoryEnded:
+                if at_once == 1:
+                    raise
+            at_once = math.ceil(at_once / 2)
+
+    def _lesion(self, gates: np.ndarray, examples: train.DeviceData, at_once: int) -> metrics.Sums:
+        num_lesions, num_chunks = len(gates), math.ceil(len(gates) / at_once)
+        # The last chunk is filled up with copies of the last lesion, which are left out at the end.
+        gates = gates[np.minimum(np.arange(num_chunks * at_once), num_lesions - 1)]
+        gates = gates.reshape(num_chunks, at_once, self.num_blocks)
+        net = np.repeat(np.arange(self.num_nets), num_chunks)
+        sums = self._run(self._lesioned, examples, net, np.tile(gates, (self.num_nets, 1, 1)))
+        return jax.tree.map(lambda a: a.reshape(self.num_nets, -1)[:, :num_lesions], sums)
+
+    def _lesions_at_once(self, num_lesions: int) -> int:
+        devices = parallel.devices()
+        # A CPU is as fast with one at a time, which caches hold.
+        if devices[0].platform == "cpu":
+            return 1
+
+        def look(params, images):
+            return self._model.activations(params, self._task.preprocess(images))[1]
+
+        params = jax.tree.map(lambda leaf: leaf[0], self._params)
+        runs = jax.eval_shape(look, params, self._examples.images[:1])
+        size = max(4 * math.prod(run.y.shape[1:]) for run in runs)
+        most = max(1, _BYTES_AT_ONCE // (size * self._batch_size))
+        return min(most, math.ceil(self.num_nets * num_lesions / len(devices)))
+
+    def _first(self, split: str, num_examples: int = 0) -> train.DeviceData:
+        """Returns the first examples of a split, or all."""
         first, end = self._spans[split]
-        span = np.asarray([first, min(end, first + num_examples) if num_examples else end])
-        items = self._items(
-            np.repeat(np.arange(self.num_nets), len(gates)),
-            np.tile(span, (self.num_nets * len(gates), 1)),
-            np.tile(gates, (self.num_nets, 1)),
-        )
-        sums = self._run(self._lesioned, items)
-        return jax.tree.map(lambda a: a.reshape(self.num_nets, len(gates)), sums)
+        end = min(end, first + num_examples) if num_examples else end
+        return jax.tree.map(lambda a: a[first:end], self._examples)
 
-    def _items(self, net: np.ndarray, span: np.ndarray, gates: np.ndarray) -> _Item:
-        return _Item(net.astype(np.int32), span.astype(np.int32), gates.astype(np.float32))
+    def _run(self, function: Any, examples: train.DeviceData, net: np.ndarray, *items: Any) -> Any:
+        """Returns `function(params, examples, *item)` for each item, over all devices.
 
-    def _run(self, function: Any, items: _Item) -> Any:
-        """Returns `function(item, params of all nets, data)` of all items, over all devices."""
-        over = parallel.Trials(len(items.net), convolves=self._convolves)
-        shared = over.share((self._params, self._examples))
-        return over.fetch(over.compile(function)(over.place(items), *shared))
+        Args:
+            function: What to compute of one net.
+            examples: What the devices need of them.
+            net: The net of each item.
+            items: Further arrays [items, ...].
 
-    def _lesioned(self, item: _Item, params: Any, data: train.DeviceData) -> metrics.Sums:
-        own = jax.tree.map(lambda leaf: leaf[item.net], params)
-        task = self._task._replace(apply=lambda p, x: self._model.apply(p, x, gates=item.gates))
-        return evaluate.evaluate(task, own, data, item.span, self._batch_size)
+        Raises:
+            _MemoryEnded: If a device's memory does not hold what one item needs.
+        """
 
-    def _gate_sums(self, item: _Item, params: Any, data: train.DeviceData) -> tuple[Array, ...]:
+        def of_item(item, params, examples):
+            own = jax.tree.map(lambda leaf: leaf[item[0]], params)
+            return function(own, examples, *item[1:])
+
+        over = parallel.Trials(len(net), mode="map")
+        try:
+            shared = over.share((self._params, examples))
+            return over.fetch(over.compile(of_item)(over.place((net, *items)), *shared))
+        except JaxRuntimeError as error:
+            if not parallel.is_memory(error):
+                raise
+            raise _MemoryEnded(
+                f"--batch_size is {self._batch_size}; allowed: fewer, as the memory of a device"
+                f" does not hold so many examples at a time ({brief(str(error))})"
+            ) from error
+
+    def _lesioned(self, params: Any, examples: train.DeviceData, gates: Array) -> metrics.Sums:
+        def one(gates):
+            task = self._task._replace(apply=lambda p, x: self._model.apply(p, x, gates=gates))
+            span = jnp.array([0, len(examples.labels)])
+            return evaluate.evaluate(task, params, examples, span, self._batch_size)
+
+        return jax.vmap(one)(gates)
+
+    def _gate_sums(
+        self, params: Any, examples: train.DeviceData, span: Int[Array, "2"]
+    ) -> tuple[Array, ...]:
         """Returns counts [classes], gates [classes, blocks, width] and changes [blocks], summed."""
-        own = jax.tree.map(lambda leaf: leaf[item.net], params)
 
         def look(images, labels, counted):
-            _, runs = self._model.activations(own, self._task.preprocess(images), item.gates)
             counted = counted.astype(jnp.float32)
             of_class = jax.nn.one_hot(labels, self._num_classes) * counted[:, None]
-            gates = models.unit_maps(runs, "t")
-            changes = jnp.concatenate([_change(run) for run in runs])
-            sums = jnp.einsum("bc,lbw->clw", of_class, gates, precision="highest")
-            return of_class.sum(0), sums, (changes * counted).sum(-1)
 
-        return evaluate.add_up(look, data, item.span, self._batch_size)
+            def sums(block):
+                gates = models.unit_maps(block.t)
+                by_class = jnp.einsum("bc,bw->cw", of_class, gates, precision="highest")
+                return by_class, (_change(block) * counted).sum()
+
+            _, runs = self._model.activations(params, self._task.preprocess(images), collect=sums)
+            gates, changes = zip(*runs, strict=True)
+            gates = jnp.moveaxis(models.join_runs(gates), 1, 0)
+            return of_class.sum(0), gates, jnp.concatenate(changes)
+
+        return evaluate.add_up(look, examples, span, self._batch_size)
 
     def _fill(self, maps: Any) -> np.ndarray:
         """Returns maps [..., blocks, width] with NaN where a block has no such unit."""
         return np.where(self._outside, np.nan, np.asarray(maps))
 
 
-def _change(run: BlockActivations) -> Float[Array, "blocks batch"]:
-    change = run.y.astype(jnp.float32) - run.x.astype(jnp.float32)
-    return jnp.abs(change).mean(tuple(range(2, change.ndim)))
+def _change(block: BlockActivations) -> Float[Array, "batch"]:
+    change = block.y.astype(jnp.float32) - block.x.astype(jnp.float32)
+    return jnp.abs(change).mean(tuple(range(1, change.ndim)))
 
 
 def single_lesions(num_blocks: int, gate: float = 0.0) -> Float[np.ndarray, "blocks blocks"]:

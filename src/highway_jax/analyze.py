@@ -38,11 +38,13 @@ class Options(NamedTuple):
         num_examples: Training examples to evaluate lesions on; 0 for all.
         num_pair_examples: The same for pairs of layers, of which there are many; 0 for no pairs.
         sample_seed: Draws the examples that are looked at on their own.
+        batch_size: Examples to look at together; 0 for the run's `evaluation.batch_size`.
     """
 
     num_examples: int = 0
     num_pair_examples: int = 2000
     sample_seed: int = 0
+    batch_size: int = 0
 
 
 DEFAULTS = Options()
@@ -121,7 +123,7 @@ def _analyze_batch(
     _, state, extra = restored
     places = [extra["trials"].index(trial.index) for trial in wanted]
     params = jax.tree.map(lambda leaf: leaf[places], state.params)
-    nets = analysis.Nets(program, params)
+    nets = analysis.Nets(program, params, options.batch_size)
 
     rng = np.random.default_rng(options.sample_seed)
     count = min(NUM_SAMPLES, dataset.train.size)
@@ -215,14 +217,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--pair_examples", type=int, default=2000, help="for pairs of layers (default: 2000)"
     )
+    parser.add_argument(
+        "--batch_size", type=int, default=0, help="examples at a time (default: as the run)"
+    )
     arguments = parser.parse_args(argv)
     try:
         workdir = files.expand("--workdir", arguments.workdir)
         out = files.expand("--out", arguments.out) if arguments.out else workdir / "analysis"
-        for name in ("examples", "pair_examples"):
+        for name in ("examples", "pair_examples", "batch_size"):
             if getattr(arguments, name) < 0:
                 raise UserError(f"--{name} is {getattr(arguments, name)}; allowed: 0 or more")
-        options = Options(arguments.examples, arguments.pair_examples)
+        options = Options(
+            arguments.examples, arguments.pair_examples, batch_size=arguments.batch_size
+        )
         for index, found in analyze(workdir, arguments.trial, options).items():
             directory = out / f"trial_{index:04d}"
             numbers = write(found, directory)

@@ -1,7 +1,6 @@
 """One batch of trials, from wherever it stands to its rows of results.csv."""
 
 import math
-import re
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from highway_jax import data as data_lib
 from highway_jax import hosts, metrics, train, trials
 from highway_jax.checkpoint import Checkpoints
 from highway_jax.errors import UserError, brief
+from highway_jax.parallel import is_memory
 from highway_jax.program import SPLITS, Program
 from highway_jax.progress import Bar, format_rate
 from highway_jax.run_context import RunContext, is_extra, rung_of
@@ -22,13 +22,6 @@ from highway_jax.tables import SETTINGS
 
 class TooLarge(MemoryError):
     """The compiler says that a batch will not fit, before anything of it runs."""
-
-
-def is_memory(error: Exception) -> bool:
-    """Returns whether an error says that memory ended."""
-    return isinstance(error, MemoryError) or bool(
-        re.search(r"out of memory|RESOURCE_EXHAUSTED", str(error), re.I)
-    )
 
 
 class BatchRun:
@@ -204,7 +197,8 @@ class BatchRun:
         lines = self._epoch_lines(epoch, curves, diverged)
         self._context.lead(lambda: self._context.records.add_epoch(lines))
         self._recorded = epoch
-        every = self._config.runtime.gate_maps_every
+        # A net of one hidden layer has no blocks to show.
+        every = self._config.runtime.gate_maps_every if self._program.model.num_blocks else 0
         if every and (epoch % every == 0 or epoch == self._batch.epochs):
             gates = self._program.gate_means(state.params)
             self._context.lead(lambda: self._context.records.add_gates(lines, gates))

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from highway_jax import config as config_lib
 from highway_jax import data as data_lib
 from highway_jax import hosts, parallel, trials
-from highway_jax.batch_run import BatchRun, TooLarge, failed_rows, is_memory
+from highway_jax.batch_run import BatchRun, TooLarge, failed_rows
 from highway_jax.compile_cache import CompileCache
 from highway_jax.errors import Lost, brief
 from highway_jax.progress import Display
@@ -113,7 +113,7 @@ def _run_or_halve(batch: trials.Batch, dataset: data_lib.Dataset, context: RunCo
             raise  # The others are within a computation that this process will not come back to.
         reason = brief(str(error) or type(error).__name__, 200)
         # Once steps were taken, only memory is the batch's own fault.
-        if run is not None and run.has_trained and not is_memory(error):
+        if run is not None and run.has_trained and not parallel.is_memory(error):
             raise _lost(batch, reason) from error
     finally:
         context.records.close()

@@ -13,7 +13,7 @@ part is initialised on its own. Their biases are separate parameters: `bias` (b_
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -145,6 +145,11 @@ class _Block(nn.Module):
     def output(activations: BlockActivations) -> Array:
         """Returns what the next block gets of what this one computed."""
         return activations.y
+
+    @staticmethod
+    def observe(function: Callable[[BlockActivations], Any], activations: BlockActivations) -> Any:
+        """Returns a function of what this block computed."""
+        return function(activations)
 
     def _affine(self, x: Array, **biases: float) -> list[Array]:
         """Returns the affine maps of x, one for each bias, computed as one product.

@@ -43,10 +43,10 @@ def scan_blocks(
     num_blocks: int,
     gates: Float[Array, "blocks"] | None = None,
     *,
-    collect: bool = False,
+    collect: Callable[[BlockActivations], Any] | bool = False,
     remat: str = "none",
     unroll: int = 1,
-) -> tuple[Array, BlockActivations | None]:
+) -> tuple[Array, Any]:
     """Applies `num_blocks` copies of `block`, each with parameters of its own, in one `nn.scan`.
 
     Args:
@@ -55,21 +55,24 @@ def scan_blocks(
         num_blocks: How many copies; 0 returns x.
         gates: None, or one number per block: NaN leaves its transform gates alone, any other
             number stands in for them (see `HighwayBlock.activations`).
-        collect: Whether to return every block's activations.
+        collect: What to return of each block: False for nothing, True for its activations, or a
+            function of them, of which nothing else is then kept.
         remat: What the backward pass computes again rather than keeps: "none", all but the
             matrix "products", or "full" blocks.
         unroll: How many blocks the body of the compiled loop has. Neither this nor `remat` changes
             the parameter tree.
 
     Returns:
-        The last block's output, and `BlockActivations` of arrays [blocks, batch, ..., width], or
-        None unless `collect`.
+        The last block's output, and what was collected, as arrays [blocks, ...]: for True
+        `BlockActivations` of arrays [blocks, batch, ..., width]; None if nothing was.
     """
     if num_blocks == 0:
         return x, None
 
     def body(block, x, gate):
         activations = block.activations(x, gate)
+        if callable(collect):
+            return block.output(activations), block.observe(collect, activations)
         return block.output(activations), (activations if collect else None)
 
     if remat != "none":
@@ -122,6 +125,11 @@ class BlockGroup(nn.Module):
         """Returns what the next group gets: the last block's output."""
         return activations.y[-1]
 
+    @staticmethod
+    def observe(function: Callable[[BlockActivations], Any], activations: BlockActivations) -> Any:
+        """Returns the function of each block's activations, stacked: arrays [blocks, ...]."""
+        return jax.vmap(function)(activations)
+
 
 def _fields(block: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns those of the options that a kind of block has."""
@@ -167,19 +175,22 @@ class DenseStack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch *shape"], gates: Array | None = None, collect: bool = False
-    ) -> tuple[Float[Array, "batch classes"], BlockActivations | None]:
-        """Returns float32 logits, and with `collect` the blocks' activations."""
+        self,
+        x: Float[Array, "batch *shape"],
+        gates: Array | None = None,
+        collect: Callable[[BlockActivations], Any] | bool = False,
+    ) -> tuple[Float[Array, "batch classes"], Any]:
+        """Returns float32 logits, and what is to be collected of the blocks (see `scan_blocks`)."""
         first, last = _ends(self.options, self.first_initializer, self.last_initializer)
         x = x.reshape(x.shape[0], -1)
         x = PlainBlock(self.width, **first, name="input")(x)
         block_class = lookup(BLOCKS, "model.block", self.block)
         block = block_class(self.width, **_fields(self.block, self.options), name="blocks")
-        x, activations = scan_blocks(
+        x, collected = scan_blocks(
             block, x, self.depth - 1, gates, collect=collect, remat=self.remat
         )
         logits = PlainBlock(self.num_classes, **last, name="head")(x)
-        return logits, activations
+        return logits, collected
 
 
 class ConvStack(nn.Module):
@@ -208,15 +219,15 @@ class ConvStack(nn.Module):
         self,
         x: Float[Array, "batch height width channels"],
         gates: Float[Array, "blocks"] | None = None,
-        collect: bool = False,
+        collect: Callable[[BlockActivations], Any] | bool = False,
         dropout_keys: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "batch classes"], tuple[BlockActivations, ...] | None]:
-        """Returns float32 logits, and with `collect` the activations of each run of blocks.
+    ) -> tuple[Float[Array, "batch classes"], tuple[Any, ...] | None]:
+        """Returns float32 logits, and what is to be collected of each run of blocks.
 
         Args:
             x: Images.
             gates: None, or a number for each block of the net (see `scan_blocks`).
-            collect: Whether to return the blocks' activations.
+            collect: What to return of each block (see `scan_blocks`).
             dropout_keys: A key for each image, with which units are dropped; None drops none.
         """
         fields, last = _ends(self.options, self.first_initializer, self.last_initializer)
@@ -239,8 +250,8 @@ class ConvStack(nn.Module):
                 case architectures.Blocks():
                     num_blocks = layer.count * len(layer.kernel_sizes)
                     own = None if gates is None else gates[done : done + num_blocks]
-                    x, activations = self._run(layer, x, own, collect, name)
-                    runs.append(activations)
+                    x, collected = self._run(layer, x, own, collect, name)
+                    runs.append(collected)
                     done += num_blocks
         logits = PlainBlock(self.num_classes, **last, name="head")(x.reshape(len(x), -1))
         return logits, (tuple(runs) if collect else None)
@@ -250,10 +261,10 @@ class ConvStack(nn.Module):
         layer: architectures.Blocks,
         x: Array,
         gates: Array | None,
-        collect: bool,
+        collect: Callable[[BlockActivations], Any] | bool,
         name: str,
-    ) -> tuple[Array, BlockActivations | None]:
-        """Applies a run of blocks; activations are [blocks, batch, ...] whatever the groups."""
+    ) -> tuple[Array, Any]:
+        """Applies a run of blocks; what is collected is [blocks, ...] whatever the groups."""
         sizes, options = layer.kernel_sizes, _fields(self.block, self.options)
         if len(sizes) == 1:
             block = BLOCKS[self.block](x.shape[-1], kernel_size=sizes[0], **options, name=name)
@@ -293,8 +304,9 @@ class Model(NamedTuple):
         apply: (params, x, dropout_keys=None, gates=None) -> float32 logits [batch, classes]; x is
             float [batch, ...]; without keys, one for each example, no units are dropped; `gates`
             [blocks] forces the transform gates of blocks where it is not NaN.
-        activations: (params, x, gates=None) -> (logits, a `BlockActivations` of arrays
-            [blocks, batch, ...] for each run of equal blocks).
+        activations: (params, x, gates=None, collect=True) -> (logits, a `BlockActivations` of
+            arrays [blocks, batch, ...] for each run of equal blocks), or with a function of a
+            block's activations as `collect` arrays [blocks, ...] of its results.
         num_parameters: Trainable numbers of one net.
         num_blocks: Blocks that `gates` has a number for.
         multiply_adds: Multiplications of one example's forward pass in kernels.
@@ -302,7 +314,7 @@ class Model(NamedTuple):
 
     init: Callable[[PRNGKeyArray, Float[Array, ""]], Params]
     apply: Callable[..., Array]
-    activations: Callable[..., tuple[Array, tuple[BlockActivations, ...]]]
+    activations: Callable[..., tuple[Array, tuple[Any, ...]]]
     num_parameters: int
     num_blocks: int
     multiply_adds: int
@@ -342,13 +354,9 @@ def join_runs(runs: Iterable[Float[Array, "blocks *rest width"]]) -> Array:
     return jnp.concatenate([jnp.pad(run, pad) for run, pad in zip(runs, pads, strict=True)])
 
 
-def unit_maps(runs: Iterable[BlockActivations], name: str) -> Float[Array, "blocks batch width"]:
-    """Returns one of the activations of all blocks, float32, averaged over an image's places."""
-
-    def average(x):
-        return x.astype(jnp.float32).mean(tuple(range(2, x.ndim - 1)))
-
-    return join_runs(average(getattr(run, name)) for run in runs)
+def unit_maps(x: Float[Array, "batch *space width"]) -> Float[Array, "batch width"]:
+    """Returns an activation of one block as float32, averaged over an image's positions."""
+    return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))
 
 
 def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
@@ -407,9 +415,9 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
             return call(params, x, gates)[0]
         return call(params, x, gates, dropout_keys=dropout_keys)[0]
 
-    def activations(params, x, gates=None):
-        logits, runs = call(params, x, gates, collect=True)
-        return logits, (runs,) if isinstance(runs, BlockActivations) else runs
+    def activations(params, x, gates=None, collect=True):
+        logits, runs = call(params, x, gates, collect=collect)
+        return logits, runs if isinstance(net, ConvStack) else (runs,)
 
     return Model(
         init=init,

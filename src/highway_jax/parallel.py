@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,13 @@ def device_memory(device: jax.Device) -> int | None:
         return (device.memory_stats() or {}).get("bytes_limit")
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return pages * size // len(jax.local_devices())
+
+
+def is_memory(error: Exception) -> bool:
+    """Returns whether an error says that memory ended."""
+    return isinstance(error, MemoryError) or bool(
+        re.search(r"out of memory|RESOURCE_EXHAUSTED", str(error), re.I)
+    )
 
 
 def check_devices() -> None:

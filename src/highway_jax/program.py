@@ -157,8 +157,12 @@ class Program:
     def _gate_means(self) -> Any:
         def means(params, data, index):
             images = self.task.preprocess(data.take(index).images)
-            _, runs = self.model.activations(params, images)
-            return models.unit_maps(runs, "t").mean(1)
+            # Averaged block by block: the gates of all blocks, examples and trials of a large
+            # batch are more than a device holds.
+            _, runs = self.model.activations(
+                params, images, collect=lambda block: models.unit_maps(block.t).mean(0)
+            )
+            return models.join_runs(runs)
 
         return self.trials.compile(means)
 
