@@ -50,15 +50,16 @@ def _row(trial, batch, *, loss, diverged=False):
     }
 
 
-def _play(config, loss=lambda trial: (trial.index * 7919) % 101, diverging=()):
+def _play(config, loss=lambda trial: (trial.index * 7919) % 101, diverging=(), known=None):
     """Runs a sweep whose losses are given, one batch after another; returns batches and rows."""
     done, rows = [], []
-    while batches := trials.plan(config, rows):
+    while batches := trials.plan(config, rows, known=known):
         batch = batches[0]
         done.append(batch)
         new = [_row(t, batch, loss=loss(t), diverged=t.index in diverging) for t in batch.trials]
         changed = {row["trial"] for row in new}
-        rows = trials.decide(config, [r for r in rows if r["trial"] not in changed] + new)
+        rows = [r for r in rows if r["trial"] not in changed] + new
+        rows = trials.decide(config, rows, known=known)
     return done, rows
 
 
@@ -148,15 +149,35 @@ def test_a_cell_that_diverges_whole_ends(search):
     assert len(rows) == 48 + 3 * 2  # three cells have a best setting
 
 
-def test_the_best_setting_is_trained_again(search):
-    _, rows = _play(search)
-    retrained = [t for b in _play(search)[0] for t in b.trials if t.case.endswith("-best")]
+@pytest.mark.parametrize("numbering", [1, 2])
+def test_the_best_setting_is_trained_again(search, numbering):
+    known = trials.cells(search, numbering)
+    batches, rows = _play(search, known=known)
+    retrained = [t for b in batches for t in b.trials if t.case.endswith("-best")]
     assert [t.seed for t in retrained] == [100, 101] * 4
-    assert sorted(t.index for t in retrained) == list(range(48, 56))
-    for cell, again in zip(trials.cells(search), retrained[::2], strict=True):
-        best = min(cell.trials, key=lambda t: (t.index * 7919) % 101)
-        assert again.settings == best.settings
+    best = [min(cell.trials, key=lambda t: (t.index * 7919) % 101) for cell in known]
+    # Since format 2 each setting has indices of its own for its seeds.
+    expected = list(range(48, 56))
+    if numbering == 2:
+        expected = [48 + 2 * trial.index + i for trial in best for i in range(2)]
+    assert [t.index for t in retrained] == expected
+    for trial, again in zip(best, retrained[::2], strict=True):
+        assert again.settings == trial.settings
     assert all(row["status"] in trials.SETTLED for row in rows)
+    found = trials.find(search, rows, known)
+    assert [found[t.index] for t in retrained] == retrained
+    rows = [row | found[row["trial"]].numbers for row in rows]
+    assert trials.outdated(search, rows, known) == []
+    # A better setting that comes late is trained too, where the one before has its rows.
+    last = max(row["trial"] for row in rows)
+    second = sorted(range(12), key=lambda i: (i * 7919) % 101)[1]
+    rows = [row | ({"train_loss": -1.0} if row["trial"] == second else {}) for row in rows]
+    new = [t.index for batch in trials.plan(search, rows, known=known) for t in batch.trials]
+    assert new == ([] if numbering == 1 else [48 + 2 * second, 48 + 2 * second + 1])
+    (line,) = trials.outdated(search, rows, known)
+    assert line.startswith(f"highway-best: trials {expected[0]}, {expected[1]} trained a setting")
+    assert line.endswith(f"that of trial {second} is")
+    assert last in trials.find(search, rows, known)
 
 
 def test_a_plan_can_be_taken_up_from_any_table(search):
@@ -194,3 +215,76 @@ def test_accuracy_is_a_criterion_too():
     ranked = sorted(rows, key=lambda row: trials.merit("valid_accuracy", row))
     assert ranked[0]["valid_accuracy"] == 0.9
     assert math.isnan(ranked[2]["valid_accuracy"])
+
+
+def _remake(config, rows, removed, loss, begun=None):
+    """Removes rows and trains their trials again, with the losses given; returns the rows."""
+    rows = [row for row in rows if row["trial"] not in removed]
+    begun = (begun,) if begun else ()
+    while batches := trials.plan(config, rows, *begun):
+        batch = batches[0]
+        new = [_row(t, batch, loss=loss(t)) for t in batch.trials]
+        changed = {row["trial"] for row in new}
+        rows = [r for r in rows if r["trial"] not in changed] + new
+        rows = trials.decide(config, rows, *begun)
+    return rows
+
+
+def _loss(trial):
+    return (trial.index * 7919) % 101
+
+
+def test_a_failed_trial_tried_again_takes_only_a_position_that_is_left(search):
+    search.sweep.retrain_seeds = ()
+    ranked = sorted(range(12), key=lambda i: (i * 7919) % 101)
+    _, rows = _play(search, diverging=ranked[:1])
+    # The best of all failed, and is tried again after the others were judged.
+    rows = _remake(search, rows, ranked[:1], _loss)
+    statuses = {row["trial"]: (row["rung"], row["status"]) for row in rows}
+    assert statuses[ranked[0]] == (0, trials.DROPPED)
+    assert [statuses[i] for i in ranked[1:4]] == [(2, trials.FINISHED)] * 3
+    assert [statuses[i] for i in ranked[4:7]] == [(1, trials.DROPPED)] * 3
+    assert sum(rung > 0 for rung, _ in list(statuses.values())[:12]) == 6
+
+
+def test_failed_trials_tried_again_take_the_positions_that_are_left(search):
+    search.sweep.retrain_seeds = ()
+    failing = set(range(12)) - {2, 5}
+    _, rows = _play(search, diverging=failing)
+    rows = _remake(search, rows, failing, _loss)
+    by_trial = {row["trial"]: row for row in rows}
+    ranked = sorted(failing, key=lambda i: (i * 7919) % 101)
+    # Of 6 and 3 positions, trials 2 and 5 hold two each.
+    assert [by_trial[i]["status"] for i in (2, 5, ranked[0])] == [trials.FINISHED] * 3
+    assert sum(by_trial[i]["rung"] > 0 for i in range(12)) == 6
+    assert [by_trial[i]["rung"] for i in ranked[:4]] == [2, 1, 1, 1]
+
+
+def test_a_trial_without_a_row_stands_where_its_checkpoint_is(search):
+    search.sweep.retrain_seeds = ()
+    ranked = sorted(range(12), key=lambda i: (i * 7919) % 101)
+    rows, begun = [], {}
+    for batch in _play(search)[0]:
+        if batch.rung == 2:
+            break
+        assert batch in trials.plan(search, rows, begun)
+        begun[batch.name] = [t.index for t in batch.trials]
+        new = [_row(t, batch, loss=_loss(t)) for t in batch.trials]
+        changed = {row["trial"] for row in new}
+        rows = [r for r in rows if r["trial"] not in changed] + new
+        rows = trials.decide(search, rows, begun)
+    promoted = ranked[0]
+    left = [row for row in rows if row["trial"] != promoted]
+    (batch,) = (b for b in trials.plan(search, left, begun) if promoted in _indices(b))
+    assert (batch.rung, _indices(batch)) == (1, [promoted])
+    # Whatever rows are removed, the same trials end at the same rungs.
+    _, whole = _play(search)
+    for removed in ([promoted], ranked[:2], ranked[2:9], range(12), range(48)):
+        again = _remake(search, rows, removed, _loss, begun)
+        assert [(r["trial"], r["rung"], r["status"]) for r in again] == [
+            (r["trial"], r["rung"], r["status"]) for r in whole
+        ]
+
+
+def _indices(batch):
+    return [trial.index for trial in batch.trials]

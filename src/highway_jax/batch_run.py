@@ -15,8 +15,9 @@ from highway_jax.checkpoint import Checkpoints
 from highway_jax.errors import UserError, brief
 from highway_jax.program import SPLITS, Program
 from highway_jax.progress import Bar, format_rate
-from highway_jax.run_context import RunContext, is_extra, rung_of
+from highway_jax.run_context import RunContext, is_extra
 from highway_jax.signals import Stopped
+from highway_jax.trials import rung_of
 
 
 class TooLarge(MemoryError):
@@ -44,6 +45,7 @@ class BatchRun:
         self._total_steps = self._program.steps_per_epoch * batch.epochs
         self._seconds = {"compile": 0.0, "train": 0.0}
         self._recorded = _first_epoch(batch)
+        self._saved_in = batch.name
         self._saved_at = time.monotonic()
         self.has_trained = False
         self._any_alive = True
@@ -106,6 +108,8 @@ class BatchRun:
             if rung_of(sources[0]) == batch.rung:
                 self._seconds = dict(extra["seconds"])
                 self._display.say(f"  going on from the checkpoint of step {step:,}")
+                if step == self._total_steps:
+                    self._saved_in = sources[0]
         context.lead(lambda: context.records.rewind(indices, self._recorded))
         if state is None:
             return self._program.create(self._numbers), step
@@ -119,9 +123,13 @@ class BatchRun:
         rung, name, begun = self._batch.rung, self._batch.name, self._context.begun()
         if name in begun:
             return [name]
-        for other, others in begun.items():
-            if rung_of(other) == rung and set(indices) <= set(others):
-                return [other]
+        larger = [
+            other
+            for other, others in begun.items()
+            if rung_of(other) == rung and set(indices) <= set(others)
+        ]
+        if larger:
+            return [min(larger, key=lambda other: len(begun[other]))]
         if rung == 0:
             return []
         rows = {
@@ -129,9 +137,11 @@ class BatchRun:
         }
         names = sorted({rows[index] for index in indices})
         for gone in (other for other in names if other not in begun):
+            lost = [index for index in indices if rows[index] == gone]
             raise UserError(
-                f"{self._context.checkpoints_dir / gone} is gone, from which {name} goes on;"
-                " restore it, or use another --workdir"
+                f"{self._context.checkpoints_dir / gone} is gone, from which {name} resumes;"
+                f" restore it, or remove the rows of {trials.name_trials(lost)} from results.csv to"
+                " train from the start"
             )
         return names
 
@@ -149,7 +159,17 @@ class BatchRun:
                 f" {self._batch.name} goes on from; restore it, or use another --workdir"
             )
         chosen = [parts[index] for index in indices]
-        return steps.pop(), jax.tree.map(lambda *leaves: np.stack(leaves), *chosen), extra
+        state = jax.tree.map(lambda *leaves: np.stack(leaves), *chosen)
+        pairs = zip(state.numbers, self._numbers, strict=True)
+        other = np.any([found != expected for found, expected in pairs], axis=0)
+        if other.any():
+            wrong = trials.name_trials([int(index) for index in np.asarray(indices)[other]])
+            raise UserError(
+                f"{self._context.checkpoints_dir / names[0]} holds other settings of {wrong} than"
+                f" {self._batch.name} trains; remove it to train from the start, or use another"
+                " --workdir"
+            )
+        return steps.pop(), state, extra
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, train.TrialState, dict]:
         """Returns the newest intact checkpoint in all processes."""
@@ -279,6 +299,7 @@ class BatchRun:
         rows = []
         for i, trial in enumerate(self._batch.trials):
             row = _describe(trial, self._batch) | {
+                "batch": self._saved_in,
                 "status": trials.DIVERGED if diverged[i] else status,
                 "steps": int(steps[i]),
                 "num_parameters": program.model.num_parameters,
