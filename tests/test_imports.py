@@ -25,6 +25,8 @@ ORDER = [
     "evaluate",
     "hosts",
     "parallel",
+    "draws",
+    "design",
     "trials",
     "program",
     "analysis",

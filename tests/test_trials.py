@@ -1,11 +1,18 @@
+import hashlib
 import itertools
+import json
 import math
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import default_config, trials
+from highway_jax import config as config_lib
+from highway_jax import default_config, draws, records, trials
+
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
 
 @pytest.fixture
@@ -50,7 +57,11 @@ def _row(trial, batch, *, loss, diverged=False):
     }
 
 
-def _play(config, loss=lambda trial: (trial.index * 7919) % 101, diverging=(), known=None):
+def _loss(trial):
+    return (trial.index * 7919) % 101
+
+
+def _play(config, loss=_loss, diverging=(), known=None):
     """Runs a sweep whose losses are given, one batch after another; returns batches and rows."""
     done, rows = [], []
     while batches := trials.plan(config, rows, known=known):
@@ -113,6 +124,108 @@ def test_draws_do_not_depend_on_what_else_is_drawn(search):
     assert len(set(settings)) == len(settings)
     search.sweep.seed = 1
     assert trials.cells(search)[0].trials[0].numbers != few[0].trials[0].numbers
+
+
+def test_draws_are_those_of_a_numpy_generator_for_each_trial(search):
+    """The seeds of all generators are computed at once; each must be what numpy makes of it."""
+    search.sweep.seed = 5
+    for cell in trials.cells(search):
+        label = json.dumps([cell.case, {"model.depth": cell.settings["model.depth"]}])
+        digest = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big")
+        for position, trial in enumerate(cell.trials):
+            rng = np.random.default_rng([5, digest, position])
+            drawn = {}
+            for key, (kind, *bounds) in config_lib.flatten(search.sweep.draw).items():
+                if kind == "choice":
+                    drawn[key] = bounds[rng.integers(len(bounds))]
+                elif kind == "integer":
+                    drawn[key] = int(rng.integers(*bounds, endpoint=True))
+                elif kind == "uniform":
+                    drawn[key] = float(rng.uniform(*bounds))
+                else:
+                    drawn[key] = float(np.exp(rng.uniform(*np.log(bounds))))
+            assert trial.settings == cell.settings | drawn
+            assert trial.seed == int(rng.integers(2**32))
+
+
+def test_seeds_of_generators_are_numpys():
+    most = 2**64 - 1
+    cells = [0, 1, 2**32 - 1, 2**32, most, *map(int, np.random.PCG64(3).random_raw(50))]
+    numbers = [0, 7, 10**6]
+    pairs = list(itertools.product(cells, numbers))
+    for seed in (0, 1, 2**32 - 1):
+        words = draws._seed_words(
+            seed,
+            np.array([c for c, _ in pairs], np.uint64),
+            np.array([n for _, n in pairs], np.uint32),
+        )
+        for own, (cell, number) in zip(words, pairs, strict=True):
+            expected = np.random.SeedSequence([seed, cell, number]).generate_state(4, np.uint64)
+            np.testing.assert_array_equal(own, expected)
+
+
+@pytest.mark.parametrize("name", ["highway", "plain", "plain-larger-rates"])
+def test_the_trials_of_saved_results_are_drawn_again(name):
+    folder = RESULTS / "figure1" / name
+    config = config_lib.from_json((folder / "config.json").read_text())
+    known = {t.index: t for cell in trials.cells(config, 1) for t in cell.trials}
+    _, rows = records.read_rows(folder / "results.csv")
+    assert len(rows) > 100
+    for row in rows:
+        trial = known[row["trial"]]
+        assert trial.seed == row["seed"]
+        assert trial.numbers.items() <= row.items()
+        assert trial.settings["model.activation"] == row["activation"]
+
+
+def _many_seeds(config):
+    config.seeds = tuple(range(100_000))
+
+
+def _many_draws(config):
+    config.sweep.trials = 100_000
+    config.sweep.draw.optimizer = {"learning_rate": ("log_uniform", 0.01, 0.3)}
+    config.sweep.draw.model = {"activation": ("choice", "relu", "tanh")}
+    config.sweep.rung_epochs, config.sweep.rung_keeps = (1, 3), (50_000, 20_000)
+    config.sweep.retrain_seeds = (1, 2)
+    config.runtime.max_trials = 100
+
+
+def _many_shapes(config):
+    axis = tuple(range(1, 317))
+    config.sweep.grid.model = {"depth": axis, "width": axis}
+
+
+def _many_numbers(config):
+    axis = tuple(i / 1e6 for i in range(1, 317))
+    config.sweep.grid.optimizer = {"learning_rate": axis, "weight_decay": axis}
+
+
+@pytest.mark.parametrize("arrange", [_many_seeds, _many_draws, _many_shapes, _many_numbers])
+def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange):
+    config = default_config()
+    arrange(config)
+    config_lib.validate(config)
+    seconds = []
+
+    def timed(function, *arguments):
+        began = time.process_time()
+        result = function(*arguments)
+        seconds.append(time.process_time() - began)
+        return result
+
+    known = timed(trials.cells, config)
+    batches = timed(trials.plan, config, [], {}, known)
+    assert sum(len(batch.trials) for batch in batches) == pytest.approx(100_000, rel=0.01)
+    begun = {batch.name: [t.index for t in batch.trials] for batch in batches}
+    rows = [_row(t, batch, loss=_loss(t)) for batch in batches for t in batch.trials]
+    rows = timed(trials.decide, config, rows, begun, known)
+    timed(trials.plan, config, rows, begun, known)
+    again = timed(trials.plan, config, rows[::2], begun, known)
+    assert [t.index for batch in again for t in batch.trials]
+    timed(trials.outdated, config, rows, known)
+    # Each takes about a second, and half an hour where a pair of trials is looked at.
+    assert max(seconds) < 6, seconds
 
 
 def test_halving_keeps_the_best_of_each_cell(search):
@@ -228,10 +341,6 @@ def _remake(config, rows, removed, loss, begun=None):
         rows = [r for r in rows if r["trial"] not in changed] + new
         rows = trials.decide(config, rows, *begun)
     return rows
-
-
-def _loss(trial):
-    return (trial.index * 7919) % 101
 
 
 def test_a_failed_trial_tried_again_takes_only_a_position_that_is_left(search):

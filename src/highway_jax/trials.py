@@ -1,10 +1,9 @@
 """From a config, and what was measured so far, to the batches of trials to train next.
 
-A run is a set of cells: every case at every point of `sweep.grid`. A cell's trials are its seeds,
-or settings drawn from `sweep.draw`. Trials may be dropped at rungs (successive halving: Jamieson &
-Talwalkar 2016), and the best setting of a cell trained again with other seeds. All of it is a pure
-function of the config, the rows of results.csv and the names of the batches that have checkpoints,
-so a run resumes from its directory alone.
+Trials may be dropped at rungs (successive halving: Jamieson & Talwalkar 2016), and the best setting
+of a cell trained again with other seeds. All of it is a pure function of the config, the rows of
+results.csv and the names of the batches that have checkpoints, so a run resumes from its directory
+alone.
 
 A row that is removed from results.csv is a trial to be trained again. It resumes from the
 checkpoint of the highest rung that has one, or else begins anew. At a rung that was decided before,
@@ -13,14 +12,10 @@ best setting of a cell changes so, the new best is trained again too, and the tr
 before keep their rows.
 
 Samplers and pruners of search libraries ask for one trial at a time and judge it alone; here a
-rung is one compiled program of many trials that are judged together, and the draws are a line of
-numpy each.
+rung is one compiled program of many trials that are judged together.
 """
 
 import bisect
-import hashlib
-import itertools
-import json
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -30,6 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
+from highway_jax.design import Cell, Trial, cells
 from highway_jax.optimizer import Hyperparameters
 
 WAITING, PROMOTED = "waiting", "promoted"
@@ -37,43 +33,6 @@ FINISHED, DROPPED, DIVERGED, FAILED = "finished", "dropped", "diverged", "failed
 SETTLED = (FINISHED, DROPPED, DIVERGED, FAILED)
 """What becomes of a trial at a rung: `waiting` for the others, `promoted` to the next, or settled.
 """
-
-FORMAT = 2
-"""How new runs number their trials.
-
-In format 1, that of runs whose environment.json names none, the trials of `sweep.retrain_seeds`
-have the same indices whichever setting of their cell is the best, and one that becomes the best
-later is not trained again. Since format 2 each setting has indices of its own.
-"""
-
-
-class Trial(NamedTuple):
-    """One training.
-
-    Attributes:
-        index: Its number within the run, from 0.
-        case: The name of the case it belongs to; ends in "-best" if it trains the best setting of
-            a search again.
-        settings: Every setting of it, by dotted key.
-        seed: Its seed.
-    """
-
-    index: int
-    case: str
-    settings: dict[str, Any]
-    seed: int
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """Its numeric hyperparameters by name."""
-        return {name: float(self.settings[key]) for name, key in config_lib.NUMERIC.items()}
-
-    @property
-    def static(self) -> str:
-        """Its other settings, which trials must share to share a program, as text."""
-        numeric = set(config_lib.NUMERIC.values())
-        static = {key: value for key, value in self.settings.items() if key not in numeric}
-        return json.dumps(static, default=list)
 
 
 class Batch(NamedTuple):
@@ -111,76 +70,11 @@ class Batch(NamedTuple):
         return [self._replace(name=_name(part, self.rung), trials=part) for part in parts]
 
 
-class Cell(NamedTuple):
-    """One case at one point of the grid.
-
-    Attributes:
-        case: Name of the case.
-        settings: Those common to its trials, by dotted key.
-        trials: Its trials.
-        rungs: Epochs after which trials are judged; the last is the whole training.
-        keeps: Trials kept at each rung but the last.
-        retrained: Indices for trials that train the best setting again: as many as there are
-            `sweep.retrain_seeds`, and since format 2 as many for each of `trials`.
-    """
-
-    case: str
-    settings: dict[str, Any]
-    trials: tuple[Trial, ...]
-    rungs: tuple[int, ...]
-    keeps: tuple[int, ...]
-    retrained: range
-
-
-def cells(config: ConfigDict, numbering: int = FORMAT) -> list[Cell]:
-    """Lists the cells of a valid config, with the trials known from the start.
-
-    Args:
-        config: The run's config.
-        numbering: The `FORMAT` that the run began with.
-    """
-    sweep, found, index = config.sweep, [], itertools.count()
-    axes = config_lib.flatten(sweep.grid)
-    for case in list(config.cases) or [config.name]:
-        for point in itertools.product(*axes.values()):
-            place = dict(zip(axes, point, strict=True))
-            common = config_lib.case_settings(config, case) | place
-            if sweep.trials:
-                label = json.dumps([case, place])
-                drawn = [_draw(sweep, label, i) for i in range(sweep.trials)]
-            else:
-                drawn = [({}, seed) for seed in config.seeds]
-            trials = tuple(
-                Trial(next(index), case, common | settings, seed) for settings, seed in drawn
-            )
-            whole = common["training.epochs"]
-            epochs = tuple(e for e in sweep.rung_epochs if e < whole)
-            keeps = sweep.rung_keeps[: len(epochs)]
-            found.append(Cell(case, common, trials, (*epochs, whole), keeps, range(0)))
-    first, seeds = next(index), len(sweep.retrain_seeds)
-    sizes = [seeds * (len(cell.trials) if numbering > 1 else 1) for cell in found]
-    ends = itertools.accumulate(sizes, initial=first)
-    return [
-        cell._replace(retrained=range(start, start + size))
-        for cell, size, start in zip(found, sizes, ends, strict=False)
-    ]
-
-
-def _draw(sweep: ConfigDict, label: str, index: int) -> tuple[dict[str, Any], int]:
-    # A generator for each trial of each cell: more trials or cells leave these draws as they are.
-    digest = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big")
-    rng = np.random.default_rng([sweep.seed, digest, index])
-    settings = {}
-    for key, (distribution, *bounds) in config_lib.flatten(sweep.draw).items():
-        if distribution == "choice":
-            settings[key] = bounds[rng.integers(len(bounds))]
-        elif distribution == "integer":
-            settings[key] = int(rng.integers(bounds[0], bounds[1], endpoint=True))
-        elif distribution == "uniform":
-            settings[key] = float(rng.uniform(*bounds))
-        else:
-            settings[key] = float(np.exp(rng.uniform(*np.log(bounds))))
-    return settings, int(rng.integers(2**32))
+def _static_keys(config: ConfigDict) -> list[str]:
+    """Returns the keys in which trials differ, and must not differ to share a program."""
+    sections = (config.sweep.grid, config.sweep.draw, *config.cases.values())
+    varied = set().union(*map(config_lib.flatten, sections))
+    return sorted(varied.difference(config_lib.NUMERIC.values()))
 
 
 class _Disk:
@@ -255,8 +149,10 @@ def plan(
             if trial.index not in disk.rows:
                 pending.append((trial, 0, trial.settings["training.epochs"], True))
     groups: dict[tuple, list[Trial]] = {}
+    keys = _static_keys(config)
     for trial, rung, epochs, last in pending:
-        groups.setdefault((rung, epochs, last, trial.static), []).append(trial)
+        static = tuple([trial.settings[key] for key in keys])
+        groups.setdefault((rung, epochs, last, static), []).append(trial)
     size = config.runtime.max_trials or sum(map(len, groups.values()))
     return [
         Batch(_name(part, rung), tuple(part), rung, epochs, last)

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import files
+from highway_jax.design import FORMAT
 from highway_jax.errors import UserError, show
-from highway_jax.trials import FORMAT
 
 _RECORDS = ("checkpoints", "metrics.jsonl", "results.csv", "summary.csv")
 # What an environment may differ in without another bit in the results.
@@ -106,7 +106,7 @@ class Workdir:
             )
 
     def numbering(self) -> int:
-        """Returns how the run here numbers its trials (see `trials.FORMAT`).
+        """Returns how the run here numbers its trials (see `design.FORMAT`).
 
         Raises:
             UserError: If its environment cannot be read, or a later version wrote it.
