@@ -517,7 +517,8 @@ SEARCH = {"sweep.trials": 4, "sweep.draw.optimizer.momentum": ("choice", 0.5, 0.
         ),
         (
             SEARCH | {"sweep.criterion": "valid_loss"},
-            "sweep.criterion is 'valid_loss'; allowed: train_loss where data.valid_size is 0",
+            "sweep.criterion is 'valid_loss'; allowed: train_loss or projected_train_loss where"
+            " data.valid_size is 0",
         ),
         (
             {"sweep.grid.optimizer.schedule": ("constant", "steps")},

@@ -23,6 +23,7 @@ ORDER = [
     "metrics",
     "train",
     "evaluate",
+    "projection",
     "hosts",
     "parallel",
     "draws",

@@ -10,7 +10,7 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from highway_jax import data as data_lib
-from highway_jax import hosts, metrics, train, trials
+from highway_jax import hosts, metrics, optimizer, projection, train, trials
 from highway_jax.checkpoint import Checkpoints
 from highway_jax.errors import UserError, brief
 from highway_jax.program import SPLITS, Program
@@ -283,6 +283,23 @@ class BatchRun:
                 " the same command goes on from there",
             )
 
+    def _projected(self) -> list[float]:
+        """Returns the loss that each trial is projected to end with; NaN after its last rung."""
+        indices = [trial.index for trial in self._batch.trials]
+        if self._batch.last:
+            return [math.nan] * len(indices)
+        curves = self._context.records.losses(indices)
+        sums = optimizer.summed_rates(
+            self._config.optimizer,
+            self._program.steps_per_epoch,
+            self._numbers,
+            self._config.training.epochs,
+        )
+        return [
+            projection.project(curves[index], own, self._batch.epochs)
+            for index, own in zip(indices, sums, strict=True)
+        ]
+
     def _result_rows(self, state: train.TrialState) -> list[dict[str, Any]]:
         """Returns a row of results.csv for each trial; the test split is read for its last."""
         program = self._program
@@ -296,6 +313,7 @@ class BatchRun:
         diverged = program.trials.fetch(state.diverged) | ~finite
         steps = program.trials.fetch(state.step)
         status = trials.FINISHED if self._batch.last else trials.WAITING
+        projected = self._context.lead(self._projected)
         rows = []
         for i, trial in enumerate(self._batch.trials):
             row = _describe(trial, self._batch) | {
@@ -303,6 +321,7 @@ class BatchRun:
                 "status": trials.DIVERGED if diverged[i] else status,
                 "steps": int(steps[i]),
                 "num_parameters": program.model.num_parameters,
+                "projected_train_loss": math.nan if diverged[i] else projected[i],
                 "diverged": bool(diverged[i]),
                 "compile_seconds": round(self._seconds["compile"], 3),
                 "train_seconds": round(self._seconds["train"], 3),
@@ -338,7 +357,9 @@ def _describe(trial: trials.Trial, batch: trials.Batch) -> dict[str, Any]:
 def failed_rows(batch: trials.Batch) -> list[dict[str, Any]]:
     """Returns the rows of trials of which nothing could be measured."""
     nothing = {"status": trials.FAILED, "steps": 0, "num_parameters": 0, "diverged": False}
-    nothing |= dict.fromkeys(("compile_seconds", "train_seconds", "steps_per_second"), math.nan)
+    nothing |= dict.fromkeys(
+        ("projected_train_loss", "compile_seconds", "train_seconds", "steps_per_second"), math.nan
+    )
     for split in SPLITS:
         nothing |= _measures(split, None, 0)
     return [_describe(trial, batch) | nothing for trial in batch.trials]

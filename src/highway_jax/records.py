@@ -10,7 +10,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ RESULTS = (
     "status",
     "steps",
     *MEASURED,
+    "projected_train_loss",
     "diverged",
     "compile_seconds",
     "train_seconds",
@@ -63,7 +64,8 @@ RESULTS = (
 """Columns of results.csv: one row a trial.
 
 `epochs` are those trained; `status` says what became of the trial at its `rung` (see
-`highway_jax.trials`). `train_seconds` is the wall time that the trial's batch spent in training
+`highway_jax.trials`), and `projected_train_loss` what it is projected to end with (see
+`highway_jax.projection`). `train_seconds` is the wall time that the trial's batch spent in training
 steps, compiling and evaluating left out; `steps_per_second` is the steps of all trials of that
 batch over this time.
 """
@@ -130,20 +132,8 @@ class Records:
             UserError: If a line is damaged, or those of that epoch are not there.
         """
         kept, last = [], dict.fromkeys(trials, 0)
-        texts = []
-        if self._metrics.exists():
-            texts = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, text in enumerate(texts, 1):
-            try:
-                line = json.loads(text)
-                trial, at = int(line["trial"]), int(line["epoch"])
-            except (ValueError, KeyError, TypeError) as error:
-                if number == len(texts):
-                    break  # Torn by a crash: it belongs to an epoch that is trained again.
-                raise UserError(
-                    f"line {number} of {self._metrics} is damaged; restore the file, or use"
-                    " another --workdir"
-                ) from error
+        for text, line in self._epochs():
+            trial, at = line["trial"], line["epoch"]
             if trial not in last or at <= epoch:
                 kept.append(text)
             if trial in last and at <= epoch:
@@ -155,6 +145,37 @@ class Records:
                     f" {epoch}; restore the file, or use another --workdir"
                 )
         files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
+
+    def losses(self, trials: Collection[int]) -> dict[int, dict[int, float]]:
+        """Returns the training losses of trials by epoch, where they are finite.
+
+        Raises:
+            UserError: If a line of metrics.jsonl is damaged.
+        """
+        found: dict[int, dict[int, float]] = {trial: {} for trial in trials}
+        for _, line in self._epochs():
+            loss = line.get("train_loss")
+            if line["trial"] in found and isinstance(loss, (int, float)):
+                found[line["trial"]][line["epoch"]] = loss
+        return found
+
+    def _epochs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the lines of metrics.jsonl as text and as data, but for a torn last one."""
+        texts = []
+        if self._metrics.exists():
+            texts = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, text in enumerate(texts, 1):
+            try:
+                line = json.loads(text)
+                line |= {"trial": int(line["trial"]), "epoch": int(line["epoch"])}
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(texts):
+                    break  # Torn by a crash: it belongs to an epoch that is trained again.
+                raise UserError(
+                    f"line {number} of {self._metrics} is damaged; restore the file, or use"
+                    " another --workdir"
+                ) from error
+            yield text, line
 
     def results(self) -> list[dict[str, Any]]:
         """Returns the rows of results.csv, numbers as numbers; no rows if there is no file.
@@ -170,7 +191,11 @@ class Records:
             raise UserError(
                 f"{self._results} cannot be read ({error}); restore it, or use another --workdir"
             ) from error
-        if columns != RESULTS:
+        # Tables of runs that began before losses were projected have no such column.
+        if "projected_train_loss" not in columns:
+            rows = [row | {"projected_train_loss": math.nan} for row in rows]
+            columns = (*columns, "projected_train_loss")
+        if sorted(columns) != sorted(RESULTS):
             raise UserError(
                 f"{self._results} has other columns than this version writes;"
                 " restore it, or use another --workdir"

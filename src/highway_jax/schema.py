@@ -194,8 +194,9 @@ SCHEMA: dict[str, Key] = {
     "sweep.seed": _whole(0, 0, "draws the settings and the seeds of their trials", _UINT32),
     "sweep.criterion": _choice(
         "train_loss",
-        ("train_loss", "valid_loss", "valid_accuracy"),
-        "what the best trial is best in; the paper's is the training loss (section 3.1)",
+        ("train_loss", "projected_train_loss", "valid_loss", "valid_accuracy"),
+        "what the best trial is best in; the paper's is the training loss (section 3.1); projected:"
+        " as it will end",
     ),
     "sweep.rung_epochs": _wholes(
         (),
@@ -288,7 +289,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("sweep.criterion", "data.valid_size"),
         lambda criterion, valid_size: valid_size > 0 or not criterion.startswith("valid"),
-        "train_loss where data.valid_size is 0",
+        "train_loss or projected_train_loss where data.valid_size is 0",
     ),
 )
 """What settings must fulfil together, once each is allowed by itself."""

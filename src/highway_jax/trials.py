@@ -271,8 +271,14 @@ def decide(
 
 
 def merit(criterion: str, row: dict[str, Any]) -> float:
-    """Returns a row's standing by a criterion, smaller is better; infinite where not measured."""
+    """Returns a row's standing by a criterion, smaller is better; infinite where not measured.
+
+    Where no loss is projected, at early rungs and the end of training, it is the one that was
+    reached.
+    """
     value = row[criterion]
+    if math.isnan(value) and criterion == "projected_train_loss":
+        value = row["train_loss"]
     if math.isnan(value):
         return math.inf
     return -value if criterion.endswith("accuracy") else value
