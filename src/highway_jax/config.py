@@ -56,7 +56,8 @@ def default_config() -> ConfigDict:
     every seed. Without cases there is one, named after the run.
 
     `sweep.grid` maps settings to tuples of values, such as `{"model": {"depth": (10, 20)}}`: every
-    case is trained at every point of the grid. A case at a point is a cell.
+    case is trained at every point of the grid. A case at a point is a cell. Points that differ only
+    in settings that the case does not use (`schema.USES`) are one.
 
     `sweep.draw` maps settings to distributions (`schema.DISTRIBUTIONS`), from which `sweep.trials`
     settings are drawn for every cell.

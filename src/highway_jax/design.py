@@ -13,13 +13,17 @@ from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import draws
+from highway_jax.schema import USES
 
 FORMAT = 2
 """How new runs number their trials.
 
-In format 1, that of runs whose environment.json names none, the trials of `sweep.retrain_seeds`
-have the same indices whichever setting of their cell is the best, and one that becomes the best
-later is not trained again. Since format 2 each setting has indices of its own.
+In format 1, that of runs whose environment.json names none, every point of the grid is trained. The
+trials of `sweep.retrain_seeds` have the same indices whichever setting of their cell is the best,
+and one that becomes the best later is not trained again.
+
+Since format 2, points of the grid that differ only in settings that a case does not use are one
+(`schema.USES`), and each setting has indices of its own for `sweep.retrain_seeds`.
 """
 
 
@@ -74,7 +78,7 @@ def cells(config: ConfigDict, numbering: int = FORMAT) -> list[Cell]:
         numbering: The `FORMAT` that the run began with.
     """
     sweep, found, index = config.sweep, [], itertools.count()
-    known = list(places(config))
+    known = list(places(config, numbering))
     own: Iterable = itertools.repeat([({}, seed) for seed in config.seeds])
     if sweep.trials:
         own = draws.draw(sweep, [json.dumps([case, place]) for case, place, _ in known])
@@ -95,14 +99,53 @@ def cells(config: ConfigDict, numbering: int = FORMAT) -> list[Cell]:
     return found
 
 
-def places(config: ConfigDict) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+def places(
+    config: ConfigDict, numbering: int = FORMAT
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Yields each case at each point of the grid: its name, the point, all settings.
 
-    The point and the settings are by dotted key.
+    The point and the settings are by dotted key. Of points that differ only in settings that the
+    case does not use, the first is taken.
     """
     axes = config_lib.flatten(config.sweep.grid)
+    conditional = _conditional(config) if numbering > 1 else []
     for case in list(config.cases) or [config.name]:
         settings = config_lib.case_settings(config, case)
+        seen = set()
         for values in itertools.product(*axes.values()):
             place = dict(zip(axes, values, strict=True))
-            yield case, place, settings | place
+            common = settings | place
+            if conditional:
+                unused = {key for key in conditional if not _is_used(key, common)}
+                used = tuple([None if key in unused else place[key] for key in axes])
+                if used in seen:
+                    continue
+                seen.add(used)
+            yield case, place, common
+
+
+def left_out(config: ConfigDict, numbering: int = FORMAT) -> list[str]:
+    """Returns a sentence for each setting of the grid that a case does not use everywhere."""
+    axes, lines = config_lib.flatten(config.sweep.grid), []
+    for case in list(config.cases) or [config.name]:
+        settings = config_lib.case_settings(config, case)
+        for key in _conditional(config) if numbering > 1 else ():
+            use, (first, *others) = USES[key], axes[key]
+            points = itertools.product(*(axes.get(k, (settings[k],)) for k in use.keys))
+            if others and not all(itertools.starmap(use.check, points)):
+                lines.append(
+                    f"{case}: {key} is only used {use.where}; elsewhere, of {len(others) + 1}"
+                    f" values the first is trained, {first!r}"
+                )
+    return lines
+
+
+def _conditional(config: ConfigDict) -> list[str]:
+    """Returns the keys of the grid that some of its points may not use, whatever is drawn."""
+    drawn = config_lib.flatten(config.sweep.draw)
+    grid = config_lib.flatten(config.sweep.grid)
+    return [key for key in grid if key in USES and drawn.keys().isdisjoint(USES[key].keys)]
+
+
+def _is_used(key: str, settings: dict[str, Any]) -> bool:
+    return USES[key].check(*(settings[k] for k in USES[key].keys))

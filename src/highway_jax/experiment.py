@@ -58,6 +58,8 @@ def run(
         context.lead(lambda: directory.claim(config, fingerprint, trains=bool(batches)))
         context.lead(context.settle)
         try:
+            for line in design.left_out(config, context.numbering) if batches else ():
+                display.say(line)
             if not batches:
                 display.say(f"{directory.path}: finished before, nothing to train")
             while batches:
@@ -87,7 +89,8 @@ def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:
         datasets[_data_key(section)] = loaded[source]
         config_lib.steps_per_epoch(section, loaded[source].train.size)
 
-    for _, _, settings in design.places(config):
+    # All points, whatever the format: the fingerprint must not depend on it.
+    for _, _, settings in design.places(config, 1):
         load(settings)
     fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
     if not config_lib.flatten(config.sweep.draw).keys().isdisjoint(keys):

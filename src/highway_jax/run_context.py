@@ -36,7 +36,8 @@ class RunContext:
         self.display = display
         self.stop = stop
         self.cache = cache
-        self.cells = trials.cells(config, self.lead(directory.numbering))
+        self.numbering = self.lead(directory.numbering)
+        self.cells = trials.cells(config, self.numbering)
         self._warned: set[str] = set()
 
     def lead(self, function: Callable[[], Any]) -> Any:

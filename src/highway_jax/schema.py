@@ -37,6 +37,20 @@ class Rule(NamedTuple):
     allowed: str
 
 
+class Use(NamedTuple):
+    """Where a setting has an effect.
+
+    Attributes:
+        keys: The settings that say so.
+        check: Whether it has one, given their values.
+        where: The same in words.
+    """
+
+    keys: tuple[str, ...]
+    check: Callable[..., bool]
+    where: str
+
+
 _MANY = 10**6
 _INT32 = 2**31 - 1
 _UINT32 = 2**32 - 1
@@ -293,3 +307,47 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 """What settings must fulfil together, once each is allowed by itself."""
+
+_GATES = Use(
+    ("model.block", "model.depth"),
+    lambda block, depth: block == "highway" and depth > 1,
+    "in highway nets of more than one layer",
+)
+
+USES: dict[str, Use] = {
+    "data.split_seed": Use(
+        ("data.valid_size",), lambda size: size > 0, "where data.valid_size is above 0"
+    ),
+    "data.contrast_std": Use(
+        ("data.scaling",), lambda scaling: scaling == "contrast", "where data.scaling is 'contrast'"
+    ),
+    "model.dropout": Use(
+        ("model.architecture",), lambda net: net != "dense", "in convolutional nets"
+    ),
+    "model.gate": _GATES,
+    "model.transform_bias": _GATES,
+    "model.carry_bias": Use(
+        (*_GATES.keys, "model.gate"),
+        lambda block, depth, gate: _GATES.check(block, depth) and gate == "separate",
+        f"{_GATES.where}, where model.gate is 'separate'",
+    ),
+    "optimizer.decay": Use(
+        ("optimizer.schedule",),
+        lambda schedule: schedule != "constant",
+        "where optimizer.schedule is not 'constant'",
+    ),
+    "optimizer.decay_every": Use(
+        ("optimizer.schedule",),
+        lambda schedule: schedule == "exponential",
+        "where optimizer.schedule is 'exponential'",
+    ),
+    "optimizer.last_decay_factor": Use(
+        ("optimizer.weight_decay",),
+        lambda decay: decay > 0,
+        "where optimizer.weight_decay is above 0",
+    ),
+}
+"""Settings that some trainings do not depend on; all others have an effect everywhere.
+
+`optimizer.boundaries` are not among them: `RULES` refuse them where they are not used.
+"""
