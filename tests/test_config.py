@@ -464,6 +464,7 @@ def test_draws_that_are_allowed(key, drawn):
         ("optimizer.learning_rate", ("uniform", 0.1, "1"), "is '1'; allowed: a number"),
         ("optimizer.learning_rate", ("normal", 0.1, 1.0), "is ('normal', 0.1, 1.0)"),
         ("optimizer.learning_rate", ("choice",), "is ('choice',)"),
+        ("training.epochs", ("choice", 2, 3), "is ('choice', 2, 3); allowed there: other keys, as"),
         ("optimizer.learning_rate", ["choice", 0.1], "is ['choice', 0.1]"),
         ("optimizer.learning_rate", (), "is ()"),
         ("optimizer.learning_rate", 0.1, "is 0.1"),
@@ -516,7 +517,8 @@ SEARCH = {"sweep.trials": 4, "sweep.draw.optimizer.momentum": ("choice", 0.5, 0.
         ),
         (
             SEARCH | {"sweep.criterion": "valid_loss"},
-            "sweep.criterion is 'valid_loss'; allowed: train_loss where data.valid_size is 0",
+            "sweep.criterion is 'valid_loss'; allowed: train_loss or projected_train_loss where"
+            " data.valid_size is 0",
         ),
         (
             {"sweep.grid.optimizer.schedule": ("constant", "steps")},
@@ -540,6 +542,42 @@ def test_settings_of_sweeps_belong_together(settings, words):
         validate(config)
     else:
         assert f"config.{words}" in _refusal(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sweep.grid.model.depth": tuple(range(1, 1001)), "seeds": tuple(range(1000))}, None),
+        (
+            {"sweep.grid.model.depth": tuple(range(1, 1001)), "seeds": tuple(range(1001))},
+            "1,000 of config.sweep.grid.model.depth x 1,001 of config.seeds are 1,001,000 trials",
+        ),
+        (
+            dict.fromkeys(
+                ("sweep.grid.model.depth", "sweep.grid.model.width"), tuple(range(1, 2001))
+            ),
+            "2,000 of config.sweep.grid.model.depth x 2,000 of config.sweep.grid.model.width are"
+            " 4,000,000 trials; allowed: at most 1,000,000",
+        ),
+        (SEARCH | {"sweep.trials": 10**6}, None),
+        (
+            SEARCH | {"sweep.trials": 10**6, "sweep.retrain_seeds": (1,)},
+            "(1,000,000 of config.sweep.trials + 1 of config.sweep.retrain_seeds) are 1,000,001",
+        ),
+        (
+            SEARCH | {"sweep.trials": 10**6, "cases.a": ConfigDict({}), "cases.b": ConfigDict({})},
+            "2 of config.cases x 1,000,000 of config.sweep.trials are 2,000,000 trials",
+        ),
+    ],
+)
+def test_more_trials_than_can_be_planned_are_refused(settings, words):
+    config = default_config()
+    for key, value in settings.items():
+        _put(config, key, value)
+    if words is None:
+        validate(config)
+    else:
+        assert _refusal(config).startswith(words)
 
 
 def test_validation_changes_nothing():

@@ -116,6 +116,20 @@ def test_cases_with_equal_shapes_share_a_program(small_config, tmp_path):
     assert rows[0]["train_loss"] != rows[1]["train_loss"]
 
 
+def test_data_settings_may_be_drawn(small_config, tmp_path):
+    small_config.training.epochs = 1
+    small_config.sweep.trials = 4
+    small_config.sweep.draw.data = {"scaling": ("choice", "signed", "caffe")}
+    small_config.sweep.draw.training = {"batch_size": ("choice", 10, 100)}
+    rows = run(small_config, tmp_path)
+    assert [row["status"] for row in rows] == ["finished"] * 4
+    assert len({row["batch"] for row in rows}) > 1
+    small_config.sweep.draw.training = {"batch_size": ("choice", 100, 5000)}
+    with pytest.raises(UserError, match=r"batch_size is 5000; allowed: 1 to \d+"):
+        run(small_config, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_diverged_trials_are_counted_and_never_averaged(small_config, tmp_path):
     small_config.training.epochs = 1
     small_config.cases.good = ConfigDict({})

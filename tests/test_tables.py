@@ -10,7 +10,7 @@ import fault_tools
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import UserError, records, report, run, runs, summaries, tables
+from highway_jax import UserError, design, records, report, run, runs, summaries, tables
 from highway_jax import config as config_lib
 from highway_jax.program import Program
 
@@ -172,11 +172,13 @@ def test_a_line_with_other_cells_than_the_first_is_refused(copy):
             run(config, path)
 
 
-def test_retrained_trials_are_trials_of_the_run(small_config, tmp_path):
+def test_retrained_trials_are_trials_of_the_run(small_config):
     small_config.sweep.trials = 3
     small_config.sweep.draw = ConfigDict({"optimizer": {"learning_rate": ("uniform", 0.1, 0.2)}})
     small_config.sweep.retrain_seeds = (7, 8)
-    assert tables.num_trials(small_config) == 5
+    assert tables.num_trials(design.cells(small_config, numbering=1)) == 3 + 2
+    # Since format 2, whichever setting is the best has indices of its own.
+    assert tables.num_trials(design.cells(small_config)) == 3 + 3 * 2
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "-".join(path.parts[-3:-1]))

@@ -1,11 +1,19 @@
+import csv
+import hashlib
 import itertools
+import json
 import math
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import default_config, trials
+from highway_jax import config as config_lib
+from highway_jax import default_config, draws, trials
+
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
 
 @pytest.fixture
@@ -50,15 +58,20 @@ def _row(trial, batch, *, loss, diverged=False):
     }
 
 
-def _play(config, loss=lambda trial: (trial.index * 7919) % 101, diverging=()):
+def _loss(trial):
+    return (trial.index * 7919) % 101
+
+
+def _play(config, loss=_loss, diverging=(), known=None):
     """Runs a sweep whose losses are given, one batch after another; returns batches and rows."""
     done, rows = [], []
-    while batches := trials.plan(config, rows):
+    while batches := trials.plan(config, rows, known=known):
         batch = batches[0]
         done.append(batch)
         new = [_row(t, batch, loss=loss(t), diverged=t.index in diverging) for t in batch.trials]
         changed = {row["trial"] for row in new}
-        rows = trials.decide(config, [r for r in rows if r["trial"] not in changed] + new)
+        rows = [r for r in rows if r["trial"] not in changed] + new
+        rows = trials.decide(config, rows, known=known)
     return done, rows
 
 
@@ -114,6 +127,110 @@ def test_draws_do_not_depend_on_what_else_is_drawn(search):
     assert trials.cells(search)[0].trials[0].numbers != few[0].trials[0].numbers
 
 
+def test_draws_are_those_of_a_numpy_generator_for_each_trial(search):
+    """The seeds of all generators are computed at once; each must be what numpy makes of it."""
+    search.sweep.seed = 5
+    for cell in trials.cells(search):
+        label = json.dumps([cell.case, {"model.depth": cell.settings["model.depth"]}])
+        digest = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big")
+        for position, trial in enumerate(cell.trials):
+            rng = np.random.default_rng([5, digest, position])
+            drawn = {}
+            for key, (kind, *bounds) in config_lib.flatten(search.sweep.draw).items():
+                if kind == "choice":
+                    drawn[key] = bounds[rng.integers(len(bounds))]
+                elif kind == "integer":
+                    drawn[key] = int(rng.integers(*bounds, endpoint=True))
+                elif kind == "uniform":
+                    drawn[key] = float(rng.uniform(*bounds))
+                else:
+                    drawn[key] = float(np.exp(rng.uniform(*np.log(bounds))))
+            assert trial.settings == cell.settings | drawn
+            assert trial.seed == int(rng.integers(2**32))
+
+
+def test_seeds_of_generators_are_numpys():
+    most = 2**64 - 1
+    cells = [0, 1, 2**32 - 1, 2**32, most, *map(int, np.random.PCG64(3).random_raw(50))]
+    numbers = [0, 7, 10**6]
+    pairs = list(itertools.product(cells, numbers))
+    for seed in (0, 1, 2**32 - 1):
+        words = draws._seed_words(
+            seed,
+            np.array([c for c, _ in pairs], np.uint64),
+            np.array([n for _, n in pairs], np.uint32),
+        )
+        for own, (cell, number) in zip(words, pairs, strict=True):
+            expected = np.random.SeedSequence([seed, cell, number]).generate_state(4, np.uint64)
+            np.testing.assert_array_equal(own, expected)
+
+
+@pytest.mark.parametrize("name", ["highway", "plain", "plain-larger-rates"])
+def test_the_trials_of_saved_results_are_drawn_again(name):
+    folder = RESULTS / "figure1" / name
+    config = config_lib.from_json((folder / "config.json").read_text())
+    known = {t.index: t for cell in trials.cells(config, 1) for t in cell.trials}
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 100
+    for row in rows:
+        trial = known[int(row["trial"])]
+        assert trial.seed == int(row["seed"])
+        assert trial.settings["model.activation"] == row["activation"]
+        for name, value in trial.numbers.items():
+            assert float(row[name]) == value
+
+
+def _many_seeds(config):
+    config.seeds = tuple(range(100_000))
+
+
+def _many_draws(config):
+    config.sweep.trials = 100_000
+    config.sweep.draw.optimizer = {"learning_rate": ("log_uniform", 0.01, 0.3)}
+    config.sweep.draw.model = {"activation": ("choice", "relu", "tanh")}
+    config.sweep.rung_epochs, config.sweep.rung_keeps = (1, 3), (50_000, 20_000)
+    config.sweep.retrain_seeds = (1, 2)
+    config.runtime.max_trials = 100
+
+
+def _many_shapes(config):
+    axis = tuple(range(1, 317))
+    config.sweep.grid.model = {"depth": axis, "width": axis}
+
+
+def _many_numbers(config):
+    axis = tuple(i / 1e6 for i in range(1, 317))
+    config.sweep.grid.optimizer = {"learning_rate": axis, "weight_decay": axis}
+
+
+@pytest.mark.parametrize("arrange", [_many_seeds, _many_draws, _many_shapes, _many_numbers])
+def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange):
+    config = default_config()
+    arrange(config)
+    config_lib.validate(config)
+    seconds = []
+
+    def timed(function, *arguments):
+        began = time.process_time()
+        result = function(*arguments)
+        seconds.append(time.process_time() - began)
+        return result
+
+    known = timed(trials.cells, config)
+    batches = timed(trials.plan, config, [], {}, known)
+    assert sum(len(batch.trials) for batch in batches) == pytest.approx(100_000, rel=0.01)
+    begun = {batch.name: [t.index for t in batch.trials] for batch in batches}
+    rows = [_row(t, batch, loss=_loss(t)) for batch in batches for t in batch.trials]
+    rows = timed(trials.decide, config, rows, begun, known)
+    timed(trials.plan, config, rows, begun, known)
+    again = timed(trials.plan, config, rows[::2], begun, known)
+    assert [t.index for batch in again for t in batch.trials]
+    timed(trials.outdated, config, rows, known)
+    # Each takes about a second, and half an hour where a pair of trials is looked at.
+    assert max(seconds) < 6, seconds
+
+
 def test_halving_keeps_the_best_of_each_cell(search):
     search.sweep.retrain_seeds = ()
     done, rows = _play(search)
@@ -148,15 +265,35 @@ def test_a_cell_that_diverges_whole_ends(search):
     assert len(rows) == 48 + 3 * 2  # three cells have a best setting
 
 
-def test_the_best_setting_is_trained_again(search):
-    _, rows = _play(search)
-    retrained = [t for b in _play(search)[0] for t in b.trials if t.case.endswith("-best")]
+@pytest.mark.parametrize("numbering", [1, 2])
+def test_the_best_setting_is_trained_again(search, numbering):
+    known = trials.cells(search, numbering)
+    batches, rows = _play(search, known=known)
+    retrained = [t for b in batches for t in b.trials if t.case.endswith("-best")]
     assert [t.seed for t in retrained] == [100, 101] * 4
-    assert sorted(t.index for t in retrained) == list(range(48, 56))
-    for cell, again in zip(trials.cells(search), retrained[::2], strict=True):
-        best = min(cell.trials, key=lambda t: (t.index * 7919) % 101)
-        assert again.settings == best.settings
+    best = [min(cell.trials, key=lambda t: (t.index * 7919) % 101) for cell in known]
+    # Since format 2 each setting has indices of its own for its seeds.
+    expected = list(range(48, 56))
+    if numbering == 2:
+        expected = [48 + 2 * trial.index + i for trial in best for i in range(2)]
+    assert [t.index for t in retrained] == expected
+    for trial, again in zip(best, retrained[::2], strict=True):
+        assert again.settings == trial.settings
     assert all(row["status"] in trials.SETTLED for row in rows)
+    found = trials.find(search, rows, known)
+    assert [found[t.index] for t in retrained] == retrained
+    rows = [row | found[row["trial"]].numbers for row in rows]
+    assert trials.outdated(search, rows, known) == []
+    # A better setting that comes late is trained too, where the one before has its rows.
+    last = max(row["trial"] for row in rows)
+    second = sorted(range(12), key=lambda i: (i * 7919) % 101)[1]
+    rows = [row | ({"train_loss": -1.0} if row["trial"] == second else {}) for row in rows]
+    new = [t.index for batch in trials.plan(search, rows, known=known) for t in batch.trials]
+    assert new == ([] if numbering == 1 else [48 + 2 * second, 48 + 2 * second + 1])
+    (line,) = trials.outdated(search, rows, known)
+    assert line.startswith(f"highway-best: trials {expected[0]}, {expected[1]} trained a setting")
+    assert line.endswith(f"that of trial {second} is")
+    assert last in trials.find(search, rows, known)
 
 
 def test_a_plan_can_be_taken_up_from_any_table(search):
@@ -194,3 +331,72 @@ def test_accuracy_is_a_criterion_too():
     ranked = sorted(rows, key=lambda row: trials.merit("valid_accuracy", row))
     assert ranked[0]["valid_accuracy"] == 0.9
     assert math.isnan(ranked[2]["valid_accuracy"])
+
+
+def _remake(config, rows, removed, loss, begun=None):
+    """Removes rows and trains their trials again, with the losses given; returns the rows."""
+    rows = [row for row in rows if row["trial"] not in removed]
+    begun = (begun,) if begun else ()
+    while batches := trials.plan(config, rows, *begun):
+        batch = batches[0]
+        new = [_row(t, batch, loss=loss(t)) for t in batch.trials]
+        changed = {row["trial"] for row in new}
+        rows = [r for r in rows if r["trial"] not in changed] + new
+        rows = trials.decide(config, rows, *begun)
+    return rows
+
+
+def test_a_failed_trial_tried_again_takes_only_a_position_that_is_left(search):
+    search.sweep.retrain_seeds = ()
+    ranked = sorted(range(12), key=lambda i: (i * 7919) % 101)
+    _, rows = _play(search, diverging=ranked[:1])
+    # The best of all failed, and is tried again after the others were judged.
+    rows = _remake(search, rows, ranked[:1], _loss)
+    statuses = {row["trial"]: (row["rung"], row["status"]) for row in rows}
+    assert statuses[ranked[0]] == (0, trials.DROPPED)
+    assert [statuses[i] for i in ranked[1:4]] == [(2, trials.FINISHED)] * 3
+    assert [statuses[i] for i in ranked[4:7]] == [(1, trials.DROPPED)] * 3
+    assert sum(rung > 0 for rung, _ in list(statuses.values())[:12]) == 6
+
+
+def test_failed_trials_tried_again_take_the_positions_that_are_left(search):
+    search.sweep.retrain_seeds = ()
+    failing = set(range(12)) - {2, 5}
+    _, rows = _play(search, diverging=failing)
+    rows = _remake(search, rows, failing, _loss)
+    by_trial = {row["trial"]: row for row in rows}
+    ranked = sorted(failing, key=lambda i: (i * 7919) % 101)
+    # Of 6 and 3 positions, trials 2 and 5 hold two each.
+    assert [by_trial[i]["status"] for i in (2, 5, ranked[0])] == [trials.FINISHED] * 3
+    assert sum(by_trial[i]["rung"] > 0 for i in range(12)) == 6
+    assert [by_trial[i]["rung"] for i in ranked[:4]] == [2, 1, 1, 1]
+
+
+def test_a_trial_without_a_row_stands_where_its_checkpoint_is(search):
+    search.sweep.retrain_seeds = ()
+    ranked = sorted(range(12), key=lambda i: (i * 7919) % 101)
+    rows, begun = [], {}
+    for batch in _play(search)[0]:
+        if batch.rung == 2:
+            break
+        assert batch in trials.plan(search, rows, begun)
+        begun[batch.name] = [t.index for t in batch.trials]
+        new = [_row(t, batch, loss=_loss(t)) for t in batch.trials]
+        changed = {row["trial"] for row in new}
+        rows = [r for r in rows if r["trial"] not in changed] + new
+        rows = trials.decide(search, rows, begun)
+    promoted = ranked[0]
+    left = [row for row in rows if row["trial"] != promoted]
+    (batch,) = (b for b in trials.plan(search, left, begun) if promoted in _indices(b))
+    assert (batch.rung, _indices(batch)) == (1, [promoted])
+    # Whatever rows are removed, the same trials end at the same rungs.
+    _, whole = _play(search)
+    for removed in ([promoted], ranked[:2], ranked[2:9], range(12), range(48)):
+        again = _remake(search, rows, removed, _loss, begun)
+        assert [(r["trial"], r["rung"], r["status"]) for r in again] == [
+            (r["trial"], r["rung"], r["status"]) for r in whole
+        ]
+
+
+def _indices(batch):
+    return [trial.index for trial in batch.trials]

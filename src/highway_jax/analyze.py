@@ -27,6 +27,7 @@ from highway_jax.findings import Findings
 from highway_jax.program import Program
 from highway_jax.records import Records
 from highway_jax.summaries import summarize_search
+from highway_jax.workdir import Workdir
 
 NUM_SAMPLES = 20
 
@@ -67,10 +68,10 @@ def analyze(
     Raises:
         UserError: If the run or the trial is not there, is not finished, or has no highway gates.
     """
-    config, every = _read(workdir)
+    config, every, cells = _read(workdir)
     rows = _choose(config, every, chosen, workdir)
     parallel.use_cores(config.runtime.devices)
-    known = trials.find(config, every)
+    known = trials.find(config, every, cells)
     found = {}
     for name in dict.fromkeys(row["batch"] for row in rows):
         wanted = [row["trial"] for row in rows if row["batch"] == name]
@@ -78,14 +79,15 @@ def analyze(
     return found
 
 
-def _read(workdir: Path) -> tuple[ConfigDict, list[dict[str, Any]]]:
+def _read(workdir: Path) -> tuple[ConfigDict, list[dict[str, Any]], list[trials.Cell]]:
     try:
         config = config_lib.from_json((workdir / "config.json").read_text("utf-8"))
     except OSError as error:
         raise UserError(
             f"--workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
         ) from error
-    return config, Records(workdir, config).results()
+    cells = trials.cells(config, Workdir(workdir).numbering())
+    return config, Records(workdir, config, cells).results(), cells
 
 
 def _choose(

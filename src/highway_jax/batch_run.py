@@ -9,15 +9,16 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from highway_jax import data as data_lib
-from highway_jax import hosts, metrics, train, trials
+from highway_jax import hosts, metrics, optimizer, projection, train, trials
 from highway_jax.checkpoint import Checkpoints
 from highway_jax.errors import UserError, brief
 from highway_jax.parallel import is_memory
 from highway_jax.program import SPLITS, Program
 from highway_jax.progress import Bar, format_rate
-from highway_jax.run_context import RunContext, is_extra, rung_of
+from highway_jax.run_context import RunContext, is_extra
 from highway_jax.signals import Stopped
 from highway_jax.tables import SETTINGS
+from highway_jax.trials import rung_of
 
 
 class TooLarge(MemoryError):
@@ -38,6 +39,7 @@ class BatchRun:
         self._total_steps = self._program.steps_per_epoch * batch.epochs
         self._seconds = {"compile": 0.0, "train": 0.0}
         self._recorded = _first_epoch(batch)
+        self._saved_in = batch.name
         self._saved_at = time.monotonic()
         self.has_trained = False
         self._any_alive = True
@@ -100,6 +102,8 @@ class BatchRun:
             if rung_of(sources[0]) == batch.rung:
                 self._seconds = dict(extra["seconds"])
                 self._display.say(f"  going on from the checkpoint of step {step:,}")
+                if step == self._total_steps:
+                    self._saved_in = sources[0]
         context.lead(lambda: context.records.rewind(indices, self._recorded))
         if state is None:
             return self._program.create(self._numbers), step
@@ -113,9 +117,13 @@ class BatchRun:
         rung, name, begun = self._batch.rung, self._batch.name, self._context.begun()
         if name in begun:
             return [name]
-        for other, others in begun.items():
-            if rung_of(other) == rung and set(indices) <= set(others):
-                return [other]
+        larger = [
+            other
+            for other, others in begun.items()
+            if rung_of(other) == rung and set(indices) <= set(others)
+        ]
+        if larger:
+            return [min(larger, key=lambda other: len(begun[other]))]
         if rung == 0:
             return []
         rows = {
@@ -123,9 +131,11 @@ class BatchRun:
         }
         names = sorted({rows[index] for index in indices})
         for gone in (other for other in names if other not in begun):
+            lost = [index for index in indices if rows[index] == gone]
             raise UserError(
-                f"{self._context.checkpoints_dir / gone} is gone, from which {name} goes on;"
-                " restore it, or use another --workdir"
+                f"{self._context.checkpoints_dir / gone} is gone, from which {name} resumes;"
+                f" restore it, or remove the rows of {trials.name_trials(lost)} from results.csv to"
+                " train from the start"
             )
         return names
 
@@ -143,7 +153,17 @@ class BatchRun:
                 f" {self._batch.name} goes on from; restore it, or use another --workdir"
             )
         chosen = [parts[index] for index in indices]
-        return steps.pop(), jax.tree.map(lambda *leaves: np.stack(leaves), *chosen), extra
+        state = jax.tree.map(lambda *leaves: np.stack(leaves), *chosen)
+        pairs = zip(state.numbers, self._numbers, strict=True)
+        other = np.any([found != expected for found, expected in pairs], axis=0)
+        if other.any():
+            wrong = trials.name_trials([int(index) for index in np.asarray(indices)[other]])
+            raise UserError(
+                f"{self._context.checkpoints_dir / names[0]} holds other settings of {wrong} than"
+                f" {self._batch.name} trains; remove it to train from the start, or use another"
+                " --workdir"
+            )
+        return steps.pop(), state, extra
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, train.TrialState, dict]:
         """Returns the newest intact checkpoint in all processes."""
@@ -258,6 +278,23 @@ class BatchRun:
                 " the same command goes on from there",
             )
 
+    def _projected(self) -> list[float]:
+        """Returns the loss that each trial is projected to end with; NaN after its last rung."""
+        indices = [trial.index for trial in self._batch.trials]
+        if self._batch.last:
+            return [math.nan] * len(indices)
+        curves = self._context.records.losses(indices)
+        sums = optimizer.summed_rates(
+            self._config.optimizer,
+            self._program.steps_per_epoch,
+            self._numbers,
+            self._config.training.epochs,
+        )
+        return [
+            projection.project(curves[index], own, self._batch.epochs)
+            for index, own in zip(indices, sums, strict=True)
+        ]
+
     def _result_rows(self, state: train.TrialState) -> list[dict[str, Any]]:
         """Returns a row of results.csv for each trial; the test split is read for its last."""
         program = self._program
@@ -271,12 +308,15 @@ class BatchRun:
         diverged = program.trials.fetch(state.diverged) | ~finite
         steps = program.trials.fetch(state.step)
         status = trials.FINISHED if self._batch.last else trials.WAITING
+        projected = self._context.lead(self._projected)
         rows = []
         for i, trial in enumerate(self._batch.trials):
             row = _describe(trial, self._batch) | {
+                "batch": self._saved_in,
                 "status": trials.DIVERGED if diverged[i] else status,
                 "steps": int(steps[i]),
                 "num_parameters": program.model.num_parameters,
+                "projected_train_loss": math.nan if diverged[i] else projected[i],
                 "diverged": bool(diverged[i]),
                 "compile_seconds": round(self._seconds["compile"], 3),
                 "train_seconds": round(self._seconds["train"], 3),
@@ -310,7 +350,9 @@ def _describe(trial: trials.Trial, batch: trials.Batch) -> dict[str, Any]:
 def failed_rows(batch: trials.Batch) -> list[dict[str, Any]]:
     """Returns the rows of trials of which nothing could be measured."""
     nothing = {"status": trials.FAILED, "steps": 0, "num_parameters": 0, "diverged": False}
-    nothing |= dict.fromkeys(("compile_seconds", "train_seconds", "steps_per_second"), math.nan)
+    nothing |= dict.fromkeys(
+        ("projected_train_loss", "compile_seconds", "train_seconds", "steps_per_second"), math.nan
+    )
     for split in SPLITS:
         nothing |= _measures(split, None, 0)
     return [_describe(trial, batch) | nothing for trial in batch.trials]

@@ -9,6 +9,7 @@ the final config.
 import difflib
 import itertools
 import json
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -37,6 +38,13 @@ CASE_SECTIONS = ("data", "model", "optimizer", "training", "evaluation")
 CASE_KEYS = tuple(key for key in SCHEMA if key.partition(".")[0] in CASE_SECTIONS)
 """Keys in which the cases of a run may differ."""
 
+MAX_TRIALS = 10**6
+"""Most trials of a run.
+
+Planning holds all of them, about 3 kB each, and results.csv has a row for each, about 300 bytes,
+that is written again after each batch.
+"""
+
 _SECTIONS = {key.rpartition(".")[0] for key in SCHEMA} - {""}
 _MAX_STEPS = 2**31 - 1
 
@@ -48,7 +56,8 @@ def default_config() -> ConfigDict:
     every seed. Without cases there is one, named after the run.
 
     `sweep.grid` maps settings to tuples of values, such as `{"model": {"depth": (10, 20)}}`: every
-    case is trained at every point of the grid. A case at a point is a cell.
+    case is trained at every point of the grid. A case at a point is a cell. Points that differ only
+    in settings that the case does not use (`schema.USES`) are one.
 
     `sweep.draw` maps settings to distributions (`schema.DISTRIBUTIONS`), from which `sweep.trials`
     settings are drawn for every cell.
@@ -170,6 +179,7 @@ def validate(config: ConfigDict) -> None:
             f"config.sweep.trials is {values['sweep.trials']}; allowed: 0 where config.sweep.draw"
             " is empty, above 0 where it is not"
         )
+    _check_count(values, list(settings), grid)
     varied = grid | {key: choices for key, (kind, *choices) in draw.items() if kind == "choice"}
     for prefix, case in (settings or {"": {}}).items():
         _check_rules(values | case, varied, prefix)
@@ -207,6 +217,11 @@ def _check_points(key: str, points: Any, taken: Collection[str]) -> None:
 
 def _check_drawn(key: str, drawn: Any, taken: Collection[str]) -> None:
     _check_place(key, drawn, "sweep.draw.", taken)
+    if key == "training.epochs":
+        raise UserError(
+            f"config.sweep.draw.{key} is {show(drawn)}; allowed there: other keys, as the trials of"
+            " a cell train for the same epochs; sweep.grid may vary them"
+        )
     kind, *bounds = drawn if isinstance(drawn, tuple) and drawn else (None,)
     is_right = isinstance(kind, str) and kind in DISTRIBUTIONS
     for value in bounds if is_right else ():
@@ -226,6 +241,23 @@ def _check_drawn(key: str, drawn: Any, taken: Collection[str]) -> None:
         raise UserError(
             f"config.sweep.draw.{key} is {show(drawn)}; allowed:"
             f" {'; '.join(DISTRIBUTIONS.values())}"
+        )
+
+
+def _check_count(values: dict[str, Any], cases: list[str], grid: dict[str, Any]) -> None:
+    counts = {"cases": len(cases)} if cases else {}
+    counts |= {f"sweep.grid.{key}": len(points) for key, points in grid.items()}
+    own = "sweep.trials" if values["sweep.trials"] else "seeds"
+    counts[own] = values["sweep.trials"] or len(values["seeds"])
+    retrained = len(values["sweep.retrain_seeds"])
+    total = math.prod(counts.values()) // counts[own] * (counts[own] + retrained)
+    if total > MAX_TRIALS:
+        factors = [f"{count:,} of config.{key}" for key, count in counts.items() if count > 1]
+        if retrained:
+            factors[-1] = f"({factors[-1]} + {retrained:,} of config.sweep.retrain_seeds)"
+        raise UserError(
+            f"{' x '.join(factors)} are {total:,} trials; allowed: at most {MAX_TRIALS:,}, as all"
+            " are planned in memory"
         )
 
 

@@ -10,12 +10,11 @@ from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import data as data_lib
-from highway_jax import hosts, parallel, trials
+from highway_jax import design, hosts, parallel, trials
 from highway_jax.batch_run import BatchRun, TooLarge, failed_rows
 from highway_jax.compile_cache import CompileCache
 from highway_jax.errors import Lost, brief
 from highway_jax.progress import Display
-from highway_jax.records import Records
 from highway_jax.run_context import RunContext
 from highway_jax.signals import StopRequest
 from highway_jax.workdir import Workdir
@@ -45,58 +44,80 @@ def run(
     if not hosts.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
-    datasets = hosts.together(lambda: _load_all(config))
+    datasets, fingerprint = hosts.together(lambda: _load_all(config))
     directory = Workdir(workdir)
     with (
         hosts.led(directory.locked()),
         StopRequest().listening() as stop,
         CompileCache(config.runtime.compile_cache).used() as cache,
     ):
-        records = Records(directory.path, config, tensorboard=config.runtime.tensorboard)
-        context = RunContext(config, directory, records, display, stop, cache)
-        fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
+        numbering = hosts.lead(directory.numbering)
+        context = RunContext(config, numbering, directory, display, stop, cache)
         # Before the tables are read, which another config would make no sense of.
         context.lead(lambda: directory.check(config, fingerprint))
         batches = context.plan()
         context.lead(lambda: directory.claim(config, fingerprint, trains=bool(batches)))
         context.lead(context.settle)
         try:
+            for line in design.left_out(config, context.numbering) if batches else ():
+                display.say(line)
             if not batches:
                 display.say(f"{directory.path}: finished before, nothing to train")
             while batches:
-                dataset = datasets[_data_key(batches[0].config)]
-                _run_or_halve(batches[0], dataset, context)
+                _run_or_halve(batches[0], datasets[_data_key(batches[0].config)], context)
                 batches = context.plan()
-            return context.lead(records.results)
+            return context.lead(context.records.results)
         finally:
-            records.close()
+            context.records.close()
 
 
-def _load_all(config: ConfigDict) -> dict[str, data_lib.Dataset]:
-    """Returns the data of all cells, by `_data_key`."""
-    datasets = {}
-    for cell in trials.cells(config):
-        cell_config = config_lib.unflatten(cell.settings)
-        key = _data_key(cell_config)
-        if key not in datasets:
-            datasets[key] = load_data(cell_config.data)
-        config_lib.steps_per_epoch(cell_config, datasets[key].train.size)
-    return datasets
+def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:
+    """Returns the data of all trials by `_data_key`, and the fingerprint of those of the cells."""
+    keys = [k for k in config_lib.CASE_KEYS if k.startswith(("data.", "training."))]
+    datasets: dict[str, data_lib.Dataset] = {}
+    loaded: dict[tuple, data_lib.Dataset] = {}
+    seen = set()
+
+    def load(settings: dict[str, Any]) -> None:
+        values = tuple([settings[key] for key in keys])
+        if values in seen:
+            return
+        seen.add(values)
+        section = config_lib.unflatten(settings)
+        source = tuple(section.data[name] for name in _SOURCE)
+        if source not in loaded:
+            loaded[source] = load_data(section.data)
+        datasets[_data_key(section)] = loaded[source]
+        config_lib.steps_per_epoch(section, loaded[source].train.size)
+
+    # All points, whatever the format: the fingerprint must not depend on it.
+    for _, _, settings in design.places(config, 1):
+        load(settings)
+    fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
+    if not config_lib.flatten(config.sweep.draw).keys().isdisjoint(keys):
+        for cell in design.cells(config):
+            for trial in cell.trials:
+                load(trial.settings)
+    return datasets, fingerprint
 
 
 def _data_key(config: ConfigDict) -> str:
     return config.data.to_json()
 
 
+_SOURCE = ("name", "valid_size", "split_seed", "dir", "cache_dir", "download")
+
+
 def load_data(section: ConfigDict) -> data_lib.Dataset:
     """Returns the data set that the `data` section of a config describes."""
+    name, valid_size, split_seed, data_dir, cache_dir, download = (section[k] for k in _SOURCE)
     return data_lib.load(
-        section.name,
-        valid_size=section.valid_size,
-        split_seed=section.split_seed,
-        data_dir=section.dir,
-        cache_dir=section.cache_dir,
-        download=section.download,
+        name,
+        valid_size=valid_size,
+        split_seed=split_seed,
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        download=download,
     )
 
 

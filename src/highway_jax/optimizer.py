@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt32
 
@@ -60,6 +61,33 @@ def learning_rate(
     else:
         falls = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
     return numbers.learning_rate * numbers.decay ** falls.astype(jnp.float32)
+
+
+def summed_rates(
+    config: Any, steps_per_epoch: int, numbers: Hyperparameters, epochs: int
+) -> np.ndarray:
+    """Returns the sums of the rates of all steps until the end of each epoch.
+
+    Args:
+        config: The `optimizer` section, as for `learning_rate`.
+        steps_per_epoch: Steps of an epoch.
+        numbers: Those of the trials, arrays [trials].
+        epochs: Epochs of the whole training.
+
+    Returns:
+        float64 [trials, epochs].
+    """
+    steps = jnp.arange(steps_per_epoch, dtype=jnp.int32)
+
+    def of_trial(numbers, first):
+        rates = jax.vmap(lambda step: learning_rate(config, steps_per_epoch, numbers, step))
+        return jnp.sum(rates(first + steps))
+
+    def of_epoch(epoch):
+        return jax.vmap(of_trial, (0, None))(numbers, epoch * steps_per_epoch)
+
+    sums = jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32))
+    return np.cumsum(np.asarray(sums, np.float64), axis=0).T
 
 
 def _kernels(params: Any) -> Any:

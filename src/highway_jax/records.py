@@ -8,7 +8,7 @@ for byte.
 import json
 import math
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
-from highway_jax import files, tables
+from highway_jax import design, files, tables
 from highway_jax.errors import UserError
 from highway_jax.events import Events
 from highway_jax.schema import SCHEMA
@@ -30,16 +30,25 @@ SHOWN = ("activation", "block", "depth", "width", *config_lib.NUMERIC, "seed", "
 class Records:
     """The record files of one working directory."""
 
-    def __init__(self, directory: Path, config: ConfigDict, *, tensorboard: bool = True):
+    def __init__(
+        self,
+        directory: Path,
+        config: ConfigDict,
+        cells: list[design.Cell] | None = None,
+        *,
+        tensorboard: bool = True,
+    ):
         """Reads and writes nothing yet.
 
         Args:
             directory: The working directory.
             config: The config of its run.
+            cells: The run's cells, if they are not those of a new run.
             tensorboard: Whether to write TensorBoard events.
         """
         self._directory = Path(directory)
         self._config = config
+        self._cells = design.cells(config) if cells is None else cells
         self._own_columns = tables.own_columns(config)
         self._metrics = self._directory / "metrics.jsonl"
         self._results = self._directory / "results.csv"
@@ -81,20 +90,8 @@ class Records:
             UserError: If a line is damaged, or those of that epoch are not there.
         """
         kept, last = [], dict.fromkeys(trials, 0)
-        texts = []
-        if self._metrics.exists():
-            texts = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, text in enumerate(texts, 1):
-            try:
-                line = json.loads(text)
-                trial, at = int(line["trial"]), int(line["epoch"])
-            except (ValueError, KeyError, TypeError) as error:
-                if number == len(texts):
-                    break  # Torn by a crash: it belongs to an epoch that is trained again.
-                raise UserError(
-                    f"line {number} of {self._metrics} is damaged; restore the file, or use"
-                    " another --workdir"
-                ) from error
+        for text, line in self._epochs():
+            trial, at = line["trial"], line["epoch"]
             if trial not in last or at <= epoch:
                 kept.append(text)
             if trial in last and at <= epoch:
@@ -106,6 +103,37 @@ class Records:
                     f" {epoch}; restore the file, or use another --workdir"
                 )
         files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
+
+    def losses(self, trials: Collection[int]) -> dict[int, dict[int, float]]:
+        """Returns the training losses of trials by epoch, where they are finite.
+
+        Raises:
+            UserError: If a line of metrics.jsonl is damaged.
+        """
+        found: dict[int, dict[int, float]] = {trial: {} for trial in trials}
+        for _, line in self._epochs():
+            loss = line.get("train_loss")
+            if line["trial"] in found and isinstance(loss, (int, float)):
+                found[line["trial"]][line["epoch"]] = loss
+        return found
+
+    def _epochs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the lines of metrics.jsonl as text and as data, but for a torn last one."""
+        texts = []
+        if self._metrics.exists():
+            texts = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, text in enumerate(texts, 1):
+            try:
+                line = json.loads(text)
+                line |= {"trial": int(line["trial"]), "epoch": int(line["epoch"])}
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(texts):
+                    break  # Torn by a crash: it belongs to an epoch that is trained again.
+                raise UserError(
+                    f"line {number} of {self._metrics} is damaged; restore the file, or use"
+                    " another --workdir"
+                ) from error
+            yield text, line
 
     def results(self) -> list[dict[str, Any]]:
         """Returns the rows of results.csv, numbers as numbers; no rows if there is no file.
@@ -119,12 +147,12 @@ class Records:
         if not self._results.exists():
             return []
         try:
-            columns, rows = tables.read(self._results, tables.num_trials(self._config))
+            columns, rows = tables.read(self._results, tables.num_trials(self._cells))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self._results} cannot be read ({error}); restore it, or use another --workdir"
             ) from error
-        return tables.complete(columns, rows, self._config)
+        return tables.complete(columns, rows, self._config, self._cells)
 
     def write_results(self, rows: list[dict[str, Any]]) -> None:
         """Writes results.csv, and summary.csv from it; each file whole or not at all.

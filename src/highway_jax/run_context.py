@@ -1,13 +1,13 @@
 """What the batches of a run share: its directory, its records, and what to do next."""
 
-import re
+import logging
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from highway_jax import files, hosts, trials
+from highway_jax import design, files, hosts, trials
 from highway_jax.checkpoint import Checkpoints
 from highway_jax.compile_cache import CompileCache
 from highway_jax.errors import UserError
@@ -23,19 +23,34 @@ class RunContext:
     def __init__(
         self,
         config: ConfigDict,
+        numbering: int,
         directory: Workdir,
-        records: Records,
         display: Display,
         stop: StopRequest,
         cache: CompileCache,
     ):
+        """Reads and writes nothing yet.
+
+        Args:
+            config: The run's config.
+            numbering: How it numbers its trials (see `design.FORMAT`).
+            directory: Its directory.
+            display: Where progress is shown.
+            stop: Whether a signal asked to stop.
+            cache: The compiled programs that are kept.
+        """
         self.config = config
+        self.numbering = numbering
+        self.cells = design.cells(config, numbering)
         self.directory = directory
         self.checkpoints_dir = directory.path / "checkpoints"
-        self.records = records
+        self.records = Records(
+            directory.path, config, self.cells, tensorboard=config.runtime.tensorboard
+        )
         self.display = display
         self.stop = stop
         self.cache = cache
+        self._warned: set[str] = set()
 
     def lead(self, function: Callable[[], Any]) -> Any:
         """Lets the first process read or write the directory while it is this run's."""
@@ -54,7 +69,11 @@ class RunContext:
     def plan(self) -> list[trials.Batch]:
         """Returns the batches to train; those begun are taken up as they were."""
         rows, begun = self.lead(lambda: (self.records.results(), self._begun()))
-        batches = trials.plan(self.config, rows, {k: v for k, v in begun.items() if v})
+        for line in trials.outdated(self.config, rows, self.cells):
+            if line not in self._warned and hosts.is_first():
+                logging.warning(line)
+            self._warned.add(line)
+        batches = trials.plan(self.config, rows, begun, self.cells)
         known = {row["batch"] for row in rows} | {batch.name for batch in batches}
         if lost := [name for name, indices in begun.items() if not indices and name not in known]:
             raise UserError(
@@ -95,7 +114,7 @@ class RunContext:
         new = {row["trial"] for row in rows}
         kept = [row for row in self.records.results() if row["trial"] not in new]
         before = {row["trial"] for row in kept if row["status"] in trials.SETTLED}
-        rows = trials.decide(self.config, [*kept, *rows])
+        rows = trials.decide(self.config, [*kept, *rows], self._begun(), self.cells)
         self.records.write_results(rows)
         settled = [row for row in rows if row["status"] in trials.SETTLED]
         self.records.add_settings(row for row in settled if row["trial"] not in before)
@@ -113,7 +132,7 @@ class RunContext:
         rungs = {row["trial"]: row["rung"] for row in rows}
         # Only what is found there: the names in a table are not to be trusted with this.
         for name, indices in self._begun().items():
-            done = all(rungs.get(index, -1) >= rung_of(name) for index in indices)
+            done = all(rungs.get(index, -1) >= trials.rung_of(name) for index in indices)
             if indices and done and name not in needed:
                 shutil.rmtree(self.checkpoints_dir / name, ignore_errors=True)
 
@@ -131,9 +150,3 @@ def is_extra(extra: Any) -> bool:
         and all(type(index) is int for index in indices)
         and len(indices) > 0
     )
-
-
-def rung_of(batch_name: str) -> int:
-    """Returns the rung that the name of a batch says."""
-    match = re.search(r"-rung(\d+)$", batch_name)
-    return int(match[1]) if match else 0

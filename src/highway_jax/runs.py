@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from highway_jax import config as config_lib
-from highway_jax import findings, tables, trials
+from highway_jax import design, findings, tables, trials
 from highway_jax.errors import UserError, show
 from highway_jax.findings import Findings
 from highway_jax.schema import NAME, SCHEMA, is_name
@@ -76,7 +76,7 @@ def read(directory: Path) -> Run:
             trial: {"trial": trial, "case": lines[0].get("case", ""), "seed": lines[0].get("seed")}
             for trial, lines in curves.items()
         }
-        rows, planned = _rows(directory / "results.csv", text, config)
+        rows, planned = _rows(directory / "results.csv", text, config, environment)
         settings |= planned | {row["trial"]: row for row in rows}
     except (OSError, EOFError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
@@ -148,29 +148,33 @@ def _curves(directory: Path) -> dict[int, list[Row]]:
     return curves
 
 
-def _rows(path: Path, text: str, config: dict[str, Any]) -> tuple[list[Row], dict[int, Row]]:
+def _rows(
+    path: Path, text: str, config: dict[str, Any], environment: dict[str, Any]
+) -> tuple[list[Row], dict[int, Row]]:
     """Returns the rows of results.csv, if there is one, and the settings of all known trials.
 
     Args:
         path: The table.
         text: What config.json says.
         config: The same, as `_config` returns it.
+        environment: What environment.json says.
     """
     try:
         planned = config_lib.from_json(text)
+        cells = design.cells(planned, environment.get("format", 1))
     except UserError:  # That of another version: no trials can be planned from it.
-        planned = None
+        planned, cells = None, None
     columns, rows = (), []
     if path.exists():
-        columns, rows = tables.read(path, planned and tables.num_trials(planned))
+        columns, rows = tables.read(path, cells and tables.num_trials(cells))
     if planned is None:
         return _completed(columns, rows, config), {}
-    rows = tables.complete(columns, rows, planned)
+    rows = tables.complete(columns, rows, planned, cells)
     keys = (*tables.SETTINGS.values(), *config_lib.varied_keys(planned))
     settings = {
         index: {"case": trial.case, "seed": trial.seed, "trial": index}
         | {tables.column(key): trial.settings[key] for key in keys}
-        for index, trial in trials.find(planned, rows).items()
+        for index, trial in trials.find(planned, rows, cells).items()
     }
     return rows, settings
 

@@ -37,6 +37,20 @@ class Rule(NamedTuple):
     allowed: str
 
 
+class Use(NamedTuple):
+    """Where a setting has an effect.
+
+    Attributes:
+        keys: The settings that say so.
+        check: Whether it has one, given their values.
+        where: The same in words.
+    """
+
+    keys: tuple[str, ...]
+    check: Callable[..., bool]
+    where: str
+
+
 _MANY = 10**6
 _INT32 = 2**31 - 1
 _UINT32 = 2**32 - 1
@@ -194,8 +208,9 @@ SCHEMA: dict[str, Key] = {
     "sweep.seed": _whole(0, 0, "draws the settings and the seeds of their trials", _UINT32),
     "sweep.criterion": _choice(
         "train_loss",
-        ("train_loss", "valid_loss", "valid_accuracy"),
-        "what the best trial is best in; the paper's is the training loss (section 3.1)",
+        ("train_loss", "projected_train_loss", "valid_loss", "valid_accuracy"),
+        "what the best trial is best in; the paper's is the training loss (section 3.1); projected:"
+        " as it will end",
     ),
     "sweep.rung_epochs": _wholes(
         (),
@@ -288,7 +303,51 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("sweep.criterion", "data.valid_size"),
         lambda criterion, valid_size: valid_size > 0 or not criterion.startswith("valid"),
-        "train_loss where data.valid_size is 0",
+        "train_loss or projected_train_loss where data.valid_size is 0",
     ),
 )
 """What settings must fulfil together, once each is allowed by itself."""
+
+_GATES = Use(
+    ("model.block", "model.depth"),
+    lambda block, depth: block == "highway" and depth > 1,
+    "in highway nets of more than one layer",
+)
+
+USES: dict[str, Use] = {
+    "data.split_seed": Use(
+        ("data.valid_size",), lambda size: size > 0, "where data.valid_size is above 0"
+    ),
+    "data.contrast_std": Use(
+        ("data.scaling",), lambda scaling: scaling == "contrast", "where data.scaling is 'contrast'"
+    ),
+    "model.dropout": Use(
+        ("model.architecture",), lambda net: net != "dense", "in convolutional nets"
+    ),
+    "model.gate": _GATES,
+    "model.transform_bias": _GATES,
+    "model.carry_bias": Use(
+        (*_GATES.keys, "model.gate"),
+        lambda block, depth, gate: _GATES.check(block, depth) and gate == "separate",
+        f"{_GATES.where}, where model.gate is 'separate'",
+    ),
+    "optimizer.decay": Use(
+        ("optimizer.schedule",),
+        lambda schedule: schedule != "constant",
+        "where optimizer.schedule is not 'constant'",
+    ),
+    "optimizer.decay_every": Use(
+        ("optimizer.schedule",),
+        lambda schedule: schedule == "exponential",
+        "where optimizer.schedule is 'exponential'",
+    ),
+    "optimizer.last_decay_factor": Use(
+        ("optimizer.weight_decay",),
+        lambda decay: decay > 0,
+        "where optimizer.weight_decay is above 0",
+    ),
+}
+"""Settings that some trainings do not depend on; all others have an effect everywhere.
+
+`optimizer.boundaries` are not among them: `RULES` refuse them where they are not used.
+"""

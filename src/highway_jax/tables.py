@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import files, trials
+from highway_jax.design import Cell
 from highway_jax.errors import show
 from highway_jax.schema import SCHEMA
 
@@ -55,6 +56,7 @@ RESULTS = (
     "status",
     "steps",
     *MEASURED,
+    "projected_train_loss",
     "diverged",
     "compile_seconds",
     "train_seconds",
@@ -63,7 +65,8 @@ RESULTS = (
 """Columns of every results.csv: one row a trial.
 
 `epochs` are those trained; `status` says what became of the trial at its `rung` (see
-`highway_jax.trials`). `train_seconds` is the wall time that the trial's batch spent in training
+`highway_jax.trials`), and `projected_train_loss` the loss that it is projected to end with (see
+`highway_jax.projection`). `train_seconds` is the wall time that the trial's batch spent in training
 steps, compiling and evaluating left out; `steps_per_second` is the steps of all trials of that
 batch over this time.
 """
@@ -84,7 +87,8 @@ _TYPES: dict[str, type] = {
     **{name: type(SCHEMA[key].default) for name, key in SETTINGS.items()},
     **dict.fromkeys(("batch", "case", "status"), str),
     **dict.fromkeys(("trial", "epochs", "num_parameters", "seed", "rung", "steps"), int),
-    **dict.fromkeys((*MEASURED, "compile_seconds", "train_seconds", "steps_per_second"), float),
+    **dict.fromkeys((*MEASURED, "projected_train_loss"), float),
+    **dict.fromkeys(("compile_seconds", "train_seconds", "steps_per_second"), float),
     "diverged": bool,
 }
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", tuple: "a list"}
@@ -113,11 +117,9 @@ def setting_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return (*SETTINGS, *own)
 
 
-def num_trials(config: ConfigDict) -> int:
-    """Returns how many trials a run has, those of a best setting trained again included."""
-    cells = trials.cells(config)
-    retrained = len(cells) * len(config.sweep.retrain_seeds)
-    return sum(len(cell.trials) for cell in cells) + retrained
+def num_trials(cells: Iterable[Cell]) -> int:
+    """Returns how many trials cells may have, those of best settings trained again included."""
+    return sum(len(cell.trials) + len(cell.retrained) for cell in cells)
 
 
 def read(path: Path, num_trials: int | None = None) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
@@ -200,7 +202,7 @@ def _check_row(row: dict[str, Any], num_trials: int | None) -> None:
 
 
 def complete(
-    columns: Sequence[str], rows: list[dict[str, Any]], config: ConfigDict
+    columns: Sequence[str], rows: list[dict[str, Any]], config: ConfigDict, cells: list[Cell]
 ) -> list[dict[str, Any]]:
     """Returns rows with every setting that has a column in this version's table.
 
@@ -208,6 +210,7 @@ def complete(
         columns: Columns of the table that was read.
         rows: Its rows.
         config: The run's config, which says what the table does not.
+        cells: The run's cells.
     """
     varied = config_lib.varied_keys(config)
     missing = {column(key): key for key in (*SETTINGS.values(), *varied)}
@@ -215,7 +218,7 @@ def complete(
     if not missing:
         return rows
     common = {k: v for k, v in config_lib.flatten(config).items() if k not in varied}
-    known = trials.find(config, rows)
+    known = trials.find(config, rows, cells)
     completed = []
     for row in rows:
         # A retrained trial is unknown while a row is missing from its cell.

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from highway_jax import config as config_lib
 from highway_jax import files
-from highway_jax.errors import UserError
+from highway_jax.design import FORMAT
+from highway_jax.errors import UserError, show
 
 _RECORDS = ("checkpoints", "metrics.jsonl", "results.csv", "summary.csv")
 # What an environment may differ in without another bit in the results.
@@ -116,6 +117,22 @@ class Workdir:
                 " written there. Use another --workdir"
             )
 
+    def numbering(self) -> int:
+        """Returns how the run here numbers its trials (see `design.FORMAT`).
+
+        Raises:
+            UserError: If its environment cannot be read, or a later version wrote it.
+        """
+        if not (self.path / "config.json").exists():
+            return FORMAT
+        found = self.environment().get("format", 1)
+        if type(found) is not int or not 1 <= found <= FORMAT:
+            raise UserError(
+                f"{self.path / 'environment.json'} has the format {show(found)}; allowed: 1 to"
+                f" {FORMAT}, those that this version reads"
+            )
+        return found
+
     def check(self, config: ConfigDict, data_fingerprint: str) -> None:
         """Checks that what is to be run here is what was run here before, if anything was.
 
@@ -171,10 +188,11 @@ class Workdir:
 
     def _describe(self, data_fingerprint: str) -> None:
         """Writes `environment.json`; one that is different from before is told and kept."""
-        now = describe_environment()
+        now, numbering = describe_environment(), self.numbering()
         before = self.environment()
         earlier = before.pop("earlier", [])
         before.pop("data_fingerprint", None)
+        before.pop("format", None)
         if before and before != now:
             earlier = [*earlier, before] if isinstance(earlier, list) else [before]
             changed = config_lib.changes(_flatten(before), _flatten(now))
@@ -184,7 +202,7 @@ class Workdir:
                     " differ in the last bits from those of a run left alone",
                     "; ".join(changed),
                 )
-        now |= {"data_fingerprint": data_fingerprint}
+        now |= {"format": numbering, "data_fingerprint": data_fingerprint}
         if earlier:
             now |= {"earlier": earlier}
         files.write_atomically(self.path / "environment.json", json.dumps(now, indent=2) + "\n")
