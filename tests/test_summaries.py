@@ -33,11 +33,23 @@ def _two_values(key):
     return first, second
 
 
+# With these, a training depends on every setting (see `schema.USES`).
+_USING_ALL = {
+    "data.valid_size": 100,
+    "data.scaling": "contrast",
+    "model.architecture": "mnist10",
+    "model.gate": "separate",
+    "optimizer.weight_decay": 0.001,
+}
+
+
 def _config(where, key, values):
     """Returns a config that varies a key; it is never validated, as nothing is trained with it."""
     config = default_config()
     config.name = "varied"
     config.seeds = (0, 1, 2)
+    for other, value in _USING_ALL.items():
+        config_lib.put(config, other, value)
     if where == "cases":
         for name, value in zip(("one", "two"), values, strict=True):
             config.cases[name] = ConfigDict({})
