@@ -265,8 +265,10 @@ def test_a_convolutional_net_trains_alone_as_in_a_batch(tmp_path):
     settings.seeds = (1,)
     experiment.run(settings, tmp_path / "alone")
     both, alone = (_early_losses(tmp_path / name) for name in ("both", "alone"))
-    # Rounding, as of programs compiled for one device and for two, has not grown by then.
-    np.testing.assert_allclose(both, alone, rtol=1e-5)
+    # The programs for one device and for two are rounded differently, and training lets the
+    # differences grow, to 9e-5 after six epochs on some processors.
+    np.testing.assert_allclose(both[0], alone[0], rtol=1e-7)
+    np.testing.assert_allclose(both[:3], alone[:3], rtol=1e-5)
     assert all(row["train_loss"] < 2.1 and not row["diverged"] for row in rows)
     assert rows[0]["architecture"] == "highway_a"
 
