@@ -17,8 +17,8 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from highway_jax import preprocess
-from highway_jax.experiment import load_data
+from highway_jax.data import preprocess
+from highway_jax.runs.experiment import load_data
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "table3_cifar.py"
 

@@ -18,7 +18,7 @@ import machine
 import numpy as np
 import ours
 
-from highway_jax import architectures
+from highway_jax.nn import architectures
 
 NUM_EXAMPLES, BATCH_SIZE = 10_000, 100
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9

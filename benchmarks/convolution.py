@@ -122,7 +122,7 @@ def prepare_jax(name: str, rival: str, options: argparse.Namespace) -> Callable[
     from jax import lax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from highway_jax.convolution import conv2d, global_avg_pool, max_pool
+    from highway_jax.nn.convolution import conv2d, global_avg_pool, max_pool
 
     implementation = "loop_safe" if rival == LOOP_SAFE else "native"
     image, net = SECTIONS[_section(name)][name]

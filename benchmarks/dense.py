@@ -17,7 +17,7 @@ import machine
 import numpy as np
 import ours
 
-from highway_jax import parallel
+from highway_jax.training import trial_mesh
 
 NUM_EXAMPLES = 60_000
 NUM_PIXELS = 28 * 28
@@ -187,7 +187,7 @@ def start_all(
     """Returns our ways to train and PyTorch's, ready to be measured."""
     dataset = ours.make_dataset(BATCH_SIZE)
     params, losses = ours.first_steps(settings(depth), dataset, NUM_CHECKED_STEPS)
-    num_trials = parallel.num_cores() * arguments.trials_per_core
+    num_trials = trial_mesh.num_cores() * arguments.trials_per_core
     own = [
         start_ours(rivals, depth, 1, "ours, 1 trial"),
         start_ours(rivals, depth, num_trials, f"ours, {num_trials} trials"),

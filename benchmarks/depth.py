@@ -20,8 +20,9 @@ import dense
 import machine
 import ours
 
-from highway_jax import config as config_lib
-from highway_jax import experiment, parallel
+from highway_jax.config import config as config_lib
+from highway_jax.runs import experiment
+from highway_jax.training import trial_mesh
 
 ALLOWED_RATIO = 1.25
 """Compiling the deepest net may take this much longer than compiling the shallowest."""
@@ -29,7 +30,7 @@ ALLOWED_RATIO = 1.25
 
 def work_compile(depth: int, num_trials: int) -> tuple[Callable, dict]:
     """Compiles in this worker; there is nothing more to measure."""
-    parallel.use_cores()
+    trial_mesh.use_cores()
     program, numbers = ours.make_program(dense.settings(depth), num_trials, ours.make_dataset())
     return (lambda seconds: (0, seconds)), {"compile_seconds": program.compile(numbers)}
 
@@ -39,7 +40,7 @@ def measure_compiling(depths: list[int], repetitions: int) -> dict[int, list[flo
     seconds: dict[int, list[float]] = {depth: [] for depth in depths}
     for _ in range(repetitions):
         for depth in depths:
-            work = {"depth": depth, "num_trials": parallel.num_cores()}
+            work = {"depth": depth, "num_trials": trial_mesh.num_cores()}
             with machine.Rivals() as rivals:
                 rival = rivals.start(
                     f"depth {depth}", machine.all_cores("depth", "work_compile", **work)
@@ -53,7 +54,7 @@ def measure_steps(depths: list[int], rounds: int, seconds: float) -> dict[int, l
     rates = {}
     for depth in depths:
         with machine.Rivals() as rivals:
-            rival = dense.start_ours(rivals, depth, parallel.num_cores(), f"depth {depth}")
+            rival = dense.start_ours(rivals, depth, trial_mesh.num_cores(), f"depth {depth}")
             measured = rivals.measure(rounds, seconds)[rival.name]
             rates[depth] = [rate.per_second for rate in measured]
     return rates
@@ -70,7 +71,7 @@ def train_deep(depth: int, epochs: int) -> dict[str, Any]:
     """
     config = config_lib.default_config()
     config.name = f"depth{depth}"
-    config.seeds = tuple(range(parallel.num_cores()))
+    config.seeds = tuple(range(trial_mesh.num_cores()))
     config.data.subtract_mean = True
     config.model.depth, config.model.width = depth, dense.WIDTH
     config.model.transform_bias = -8.0

@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import machine
 import numpy as np
 
-from highway_jax import metrics, models, paper, preprocess
-from highway_jax.experiment import load_data
+from highway_jax.data import preprocess
+from highway_jax.nn import stacks
+from highway_jax.paper import published
+from highway_jax.runs.experiment import load_data
+from highway_jax.training import metrics
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -41,7 +44,7 @@ def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
     """Returns the mean test loss of so many freshly drawn nets."""
     config = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
     dataset = load_data(config.data)
-    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    model = stacks.build(config.model, dataset.image_shape, dataset.num_classes)
     images, prepare = preprocess.examples(config.data, dataset)
     inputs = prepare(jnp.asarray(images[-dataset.test.size :][:num_images]))
     labels = jnp.asarray(dataset.test.labels[:num_images])
@@ -65,7 +68,7 @@ def main() -> None:
     )
     rows = []
     for net in NETS:
-        log = float(paper.author_curve(*net.key)[0, 2])
+        log = float(published.author_curve(*net.key)[0, 2])
         found = losses(net, arguments.draws, arguments.images)
         within = found.min() <= log <= found.max()
         rows.append({"net": net.key, "log": log, "losses": found.tolist(), "within": bool(within)})

@@ -15,16 +15,16 @@ import machine
 import numpy as np
 import ours
 
-from highway_jax import analysis
+from highway_jax.analysis import trained_nets
 
 
 def measure(depth: int, num_examples: int) -> dict[str, float]:
     """Returns the seconds that each way takes, compiling included, and checks that all agree."""
     program, numbers = ours.make_program(dense.settings(depth), 1, ours.make_dataset(num_examples))
     params = program.trials.fetch(program.create(numbers).params)
-    nets = analysis.Nets(program, params)
+    nets = trained_nets.Nets(program, params)
     whole = np.full((1, nets.num_blocks), np.nan)
-    gates = np.concatenate([whole, analysis.single_lesions(nets.num_blocks)])
+    gates = np.concatenate([whole, trained_nets.single_lesions(nets.num_blocks)])
     images = jax.device_put(program.examples.images)
     labels = jax.device_put(program.examples.labels)
     own = jax.tree.map(lambda leaf: jax.device_put(leaf[0]), params)

@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from highway_jax import parallel, workdir
+from highway_jax.storage import workdir
+from highway_jax.training import trial_mesh
 
 MATRIX_SIZE = 2048
 """Side of the square matrices of the yardstick."""
@@ -283,12 +284,12 @@ def has(package: str) -> bool:
 
 def describe() -> dict[str, Any]:
     """Returns the hardware, the versions and how busy the machine is."""
-    parallel.use_cores()
+    trial_mesh.use_cores()
     environment = workdir.describe_environment()
     versions = {p: metadata.version(p) for p in _PACKAGES if has(p)}
     return {
         "processor": environment["processor"],
-        "cores": parallel.num_cores(),
+        "cores": trial_mesh.num_cores(),
         "system": environment["system"],
         "python": environment["python"],
         "versions": versions,

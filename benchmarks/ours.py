@@ -8,9 +8,11 @@ from typing import Any
 import machine
 import numpy as np
 
-from highway_jax import config as config_lib
-from highway_jax import data, parallel, trials
-from highway_jax.program import Program
+from highway_jax.config import config as config_lib
+from highway_jax.data import datasets
+from highway_jax.sweep import planning
+from highway_jax.training import trial_mesh
+from highway_jax.training.program import Program
 
 MNIST_SHAPE, NUM_CLASSES = (28, 28, 1), 10
 Settings = Mapping[str, Any]
@@ -18,16 +20,20 @@ Settings = Mapping[str, Any]
 
 def make_dataset(
     num_examples: int = 60_000, shape: tuple[int, int, int] = MNIST_SHAPE
-) -> data.Dataset:
+) -> datasets.Dataset:
     """Returns random images, the same first ones every time, named as a data set like them."""
     images = np.random.default_rng(0).integers(0, 256, (num_examples, *shape), np.uint8)
     labels = np.random.default_rng(1).integers(0, NUM_CLASSES, num_examples).astype(np.int32)
-    train, none = data.Split(images, labels), data.Split(images[:0], labels[:0])
+    train, none = datasets.Split(images, labels), datasets.Split(images[:0], labels[:0])
     name = "mnist" if shape[-1] == 1 else "cifar10"
-    return data.Dataset(name, train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255)
+    return datasets.Dataset(
+        name, train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255
+    )
 
 
-def make_program(settings: Settings, num_trials: int, dataset: data.Dataset) -> tuple[Program, Any]:
+def make_program(
+    settings: Settings, num_trials: int, dataset: datasets.Dataset
+) -> tuple[Program, Any]:
     """Returns the program of a config with these settings, and its trials' hyperparameters."""
     config = config_lib.default_config()
     config.data.name = dataset.name
@@ -35,12 +41,12 @@ def make_program(settings: Settings, num_trials: int, dataset: data.Dataset) -> 
     for key, value in settings.items():
         config_lib.put(config, key, value)
     config_lib.validate(config)
-    (batch,) = trials.plan(config, [])
+    (batch,) = planning.plan(config, [])
     return Program(batch, dataset), batch.hyperparameters()
 
 
 def first_steps(
-    settings: Settings, dataset: data.Dataset, num_steps: int
+    settings: Settings, dataset: datasets.Dataset, num_steps: int
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[float]]:
     """Returns a trial's initial parameters, and its loss at each of its first steps.
 
@@ -68,7 +74,7 @@ def work(
 ) -> tuple[Callable, dict]:
     """Gets a worker ready to train; it measures trial-steps, and tells its start and memory."""
     began = time.perf_counter()
-    parallel.use_cores()
+    trial_mesh.use_cores()
     program, numbers = make_program(settings, num_trials, make_dataset(num_examples, shape))
     compile_seconds = program.compile(numbers)
     measured = measure(program, numbers)

@@ -21,10 +21,10 @@ and highway nets gain from large ones that few of 40 draws from a wider range hi
 
 `mnist,halving` draws 40 settings and continues the better 16 after 4 epochs, the better 10 after 15
 and the better 3 after 60 to 400. After 15 and 60 the better are those that are projected to end
-lower (`highway_jax.projection`): a rate that falls fast looks best on the way and ends higher.
-Three are trained to the end, at 1.6 times the steps of one: projections from epoch 60 are off by
-factors of 0.85 to 1.3 for highway nets and 1.7 to 4 for plain ones, and in one search of eight the
-three best differ by a tenth.
+lower (`highway_jax.sweep.projection`): a rate that falls fast looks best on the way and ends
+higher. Three are trained to the end, at 1.6 times the steps of one: projections from epoch 60 are
+off by factors of 0.85 to 1.3 for highway nets and 1.7 to 4 for plain ones, and in one search of
+eight the three best differ by a tenth.
 
 Earlier searches took the one with the lowest loss after 60 epochs to 400
 (`--config.sweep.criterion=train_loss --config.sweep.rung_keeps=16,10,1`), two CPU cores some three
@@ -37,7 +37,7 @@ hours; best training losses at 10, 20, 50 and 100 layers, and the paper's
 
 from ml_collections import ConfigDict
 
-from highway_jax.config import default_config
+from highway_jax.config.config import default_config
 from highway_jax.errors import UserError
 
 WIDTHS = {"highway": 50, "plain": 71}

@@ -8,7 +8,7 @@ best of those tried; with the highway net's, the plain net does not train at all
 
 from ml_collections import ConfigDict
 
-from highway_jax.config import default_config
+from highway_jax.config.config import default_config
 
 
 def get_config() -> ConfigDict:

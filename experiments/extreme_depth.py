@@ -14,7 +14,7 @@ One seed; all settings are ours and the same for every depth. On MNIST, 20 epoch
 
 from ml_collections import ConfigDict
 
-from highway_jax.config import default_config
+from highway_jax.config.config import default_config
 from highway_jax.errors import UserError
 
 

@@ -11,7 +11,7 @@ the search's own best reached a training loss of 1.43 in 40 epochs.
 
 from ml_collections import ConfigDict
 
-from highway_jax import recipes
+from highway_jax.config import recipes
 
 
 def get_config(variant: str = "train") -> ConfigDict:

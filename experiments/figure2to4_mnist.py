@@ -12,7 +12,7 @@ else of their training. `search` found 0.074 the best rate of those it drew (tra
 
 from ml_collections import ConfigDict
 
-from highway_jax import recipes
+from highway_jax.config import recipes
 
 
 def get_config(variant: str = "train") -> ConfigDict:

@@ -12,7 +12,7 @@ an activation that is bounded.
 
 from ml_collections import ConfigDict
 
-from highway_jax.config import default_config
+from highway_jax.config.config import default_config
 from highway_jax.errors import UserError
 
 WIDTHS = {"highway": 50, "plain": 71, "residual": 71}

@@ -20,7 +20,7 @@ its falls of the rate at a third and two thirds as well: not the paper's experim
 
 from ml_collections import ConfigDict
 
-from highway_jax import recipes
+from highway_jax.config import recipes
 
 WIDTHS = {"width16": 16, "width32": 32}
 

@@ -12,10 +12,10 @@ Test accuracy in %; of five runs where the paper says so:
     highway_b        19     2,277,688 (~2.3M)       92.46 (92.28 ± 0.16)
     highway_c        32     1,264,502 (~1.25M)      91.20
 
-The layer lists are inferred (see `highway_jax.architectures`). So is the training: the paper says
-that rates and schedule were kept for all of section 3.3; preprocessing, dropout and weight decay
-are taken from Table 3, the gate biases from the guideline of section 2. `short` is a tenth of the
-schedule: not the paper's experiment.
+The layer lists are inferred (see `highway_jax.nn.architectures`). So is the training: the paper
+says that rates and schedule were kept for all of section 3.3; preprocessing, dropout and weight
+decay are taken from Table 3, the gate biases from the guideline of section 2. `short` is a tenth of
+the schedule: not the paper's experiment.
 
 Ours, so far: `highway_a` for 10,000 of 200,000 steps, one seed, one CPU core for 31 minutes: test
 accuracy 62.72 (`experiments/results/table2`). B and C are untried.
@@ -23,7 +23,7 @@ accuracy 62.72 (`experiments/results/table2`). B and C are untried.
 
 from ml_collections import ConfigDict
 
-from highway_jax import recipes
+from highway_jax.config import recipes
 
 NETS = {"highway_a": (11, 16, -1.0), "highway_b": (19, 32, -2.0), "highway_c": (32, 32, -3.0)}
 """Layers, width of the first stage, initial gate bias."""

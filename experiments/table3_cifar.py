@@ -12,7 +12,7 @@ Test accuracy in %, best (mean ± standard deviation) of five runs:
 
 Layers, rates, schedule (200,000 steps), dropout and initial weights are those of the authors'
 files; whitening and the scale of the contrast normalization are inferred (see
-`highway_jax.recipes`).
+`highway_jax.config.recipes`).
 `short` is a tenth of the schedule: not the paper's experiment.
 
 Ours, so far: the first 2,000 steps of each, one seed, one CPU core for an hour. Test accuracy at
@@ -22,7 +22,7 @@ and 11.24, the authors' log 8.90 and 12.74 (`experiments/results/table3`).
 
 from ml_collections import ConfigDict
 
-from highway_jax import recipes
+from highway_jax.config import recipes
 
 
 def get_config(variant: str = "cifar10") -> ConfigDict:

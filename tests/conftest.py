@@ -9,11 +9,20 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Not the linen rooms: linen rewrites the fields of its dataclasses, which a checker refuses.
-_CHECKED = ("analysis", "convolution", "evaluate", "metrics", "optimizer", "preprocess", "train")
+_CHECKED = (
+    "analysis.statistics",
+    "analysis.trained_nets",
+    "data.preprocess",
+    "nn.convolution",
+    "training.evaluate",
+    "training.metrics",
+    "training.optimizer",
+    "training.train",
+)
 
 with install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype.beartype"):
     import highway_jax
-    from highway_jax import config as config_lib
+    from highway_jax.config import config as config_lib
 
 
 @pytest.fixture(scope="session")

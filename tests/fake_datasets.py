@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from highway_jax import archives
+from highway_jax.data import archives
 
 SIZES = {"train": 60, "test": 20}
 TFDS_NAMES = ("mnist", "cifar10", "cifar100")

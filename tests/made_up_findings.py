@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from highway_jax.findings import Findings
+from highway_jax.storage.findings import Findings
 
 
 def made_up(blocks=20, width=3, classes=2):

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
 
-from highway_jax import analysis, data, metrics, parallel, trials
-from highway_jax.config import default_config
+from highway_jax.analysis import statistics, trained_nets
+from highway_jax.config.config import default_config
+from highway_jax.data import datasets
 from highway_jax.errors import UserError
-from highway_jax.program import Program
+from highway_jax.sweep import planning
+from highway_jax.training import metrics, trial_mesh
+from highway_jax.training.program import Program
 
 CLASSES = ("left", "right", "neither")
 
@@ -21,9 +24,9 @@ def _dataset(size, shape=(4, 4, 1), num_classes=2, seed=0):
 
     def split(count):
         images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-        return data.Split(images, rng.integers(0, num_classes, count, dtype=np.int32))
+        return datasets.Split(images, rng.integers(0, num_classes, count, dtype=np.int32))
 
-    return data.Dataset("mnist", split(size), split(0), split(7), 3, CLASSES, 255)
+    return datasets.Dataset("mnist", split(size), split(0), split(7), 3, CLASSES, 255)
 
 
 def _program(dataset, seeds=(0,), **model):
@@ -32,7 +35,7 @@ def _program(dataset, seeds=(0,), **model):
     config.evaluation.batch_size = 8
     config.training.batch_size = 5
     config.model.update(model)
-    (batch,) = trials.plan(config, [])
+    (batch,) = planning.plan(config, [])
     return Program(batch, dataset), batch
 
 
@@ -63,7 +66,7 @@ def _net(params, net):
 
 def test_gates_are_the_means_over_each_class(nets):
     program, dataset, params = nets
-    found = analysis.Nets(program, params).gates()
+    found = trained_nets.Nets(program, params).gates()
     assert found.by_class.shape == (3, 3, 4, 6)
     images, labels = dataset.train.images, dataset.train.labels
     own = _net(params, 1)
@@ -86,12 +89,12 @@ def test_gates_are_the_means_over_each_class(nets):
 
 def test_a_batch_of_nets_is_the_nets_one_by_one(nets):
     program, _, params = nets
-    together = analysis.Nets(program, params)
-    lesions = analysis.single_lesions(4)
+    together = trained_nets.Nets(program, params)
+    lesions = trained_nets.single_lesions(4)
     gates, costs = together.gates(), together.lesion(lesions)
     samples, biases = together.samples(np.array([2, 5])), together.biases()
     for i in range(3):
-        alone = analysis.Nets(program, _one(params, i))
+        alone = trained_nets.Nets(program, _one(params, i))
         own = alone.gates()
         for a, b in zip(gates, own, strict=True):
             np.testing.assert_array_equal(a[i], b[0])
@@ -106,7 +109,7 @@ def test_a_batch_of_nets_is_the_nets_one_by_one(nets):
 def test_samples_are_those_asked_for(nets):
     program, dataset, params = nets
     index = np.array([20, 4, 4])
-    found = analysis.Nets(program, params).samples(index)
+    found = trained_nets.Nets(program, params).samples(index)
     assert found.gates.shape == found.outputs.shape == (3, 3, 4, 6)
     inputs = program.task.preprocess(jnp.asarray(dataset.train.images[index]))
     own = _net(params, 2)
@@ -120,19 +123,19 @@ def test_samples_are_those_asked_for(nets):
 def test_lesioning_a_gate_that_is_shut_changes_nothing(nets):
     program, _, params = nets
     params["blocks"]["transform_bias"][:, 2] = -1e4
-    found = analysis.Nets(program, params)
+    found = trained_nets.Nets(program, params)
     whole = found.lesion(np.full((1, 4), np.nan))
-    single = found.lesion(analysis.single_lesions(4))
+    single = found.lesion(trained_nets.single_lesions(4))
     np.testing.assert_array_equal(single.loss[:, 2], whole.loss[:, 0])
     assert (single.loss[:, [0, 1, 3]] != whole.loss).all()
-    opened = found.lesion(analysis.single_lesions(4, 1.0))
+    opened = found.lesion(trained_nets.single_lesions(4, 1.0))
     assert (opened.loss[:, 2] != whole.loss[:, 0]).all()
 
 
 def test_lesions_are_the_evaluation_of_a_net_with_those_gates(nets):
     program, dataset, params = nets
     gates = np.array([[np.nan, 0.0, 1.0, np.nan], [0.25, np.nan, np.nan, 0.0]], np.float32)
-    found = analysis.Nets(program, params).lesion(gates, num_examples=10)
+    found = trained_nets.Nets(program, params).lesion(gates, num_examples=10)
     assert (found.count == 10).all()
     inputs = program.task.preprocess(jnp.asarray(dataset.train.images[:10]))
     labels = jnp.asarray(dataset.train.labels[:10])
@@ -147,7 +150,7 @@ def test_lesions_are_the_evaluation_of_a_net_with_those_gates(nets):
 
 def _out_of_memory(monkeypatch, most):
     """Refuses programs that compute more lesions at once than `most`, or any for 0."""
-    compile_, asked = parallel.Trials.compile, []
+    compile_, asked = trial_mesh.Trials.compile, []
 
     def refuse(self, function):
         def call(items, *shared):
@@ -158,13 +161,13 @@ def _out_of_memory(monkeypatch, most):
 
         return call
 
-    monkeypatch.setattr(parallel.Trials, "compile", refuse)
+    monkeypatch.setattr(trial_mesh.Trials, "compile", refuse)
     return asked
 
 
 def test_lesions_are_the_same_however_many_at_once(nets, monkeypatch):
     program, _, params = nets
-    found, gates = analysis.Nets(program, params), analysis.pair_lesions(4)
+    found, gates = trained_nets.Nets(program, params), trained_nets.pair_lesions(4)
     expected = found.lesion(gates, at_once=1)
     asked = _out_of_memory(monkeypatch, 2)
     for at_once in (2, 3, 10):
@@ -178,10 +181,10 @@ def test_lesions_are_the_same_however_many_at_once(nets, monkeypatch):
 
 def test_memory_that_does_not_hold_one_net_is_an_error_in_one_line(nets, monkeypatch):
     program, _, params = nets
-    found = analysis.Nets(program, params, batch_size=6)
+    found = trained_nets.Nets(program, params, batch_size=6)
     asked = _out_of_memory(monkeypatch, 0)
     calls = (found.gates, lambda: found.samples(np.array([1])))
-    for call in (*calls, lambda: found.lesion(analysis.single_lesions(4), at_once=3)):
+    for call in (*calls, lambda: found.lesion(trained_nets.single_lesions(4), at_once=3)):
         with pytest.raises(UserError, match=r"^--batch_size is 6; allowed: fewer.*memory"):
             call()
     assert asked == [1, 1, 3, 2, 1]
@@ -189,8 +192,8 @@ def test_memory_that_does_not_hold_one_net_is_an_error_in_one_line(nets, monkeyp
 
 def test_lesions_at_once_and_not_their_number_take_memory(nets, monkeypatch):
     program, _, params = nets
-    found, temporary = analysis.Nets(program, params), {}
-    compile_ = parallel.Trials.compile
+    found, temporary = trained_nets.Nets(program, params), {}
+    compile_ = trial_mesh.Trials.compile
 
     def measured(self, function):
         def call(*arguments):
@@ -200,7 +203,7 @@ def test_lesions_at_once_and_not_their_number_take_memory(nets, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(parallel.Trials, "compile", measured)
+    monkeypatch.setattr(trial_mesh.Trials, "compile", measured)
     for case in ((20, 20), (200, 20), (200, 200)):
         found.lesion(np.full((case[0], 4), 0.5), at_once=case[1])
     assert temporary[200, 20] < 1.1 * temporary[20, 20] < temporary[200, 200] / 4
@@ -212,8 +215,8 @@ def test_lesions_are_one_at_a_time_on_cpu_and_a_budget_of_bytes_elsewhere(
 ):
     program, _, params = nets
     device = SimpleNamespace(platform=platform)
-    monkeypatch.setattr(parallel, "devices", lambda: [device, device])
-    found, budget = analysis.Nets(program, params, batch_size=1000), analysis._BYTES_AT_ONCE
+    monkeypatch.setattr(trial_mesh, "devices", lambda: [device, device])
+    found, budget = trained_nets.Nets(program, params, batch_size=1000), trained_nets._BYTES_AT_ONCE
     # Three nets on two devices; six units of four bytes on 1,000 examples.
     assert found._lesions_at_once(10) == (1 if platform == "cpu" else 15)
     assert found._lesions_at_once(10**6) == (1 if platform == "cpu" else budget // 24_000)
@@ -222,7 +225,7 @@ def test_lesions_are_one_at_a_time_on_cpu_and_a_budget_of_bytes_elsewhere(
 def test_a_net_without_blocks_is_refused():
     program, batch = _program(_dataset(5), depth=1)
     with pytest.raises(UserError, match=r"config\.model\.depth is 1; allowed: at least 2"):
-        analysis.Nets(program, _create(program, batch))
+        trained_nets.Nets(program, _create(program, batch))
 
 
 def test_lesioning_the_only_useful_layer_costs_what_it_must():
@@ -242,15 +245,15 @@ def test_lesioning_the_only_useful_layer_costs_what_it_must():
     params["head"]["kernel"][0] = 0
     params["head"]["kernel"][0, :, :2] = 5 * exchange
     params["head"]["bias"][0] = [0, 0, -100]
-    found = analysis.Nets(program, params)
+    found = trained_nets.Nets(program, params)
     right, wrong = np.log1p(np.exp(-5.0)), np.log1p(np.exp(5.0))
     whole = found.lesion(np.full((1, 3), np.nan))
     np.testing.assert_allclose(whole.mean_loss, [[right]], rtol=1e-3)
-    single = found.lesion(analysis.single_lesions(3))
+    single = found.lesion(trained_nets.single_lesions(3))
     np.testing.assert_allclose(single.mean_loss, [[right, wrong, right]], rtol=1e-3)
     np.testing.assert_array_equal(single.accuracy, [[1, 0, 1]])
     # Its gates are open already; an open block of zeros lets nothing through.
-    opened = found.lesion(analysis.single_lesions(3, 1.0))
+    opened = found.lesion(trained_nets.single_lesions(3, 1.0))
     np.testing.assert_allclose(opened.mean_loss, [[np.log(2), right, np.log(2)]], rtol=1e-3)
     np.testing.assert_allclose(found.gates().changes, [[0, 1, 0]], atol=1e-6)
 
@@ -260,7 +263,7 @@ def test_maps_of_a_convolutional_net_are_averaged_over_space():
     net = {"architecture": "highway_a", "depth": 11, "width": 2, "initializer": "msra"}
     program, batch = _program(dataset, **net)
     params = _create(program, batch)
-    found = analysis.Nets(program, params)
+    found = trained_nets.Nets(program, params)
     np.testing.assert_array_equal(found.widths, [2, 2, 4, 4, 8, 8])
     gates = found.gates()
     own = _net(params, 0)
@@ -275,40 +278,40 @@ def test_maps_of_a_convolutional_net_are_averaged_over_space():
             row += 1
     assert row == 6
     np.testing.assert_array_equal(np.isnan(found.biases()), np.isnan(gates.mean))
-    costs = found.lesion(analysis.single_lesions(6))
+    costs = found.lesion(trained_nets.single_lesions(6))
     assert len(set(costs.loss[0].tolist())) == 6
 
 
 def test_kinds_of_lesions():
     n = np.nan
-    np.testing.assert_array_equal(analysis.single_lesions(2, 1), [[1, n], [n, 1]])
+    np.testing.assert_array_equal(trained_nets.single_lesions(2, 1), [[1, n], [n, 1]])
     np.testing.assert_array_equal(
-        analysis.range_lesions(3, from_here=True), [[0, 0, 0], [n, 0, 0], [n, n, 0]]
+        trained_nets.range_lesions(3, from_here=True), [[0, 0, 0], [n, 0, 0], [n, n, 0]]
     )
     np.testing.assert_array_equal(
-        analysis.range_lesions(3, from_here=False), [[0, n, n], [0, 0, n], [0, 0, 0]]
+        trained_nets.range_lesions(3, from_here=False), [[0, n, n], [0, 0, n], [0, 0, 0]]
     )
-    np.testing.assert_array_equal(analysis.pair_lesions(2), [[0, n], [0, 0], [n, 0]])
+    np.testing.assert_array_equal(trained_nets.pair_lesions(2), [[0, n], [0, 0], [n, 0]])
 
 
 def test_sparsity_has_the_known_values():
     even, single = np.full(8, 0.3), np.eye(8)[2]
-    np.testing.assert_allclose(analysis.sparsity(np.stack([even, single])), [0, 1 - 1 / 8])
-    assert analysis.sparsity(np.array([0.5, 0.5, np.nan])) == pytest.approx(0)
+    np.testing.assert_allclose(statistics.sparsity(np.stack([even, single])), [0, 1 - 1 / 8])
+    assert statistics.sparsity(np.array([0.5, 0.5, np.nan])) == pytest.approx(0)
 
 
 def test_correlation_is_pearsons():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 5, 4))
-    assert analysis.correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    assert statistics.correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     b[0, 0] = np.nan
     expected = np.corrcoef(a.ravel()[1:], b.ravel()[1:])[0, 1]
-    assert analysis.correlation(a, b) == pytest.approx(expected)
-    assert np.isnan(analysis.correlation(a, np.ones(4)))
+    assert statistics.correlation(a, b) == pytest.approx(expected)
+    assert np.isnan(statistics.correlation(a, np.ones(4)))
 
 
 def test_reach_counts_the_blocks_that_do_most():
-    assert analysis.reach(np.array([50, 45, 4, 1])) == 2
-    assert analysis.reach(np.array([50, 44, 5, 1])) == 3
-    assert analysis.reach(np.ones(20)) == 19
-    assert analysis.reach(np.array([0.0, 0.0, 1.0])) == 3
+    assert statistics.reach(np.array([50, 45, 4, 1])) == 2
+    assert statistics.reach(np.array([50, 44, 5, 1])) == 3
+    assert statistics.reach(np.ones(20)) == 19
+    assert statistics.reach(np.array([0.0, 0.0, 1.0])) == 3

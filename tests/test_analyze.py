@@ -10,8 +10,13 @@ from made_up_findings import made_up
 from ml_collections import ConfigDict
 
 import highway_jax
-from highway_jax import analyze, batch_run, figures, findings, trials
+from highway_jax import analyze
+from highway_jax.analysis import collect, statistics
 from highway_jax.errors import UserError
+from highway_jax.reporting import figures
+from highway_jax.runs import batch_trainer
+from highway_jax.storage import findings
+from highway_jax.sweep import planning
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,8 @@ def workdir(tmp_path_factory):
 
 
 def test_numbers_have_the_known_values():
-    numbers = findings.measure(made_up())
-    assert set(numbers) == set(findings.NUMBERS)
+    numbers = statistics.measure(made_up())
+    assert set(numbers) == set(statistics.NUMBERS)
     assert numbers["biases_fell"] == pytest.approx(19 / 20)  # The first layer's stayed.
     assert numbers["bias_depth_correlation"] == pytest.approx(-1)
     # Biases fall with depth, and gates with them.
@@ -52,8 +57,8 @@ def test_numbers_have_the_known_values():
     assert numbers["idle_share"] == pytest.approx(19 / 20)
     assert numbers["last_needed"] == 1
     assert numbers["worst_cost"] == pytest.approx(0.48)
-    assert ("1", findings.NUMBERS["last_needed"]) in [
-        (value, words) for words, value in findings.describe(numbers)
+    assert ("1", statistics.NUMBERS["last_needed"]) in [
+        (value, words) for words, value in statistics.describe(numbers)
     ]
 
 
@@ -79,7 +84,9 @@ def test_findings_of_a_version_without_some_lesions_are_read(tmp_path):
         del arrays[name]
         np.savez(tmp_path / "findings.npz", **arrays)
         found = findings.load(tmp_path / "findings.npz")
-        assert findings.measure(found) == pytest.approx(findings.measure(made_up()), nan_ok=True)
+        assert statistics.measure(found) == pytest.approx(
+            statistics.measure(made_up()), nan_ok=True
+        )
     assert found.num_pair_examples == 0
     assert found.pairs.shape == (2, 20, 20)
     assert np.isnan(found.opened).all()
@@ -114,7 +121,7 @@ def test_the_best_highway_net_of_a_run_is_looked_into(workdir, tmp_path, capsys)
     assert found.biases.shape == (4, 6)
     np.testing.assert_array_equal(found.biases_before, -1.5)
     numbers = json.loads((directory / "numbers.json").read_text())
-    assert numbers == pytest.approx(findings.measure(found), nan_ok=True)
+    assert numbers == pytest.approx(statistics.measure(found), nan_ok=True)
     for name in ("figure2", "figure3", "figure4", "lesions"):
         for ending in ("png", "svg"):
             assert (directory / f"{name}.{ending}").stat().st_size > 5000
@@ -128,15 +135,15 @@ def test_each_cell_of_a_grid_has_its_best_net(tmp_path):
     config.sweep.grid = ConfigDict({"model": {"first_initializer": ("same", "msra")}})
     losses = (0.3, 0.1, 0.2, 0.9, 0.8, 0.7)
     rows = []
-    for batch in trials.plan(config, []):
-        for trial, row in zip(batch.trials, batch_run.failed_rows(batch), strict=True):
+    for batch in planning.plan(config, []):
+        for trial, row in zip(batch.trials, batch_trainer.failed_rows(batch), strict=True):
             rows.append(row | {"status": "finished", "train_loss": losses[trial.index]})
-    chosen = analyze._choose(config, rows, (), tmp_path)
+    chosen = collect._choose(config, rows, (), tmp_path)
     assert [row["trial"] for row in chosen] == [1, 5]
 
 
 def _config(workdir):
-    return highway_jax.config.from_json((workdir / "config.json").read_text())
+    return highway_jax.config.config.from_json((workdir / "config.json").read_text())
 
 
 def test_pairs_and_ranges_agree_with_single_layers(workdir):

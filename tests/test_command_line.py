@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import highway_jax
-from highway_jax import command_line, experiment
+from highway_jax import command_line
+from highway_jax.config.schema import SCHEMA
 from highway_jax.main import main
-from highway_jax.schema import SCHEMA
-from highway_jax.signals import Stopped
+from highway_jax.runs import experiment
+from highway_jax.runtime.signals import Stopped
 
 FILE = """
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from highway_jax import UserError, data, layers, models, trials
-from highway_jax.config import (
+from highway_jax import UserError
+from highway_jax.config.config import (
     FREE_SECTIONS,
     case_settings,
     changes,
@@ -21,8 +21,11 @@ from highway_jax.config import (
     unflatten,
     validate,
 )
+from highway_jax.config.schema import SCHEMA
+from highway_jax.data import datasets
 from highway_jax.errors import show
-from highway_jax.schema import SCHEMA
+from highway_jax.nn import blocks, stacks
+from highway_jax.sweep import planning
 
 KEYS = st.sampled_from(sorted(SCHEMA))
 HUGE = 10**5000  # More digits than Python writes.
@@ -173,11 +176,11 @@ def test_each_default_is_a_new_config():
 @pytest.mark.parametrize(
     ("key", "implemented"),
     [
-        ("data.name", data.NAMES),
-        ("model.block", layers.BLOCKS),
-        ("model.activation", layers.ACTIVATIONS),
-        ("model.remat", models.REMATS),
-        ("model.dtype", models.DTYPES),
+        ("data.name", datasets.NAMES),
+        ("model.block", blocks.BLOCKS),
+        ("model.activation", blocks.ACTIVATIONS),
+        ("model.remat", stacks.REMATS),
+        ("model.dtype", stacks.DTYPES),
     ],
 )
 def test_what_is_allowed_is_what_is_implemented(key, implemented):
@@ -187,7 +190,7 @@ def test_what_is_allowed_is_what_is_implemented(key, implemented):
 
 
 def test_every_initializer_allowed_is_implemented():
-    assert set(SCHEMA["model.initializer"].allowed.split(", ")) <= set(layers.INITIALIZERS)
+    assert set(SCHEMA["model.initializer"].allowed.split(", ")) <= set(blocks.INITIALIZERS)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +409,7 @@ def test_grids_that_are_allowed(key, points):
     config = default_config()
     _put(config, f"sweep.grid.{key}", points)
     validate(config)
-    assert len(trials.cells(config)) == len(points)
+    assert len(planning.cells(config)) == len(points)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +452,7 @@ def test_draws_that_are_allowed(key, drawn):
     config.sweep.trials = 20
     _put(config, f"sweep.draw.{key}", drawn)
     validate(config)
-    (cell,) = trials.cells(config)
+    (cell,) = planning.cells(config)
     for trial in cell.trials:
         validate(unflatten(trial.settings | {"sweep.trials": 0}))
 

@@ -11,18 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from highway_jax import (
-    architectures,
-    config,
-    data,
-    default_config,
-    experiment,
-    models,
-    preprocess,
-)
+from highway_jax import default_config
+from highway_jax.config import config
+from highway_jax.data import datasets, preprocess
 from highway_jax.errors import UserError
-from highway_jax.layers import BLOCKS
-from highway_jax.models import ConvStack, build
+from highway_jax.nn import architectures, stacks
+from highway_jax.nn.blocks import BLOCKS
+from highway_jax.nn.stacks import ConvStack, build
+from highway_jax.runs import experiment
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -189,8 +185,8 @@ def _dataset(valid):
     labels = np.arange(60, dtype=np.int32) % 10
     images = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 3), np.uint8)
     parts = (slice(0, 40 - valid), slice(40 - valid, 40), slice(40, 60))
-    splits = [data.Split(images[part], labels[part]) for part in parts]
-    return data.Dataset("cifar10", *splits, 10, tuple("0123456789"), 255), images
+    splits = [datasets.Split(images[part], labels[part]) for part in parts]
+    return datasets.Dataset("cifar10", *splits, 10, tuple("0123456789"), 255), images
 
 
 @pytest.mark.parametrize("valid", [0, 8])
@@ -297,4 +293,4 @@ def test_dropout_draws_the_same_units_as_flax_does():
     keys = jax.random.split(jax.random.key(0), 3)
     drop = nn.Dropout(0.5, deterministic=False, parent=None)
     expected = [drop.apply({}, image, rng=key) for image, key in zip(x, keys, strict=True)]
-    np.testing.assert_array_equal(models._drop(0.5, keys, x), jnp.stack(expected))
+    np.testing.assert_array_equal(stacks._drop(0.5, keys, x), jnp.stack(expected))

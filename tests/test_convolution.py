@@ -12,8 +12,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from highway_jax.convolution import avg_pool, conv2d, global_avg_pool, max_pool
 from highway_jax.errors import UserError
+from highway_jax.nn.convolution import avg_pool, conv2d, global_avg_pool, max_pool
 
 
 def normal(seed, *shape):

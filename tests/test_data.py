@@ -16,7 +16,7 @@ import fake_datasets as fakes
 import numpy as np
 import pytest
 
-from highway_jax import archives, data, tfds_builders
+from highway_jax.data import archives, datasets, tfds
 from highway_jax.errors import UserError
 
 
@@ -59,13 +59,13 @@ def as_rows(*splits):
 def test_digits_are_all_of_scikit_learns():
     from sklearn.datasets import load_digits
 
-    digits = data.load("digits", valid_size=100)
+    digits = datasets.load("digits", valid_size=100)
     assert (digits.train.size, digits.valid.size, digits.test.size) == (1337, 100, 360)
     assert digits.image_shape == (8, 8, 1)
     assert (digits.num_classes, digits.class_names) == (10, tuple("0123456789"))
     assert digits.max_value == digits.train.images.max() == 16
     truth = load_digits()
-    expected = data.Split(truth.images.astype(np.uint8), truth.target)
+    expected = datasets.Split(truth.images.astype(np.uint8), truth.target)
     np.testing.assert_array_equal(
         as_rows(digits.train, digits.valid, digits.test), as_rows(expected)
     )
@@ -75,7 +75,7 @@ def test_digits_are_all_of_scikit_learns():
 
 
 def test_digits_test_split_is_stratified():
-    digits = data.load("digits", valid_size=0)
+    digits = datasets.load("digits", valid_size=0)
     test = np.bincount(digits.test.labels)
     both = test + np.bincount(digits.train.labels)
     assert test.sum() == 360
@@ -86,15 +86,15 @@ def test_digits_splits_never_change():
     # Fails where a NumPy draws other numbers, or an edit moves an example: results recorded
     # before would no longer be comparable.
     expected = "b8ce9bbf02166f56732c21a66d9964c02ed3e96e39c6e91872c4ae3491ce7925"
-    assert data.load("digits", valid_size=200, split_seed=3).fingerprint == expected
+    assert datasets.load("digits", valid_size=200, split_seed=3).fingerprint == expected
 
 
 # Splits
 
 
 def test_validation_comes_out_of_the_training_part_in_order():
-    whole = data.load("digits", valid_size=0)
-    split = data.load("digits", valid_size=400, split_seed=1)
+    whole = datasets.load("digits", valid_size=0)
+    split = datasets.load("digits", valid_size=400, split_seed=1)
     assert whole.valid.images.shape == (0, 8, 8, 1)
     assert whole.valid.labels.shape == (0,)
     np.testing.assert_array_equal(as_rows(split.train, split.valid), as_rows(whole.train))
@@ -107,7 +107,7 @@ def test_validation_comes_out_of_the_training_part_in_order():
 
 def test_split_depends_on_the_seed_only_and_grows_by_nesting():
     def valid_rows(size, seed):
-        valid = data.load("digits", valid_size=size, split_seed=seed).valid
+        valid = datasets.load("digits", valid_size=size, split_seed=seed).valid
         return {image.tobytes() for image in valid.images}
 
     assert valid_rows(100, 0) == valid_rows(100, 0)
@@ -130,19 +130,19 @@ def test_split_depends_on_the_seed_only_and_grows_by_nesting():
 )
 def test_bad_arguments(name, arguments, message):
     with pytest.raises(UserError) as error:
-        data.load(name, **arguments)
+        datasets.load(name, **arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_largest_validation_leaves_one_training_example():
-    digits = data.load("digits", valid_size=1436)
+    digits = datasets.load("digits", valid_size=1436)
     assert (digits.train.size, digits.valid.size) == (1, 1436)
 
 
 def test_fingerprint_sees_every_change():
-    digits = data.load("digits", valid_size=10)
-    prints = {digits.fingerprint, data.load("digits", valid_size=11).fingerprint}
+    digits = datasets.load("digits", valid_size=10)
+    prints = {digits.fingerprint, datasets.load("digits", valid_size=11).fingerprint}
     for split in ("train", "valid", "test"):
         images = getattr(digits, split).images.copy()
         images[-1, -1, -1, -1] ^= 1
@@ -152,7 +152,7 @@ def test_fingerprint_sees_every_change():
             changed = dataclasses.replace(getattr(digits, split), **change)
             prints.add(dataclasses.replace(digits, **{split: changed}).fingerprint)
     assert len(prints) == 8
-    assert digits.fingerprint == data.load("digits", valid_size=10).fingerprint
+    assert digits.fingerprint == datasets.load("digits", valid_size=10).fingerprint
 
 
 # The cache
@@ -161,13 +161,13 @@ def test_fingerprint_sees_every_change():
 def test_second_load_reads_the_cache_only(mnist, monkeypatch, tmp_path, caplog):
     arrays, arguments = mnist
     caplog.set_level(logging.INFO)
-    first = data.load("mnist", **arguments)
+    first = datasets.load("mnist", **arguments)
     assert_holds(first, arrays)
     assert (first.max_value, first.num_classes) == (255, 10)
-    monkeypatch.setattr(tfds_builders, "read", None)
-    assert_holds(data.load("mnist", **arguments), arrays)
+    monkeypatch.setattr(tfds, "read", None)
+    assert_holds(datasets.load("mnist", **arguments), arrays)
     shutil.rmtree(tmp_path / "data")
-    again = data.load("mnist", **arguments)
+    again = datasets.load("mnist", **arguments)
     assert again.fingerprint == first.fingerprint
     assert not warnings_in(caplog)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mnist.npz"]
@@ -175,7 +175,7 @@ def test_second_load_reads_the_cache_only(mnist, monkeypatch, tmp_path, caplog):
 
 def test_cache_manifest_says_what_it_holds(mnist, tmp_path):
     arrays, arguments = mnist
-    data.load("mnist", **arguments)
+    datasets.load("mnist", **arguments)
     with zipfile.ZipFile(tmp_path / "cache/mnist.npz") as file:
         manifest = json.loads(file.read("manifest.json"))
         members = {name: file.read(name) for name in manifest["sha256"]}
@@ -258,20 +258,20 @@ DAMAGES = [flip_a_pixel, truncate, put_garbage, empty] + [
 def test_damaged_cache_is_said_and_rebuilt_or_refused(mnist, tmp_path, caplog, damage):
     arrays, arguments = mnist
     cache = tmp_path / "cache/mnist.npz"
-    data.load("mnist", **arguments)
+    datasets.load("mnist", **arguments)
     damage(cache)
-    assert_holds(data.load("mnist", **arguments), arrays)
+    assert_holds(datasets.load("mnist", **arguments), arrays)
     (warning,) = warnings_in(caplog)
     assert f"{cache} is damaged" in warning
     assert "\n" not in warning
     caplog.clear()
-    assert_holds(data.load("mnist", **arguments), arrays)
+    assert_holds(datasets.load("mnist", **arguments), arrays)
     assert not warnings_in(caplog)
 
     damage(cache)
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(UserError) as error:
-        data.load("mnist", **arguments)
+        datasets.load("mnist", **arguments)
     assert f"{cache} is damaged" in str(error.value)
     assert "cannot be rebuilt" in str(error.value)
     assert "\n" not in str(error.value)
@@ -280,7 +280,7 @@ def test_damaged_cache_is_said_and_rebuilt_or_refused(mnist, tmp_path, caplog, d
 def test_no_flipped_bit_and_no_cut_gives_other_arrays(mnist, tmp_path):
     arrays, arguments = mnist
     cache = tmp_path / "cache/mnist.npz"
-    data.load("mnist", **arguments)
+    datasets.load("mnist", **arguments)
     whole = cache.read_bytes()
     rng = np.random.default_rng(0)
     # Everywhere, and again in the last 1,500 bytes, where manifest and directory are.
@@ -291,7 +291,7 @@ def test_no_flipped_bit_and_no_cut_gives_other_arrays(mnist, tmp_path):
         damaged[place] ^= 1 << rng.integers(8)
         cache.write_bytes(damaged)
         try:
-            found, _ = data._read_cache(cache, "mnist")
+            found, _ = datasets._read_cache(cache, "mnist")
         except archives.BadDataError:
             num_caught += 1
             continue
@@ -302,25 +302,25 @@ def test_no_flipped_bit_and_no_cut_gives_other_arrays(mnist, tmp_path):
     for length in rng.integers(0, len(whole), 30):
         cache.write_bytes(whole[:length])
         with pytest.raises(archives.BadDataError):
-            data._read_cache(cache, "mnist")
+            datasets._read_cache(cache, "mnist")
 
 
 def test_cache_with_impossible_labels_is_damaged(mnist, tmp_path):
     (images, labels), test = mnist[0]["train"], mnist[0]["test"]
     arrays = {"train": (images, labels + 10), "test": test}
     path = tmp_path / "cache/mnist.npz"
-    data._write_cache(path, "mnist", arrays, tfds_builders.Prepared(tmp_path, ""))
+    datasets._write_cache(path, "mnist", arrays, tfds.Prepared(tmp_path, ""))
     with pytest.raises(archives.BadDataError, match="train labels reach from 10"):
-        data._read_cache(path, "mnist")
+        datasets._read_cache(path, "mnist")
 
 
 def test_cache_of_other_data_is_replaced(mnist, tmp_path, caplog):
     _, arguments = mnist
-    data.load("mnist", **arguments)
+    datasets.load("mnist", **arguments)
     other = fakes.make_arrays("mnist", seed=1)
     shutil.rmtree(tmp_path / "data")
     fakes.prepare_with_tfds("mnist", other, tmp_path / "data")
-    assert_holds(data.load("mnist", **arguments), fakes.tfds_order(other))
+    assert_holds(datasets.load("mnist", **arguments), fakes.tfds_order(other))
     assert not warnings_in(caplog)
 
 
@@ -328,7 +328,7 @@ def test_unwritable_cache_is_a_warning(mnist, tmp_path, caplog):
     arrays, arguments = mnist
     (tmp_path / "file").write_text("in the way")
     arguments["cache_dir"] = str(tmp_path / "file/cache")
-    assert_holds(data.load("mnist", **arguments), arrays)
+    assert_holds(datasets.load("mnist", **arguments), arrays)
     assert any("cannot write the cache" in warning for warning in warnings_in(caplog))
 
 
@@ -338,8 +338,8 @@ def test_full_disk_leaves_no_cache_and_no_rest(mnist, monkeypatch, tmp_path, cap
     def fsync(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(data.os, "fsync", fsync)
-    assert_holds(data.load("mnist", **arguments), arrays)
+    monkeypatch.setattr(datasets.os, "fsync", fsync)
+    assert_holds(datasets.load("mnist", **arguments), arrays)
     assert "No space left" in warnings_in(caplog)[0]
     assert not list((tmp_path / "cache").iterdir())
 
@@ -352,8 +352,8 @@ def test_two_writers_and_a_reader_at_once(mnist, tmp_path):
 
     def write(identity):
         while not stop.is_set():
-            prepared = tfds_builders.Prepared(tmp_path, identity)
-            data._write_cache(path, "mnist", versions[identity], prepared)
+            prepared = tfds.Prepared(tmp_path, identity)
+            datasets._write_cache(path, "mnist", versions[identity], prepared)
 
     writers = [threading.Thread(target=write, args=(identity,)) for identity in versions]
     seen = set()
@@ -364,7 +364,7 @@ def test_two_writers_and_a_reader_at_once(mnist, tmp_path):
         while len(seen) < 2 or time.monotonic() < deadline - 9.5:
             assert time.monotonic() < deadline, f"saw only {seen}"
             try:
-                arrays, identity = data._read_cache(path, "mnist")
+                arrays, identity = datasets._read_cache(path, "mnist")
             except FileNotFoundError:
                 continue
             np.testing.assert_array_equal(arrays["train"][0], versions[identity]["train"][0])
@@ -387,28 +387,28 @@ def test_search_order_of_directories(mnist, monkeypatch, tmp_path):
     fakes.prepare_with_tfds("mnist", second, tmp_path / "second")
     fakes.prepare_with_tfds("mnist", third, tmp_path / "home/tensorflow_datasets")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "second"))
-    assert_holds(data.load("mnist", **arguments), arrays)
+    assert_holds(datasets.load("mnist", **arguments), arrays)
     arguments["data_dir"] = ""
-    assert_holds(data.load("mnist", **arguments), fakes.tfds_order(second))
+    assert_holds(datasets.load("mnist", **arguments), fakes.tfds_order(second))
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert_holds(data.load("mnist", **arguments), fakes.tfds_order(third))
+    assert_holds(datasets.load("mnist", **arguments), fakes.tfds_order(third))
     arguments["data_dir"] = "~/../data"
-    assert_holds(data.load("mnist", **arguments), arrays)
+    assert_holds(datasets.load("mnist", **arguments), arrays)
 
 
 def test_default_cache_directories(mnist, monkeypatch, tmp_path):
     _, arguments = mnist
     arguments["cache_dir"] = ""
-    data.load("mnist", **arguments)
+    datasets.load("mnist", **arguments)
     assert (tmp_path / "home/.cache/highway_jax/mnist.npz").is_file()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    data.load("mnist", **arguments)
+    datasets.load("mnist", **arguments)
     assert (tmp_path / "xdg/highway_jax/mnist.npz").is_file()
 
 
 def test_start_needs_no_heavy_import():
     code = (
-        "import sys, highway_jax.data; "
+        "import sys, highway_jax.data.datasets; "
         "assert not {'tensorflow', 'tensorflow_datasets', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -425,7 +425,7 @@ def test_without_data_the_ways_out_are_named(name, monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "socket", no_network)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     with pytest.raises(UserError) as error:
-        data.load(name, valid_size=0, data_dir=str(tmp_path), download=False)
+        datasets.load(name, valid_size=0, data_dir=str(tmp_path), download=False)
     message = str(error.value)
     version = archives.SOURCES[name].tfds_version
     assert "\n" not in message
@@ -445,7 +445,7 @@ def test_without_data_the_ways_out_are_named(name, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["refused", "silent"])
 def test_unreachable_network_fails_fast(kind, monkeypatch, tmp_path):
-    monkeypatch.setattr(tfds_builders, "_CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(tfds, "_CONNECT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         if kind == "refused":
@@ -453,7 +453,7 @@ def test_unreachable_network_fails_fast(kind, monkeypatch, tmp_path):
         fakes.register(monkeypatch, "cifar10", f"http://127.0.0.1:{port}", {"a.tar.gz": b""})
         start = time.monotonic()
         with pytest.raises(UserError) as error:
-            data.load("cifar10", valid_size=0, data_dir=str(tmp_path / "data"))
+            datasets.load("cifar10", valid_size=0, data_dir=str(tmp_path / "data"))
     assert time.monotonic() - start < 5
     assert "cannot reach 127.0.0.1" in str(error.value)
     assert "--config.data.name=digits" in str(error.value)

@@ -11,8 +11,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from highway_jax import records
-from highway_jax.experiment import run
+from highway_jax.runs.experiment import run
+from highway_jax.storage import records
 
 
 def _events(directory):

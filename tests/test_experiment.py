@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import UserError, experiment, records, run
-from highway_jax.checkpoint import Checkpoints
-from highway_jax.program import Program
-from highway_jax.signals import Stopped
+from highway_jax import UserError, run
+from highway_jax.runs import experiment
+from highway_jax.runtime.signals import Stopped
+from highway_jax.storage import records
+from highway_jax.storage.checkpoint import Checkpoints
+from highway_jax.training.program import Program
 
 CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
 

@@ -17,8 +17,8 @@ import pytest
 from fault_tools import Run
 
 from highway_jax import UserError, run
-from highway_jax.checkpoint import Checkpoints
-from highway_jax.workdir import Workdir
+from highway_jax.storage.checkpoint import Checkpoints
+from highway_jax.storage.workdir import Workdir
 
 STATE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(4, dtype=np.int32)}
 EXTRA = {"seconds": {"compile": 1.0, "train": 2.5}, "last_epoch_recorded": 3, "trials": [0, 1]}

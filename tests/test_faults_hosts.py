@@ -7,7 +7,8 @@ import fault_tools
 import pytest
 from fault_tools import Run
 
-from highway_jax import UserError, hosts
+from highway_jax import UserError
+from highway_jax.runtime import multihost
 
 SETTINGS = {"seeds": "0,1,2", "training.epochs": 6}
 # The sign of a process that jax's own watch ended, before ours could say why.
@@ -104,11 +105,11 @@ def test_others_are_looked_for_where_there_may_be_some(variables, gpus, monkeypa
         monkeypatch.setenv(name, value)
     calls = []
     monkeypatch.setattr(
-        hosts.jax.distributed,
+        multihost.jax.distributed,
         "initialize",
         lambda *arguments, local_device_ids: calls.append((*arguments, local_device_ids)),
     )
-    hosts.start()
+    multihost.start()
     assert calls == ([] if gpus == "alone" else [(gpus,)])
 
 
@@ -116,4 +117,4 @@ def test_others_are_looked_for_where_there_may_be_some(variables, gpus, monkeypa
 def test_slurm_variables_that_are_no_numbers_are_named(value, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", value)
     with pytest.raises(UserError, match=r"SLURM_STEP_NUM_TASKS is .*; allowed: a whole number"):
-        hosts.start()
+        multihost.start()

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from highway_jax import UserError, command_line, config, default_config, run
-from highway_jax.checkpoint import Checkpoints
-from highway_jax.schema import SCHEMA
+from highway_jax import UserError, command_line, default_config, run
+from highway_jax.config import config
+from highway_jax.config.schema import SCHEMA
+from highway_jax.storage.checkpoint import Checkpoints
 
 VALUES = st.recursive(
     st.one_of(

@@ -209,7 +209,7 @@ import os, signal, sys
 
 number = int(sys.argv.pop(1))
 from highway_jax.main import run
-from highway_jax.program import Program
+from highway_jax.training.program import Program
 evaluate = Program.evaluate
 
 def interrupted(*arguments):

@@ -12,9 +12,12 @@ from fault_tools import Run
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
-from highway_jax import UserError, compile_cache, experiment, main, records, run
+from highway_jax import UserError, main, run
 from highway_jax.errors import Lost
-from highway_jax.program import Program
+from highway_jax.runs import experiment
+from highway_jax.runtime import compile_cache
+from highway_jax.storage import records
+from highway_jax.training.program import Program
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from highway_jax import hosts
 from highway_jax.errors import UserError
+from highway_jax.runtime import multihost
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
@@ -110,12 +110,12 @@ def test_what_is_wrong_in_the_first_process_is_said_in_both(tmp_path):
 )
 def test_processes_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        hosts.start(*arguments)
+        multihost.start(*arguments)
 
 
 def test_alone_everything_is_a_plain_call():
-    assert hosts.lead(lambda: 3) == 3
-    assert hosts.together(lambda: 4) == 4
-    assert hosts.largest(5) == hosts.first(5) == 5
-    assert hosts.broadcast({"a": 1}) == {"a": 1}
-    assert hosts.is_first()
+    assert multihost.lead(lambda: 3) == 3
+    assert multihost.together(lambda: 4) == 4
+    assert multihost.largest(5) == multihost.first(5) == 5
+    assert multihost.broadcast({"a": 1}) == {"a": 1}
+    assert multihost.is_first()

@@ -1,109 +1,57 @@
-import ast
+"""Which package imports which, and what an import costs."""
+
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "highway_jax"
-
-# Each room may import those before it, and no other.
-ORDER = [
-    "errors",
-    "files",
-    "architectures",
-    "schema",
-    "config",
-    "archives",
-    "tfds_builders",
-    "data",
-    "preprocess",
-    "convolution",
-    "layers",
-    "models",
-    "optimizer",
-    "metrics",
-    "train",
-    "evaluate",
-    "rendezvous",
-    "projection",
-    "hosts",
-    "parallel",
-    "draws",
-    "design",
-    "trials",
-    "program",
-    "analysis",
-    "compile_cache",
-    "checkpoint",
-    "tables",
-    "summaries",
-    "events",
-    "records",
-    "progress",
-    "signals",
-    "workdir",
-    "run_context",
-    "batch_run",
-    "experiment",
-    "recipes",
-    "__init__",
-    "command_line",
-    "main",
-    "paper",
-    "findings",
-    "figures",
-    "analyze",
-    "claims",
-    "runs",
-    "document",
-    "page",
-    "report_runs",
-    "report_paper",
-    "report",
-]
-
-# Libraries that stay inside certain rooms.
-HOMES = {
-    "flax": {"layers", "models"},
-    "orbax": {"checkpoint"},
-    "tensorflow_datasets": {"archives", "data", "tfds_builders"},
-    "google_crc32c": {"tfds_builders"},
-    "filelock": {"workdir"},
-    "matplotlib": {"figures"},
-    "plotly": {"page"},
-    "sklearn": {"data"},
-    "tensorboardX": {"events"},
-}
+ROOT = Path(__file__).parents[1]
+HEAVY = ("matplotlib", "orbax", "plotly", "rich", "sklearn", "tensorboardX", "tensorflow_datasets")
 
 
-def _imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import"
-            if node.module == "highway_jax":
-                yield from (f"highway_jax.{alias.name}" for alias in node.names)
-            yield node.module
+def test_packages_keep_their_contracts():
+    """The contracts are in pyproject.toml."""
+    code = "import sys, importlinter.cli as cli; sys.exit(cli.lint_imports(no_cache=True))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_module_has_its_place():
-    assert sorted(path.stem for path in SOURCE.glob("*.py")) == sorted(ORDER)
+def _modules(code):
+    """Returns the top-level modules that a fresh interpreter has loaded after some code."""
+    code += "; import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_imports_point_down(room):
-    allowed = set(ORDER[: ORDER.index(room)])
-    ours = {
-        parts[1]
-        for name in _imports(SOURCE / f"{room}.py")
-        if (parts := name.split("."))[0] == "highway_jax" and len(parts) > 1 and parts[1] in ORDER
-    }
-    assert ours <= allowed, f"{room} imports {sorted(ours - allowed)}"
+def test_the_package_alone_loads_nothing():
+    assert not _modules("import highway_jax") & {"jax", "flax", "numpy", *HEAVY}
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_libraries_stay_in_their_rooms(room):
-    imported = {name.split(".")[0] for name in _imports(SOURCE / f"{room}.py")}
-    for library, homes in HOMES.items():
-        assert library not in imported or room in homes
-    assert not imported & {"tensorflow", "pickle", "torch"}
+def test_a_block_loads_flax_and_little_else():
+    loaded = _modules("from highway_jax import HighwayBlock, scan_blocks")
+    assert "flax" in loaded
+    without = _modules("import jax, flax.linen, jaxtyping")
+    assert not (loaded - without) & {*HEAVY, "optax", "absl", "ml_collections"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from highway_jax.storage import results",
+        "from highway_jax import report",
+        "from highway_jax.paper import claims",
+    ],
+)
+def test_reading_saved_runs_loads_no_jax(code):
+    assert not _modules(code) & {"jax", "flax", "optax", "orbax", "sklearn", "tensorflow_datasets"}
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import highway_jax
+
+    with pytest.raises(AttributeError, match="no attribute 'HighwayBlok'"):
+        highway_jax.HighwayBlok  # noqa: B018
+    assert set(highway_jax.__all__) <= set(dir(highway_jax))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from highway_jax import DenseStack, default_config
-from highway_jax.layers import BLOCKS
-from highway_jax.models import REMATS, BlockGroup, build, scan_blocks, set_transform_bias
+from highway_jax.nn.blocks import BLOCKS
+from highway_jax.nn.stacks import REMATS, BlockGroup, build, scan_blocks, set_transform_bias
 
 OPTIONS = {"activation": "tanh"}
 

@@ -5,7 +5,8 @@ import optax
 import pytest
 
 from highway_jax import default_config
-from highway_jax.optimizer import Hyperparameters, build, learning_rate
+from highway_jax.sweep.trials import Hyperparameters
+from highway_jax.training.optimizer import build, learning_rate
 
 NUMBERS = Hyperparameters(
     seed=jnp.uint32(0),

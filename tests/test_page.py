@@ -9,9 +9,10 @@ import pytest
 from made_up_findings import made_up
 from test_report import _row, _write_run
 
-from highway_jax import findings, report
-from highway_jax.document import Chart, Section, Table, to_markdown
-from highway_jax.page import to_html
+from highway_jax import report
+from highway_jax.reporting.document import Chart, Section, Table, to_markdown
+from highway_jax.reporting.page import to_html
+from highway_jax.storage import findings
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

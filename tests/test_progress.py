@@ -7,7 +7,7 @@ import re
 import pytest
 from rich.console import Console
 
-from highway_jax import progress
+from highway_jax.runtime import progress
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import default_config, optimizer, run, trials
-from highway_jax.program import Program
-from highway_jax.projection import project
-from highway_jax.signals import Stopped
+from highway_jax import default_config, run
+from highway_jax.runtime.signals import Stopped
+from highway_jax.sweep import planning
+from highway_jax.sweep.projection import project
+from highway_jax.sweep.trials import Hyperparameters
+from highway_jax.training import optimizer
+from highway_jax.training.program import Program
 
 
 def test_a_projection_is_what_it_is_by_hand():
@@ -74,7 +77,7 @@ def test_sums_are_of_the_rates_of_the_schedule(settings, of_epoch):
     for key, value in settings.items():
         config[key] = value
     one = np.ones(2, np.float32)
-    numbers = optimizer.Hyperparameters(
+    numbers = Hyperparameters(
         np.zeros(2, np.uint32), 0.5 * one, 0.9 * one, np.float32([0.8, 1.0]), one, one
     )
     sums = optimizer.summed_rates(config, 7, numbers, 4)
@@ -96,7 +99,7 @@ def test_of_two_settings_the_one_that_ends_lower_is_promoted():
         {
             "trial": i,
             "rung": 0,
-            "status": trials.WAITING,
+            "status": planning.WAITING,
             "train_loss": curves[name][15],
             "projected_train_loss": project(curves[name], sums[name], 15),
         }
@@ -108,13 +111,13 @@ def test_of_two_settings_the_one_that_ends_lower_is_promoted():
 
     def kept(criterion, rows=rows):
         config.sweep.criterion = criterion
-        return [row["status"] for row in trials.decide(config, rows)]
+        return [row["status"] for row in planning.decide(config, rows)]
 
-    assert kept("train_loss") == [trials.PROMOTED, trials.DROPPED]
-    assert kept("projected_train_loss") == [trials.DROPPED, trials.PROMOTED]
+    assert kept("train_loss") == [planning.PROMOTED, planning.DROPPED]
+    assert kept("projected_train_loss") == [planning.DROPPED, planning.PROMOTED]
     # Where nothing is projected, the loss that was reached ranks.
     nothing = [row | {"projected_train_loss": math.nan} for row in rows]
-    assert kept("projected_train_loss", nothing) == [trials.PROMOTED, trials.DROPPED]
+    assert kept("projected_train_loss", nothing) == [planning.PROMOTED, planning.DROPPED]
 
 
 def _read(workdir):
@@ -155,7 +158,7 @@ def test_a_resumed_run_projects_and_decides_alike(small_config, cache, tmp_path,
         sums = row["learning_rate"] * (1437 // 100) * falls
         expected = project(curves[row["trial"]], sums, 14)
         assert row["projected_train_loss"] == pytest.approx(expected, rel=1e-4)
-        assert row["status"] == trials.DROPPED
+        assert row["status"] == planning.DROPPED
     (last,) = (row for row in rows if row["rung"] == 2)
     assert math.isnan(last["projected_train_loss"])
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from highway_jax import UserError, rendezvous
+from highway_jax import UserError
+from highway_jax.runtime import rendezvous
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,19 +10,12 @@ import pytest
 from made_up_findings import made_up
 from ml_collections import ConfigDict
 
-from highway_jax import (
-    claims,
-    figures,
-    findings,
-    paper,
-    report,
-    report_paper,
-    report_runs,
-    runs,
-    tables,
-)
-from highway_jax import config as config_lib
+from highway_jax import report
+from highway_jax.config import config as config_lib
 from highway_jax.errors import UserError
+from highway_jax.paper import claims, published
+from highway_jax.reporting import figures, paper_tables, run_tables
+from highway_jax.storage import findings, results, tables
 
 ENVIRONMENT = {
     "num_devices": 2,
@@ -70,30 +63,30 @@ def sweep(tmp_path):
         for epoch in ((1, 2, 3) if i == 3 else (1, 2))
     ]
     _write_run(tmp_path / "sweep", rows, lines, trials=12)
-    return runs.read(tmp_path / "sweep")
+    return results.read(tmp_path / "sweep")
 
 
 def test_the_best_trial_is_the_best_of_those_trained_furthest(sweep):
-    (cell,) = report_paper.figure1_cells([sweep]).values()
+    (cell,) = paper_tables.figure1_cells([sweep]).values()
     assert cell.row["trial"] == 3
     np.testing.assert_array_equal(cell.curve.x, [1, 2, 3])
     np.testing.assert_allclose(cell.curve.y, [4, 2, 4 / 3])
 
 
 def test_the_ten_best_are_compared_at_an_epoch_that_ten_reached(sweep):
-    (cell,) = report_paper.figure1_cells([sweep]).values()
+    (cell,) = paper_tables.figure1_cells([sweep]).values()
     mean, std, epoch = cell.ten_best
     assert epoch == 2
     assert mean == pytest.approx(np.mean(np.arange(1, 11) / 2))
     assert std == pytest.approx(np.std(np.arange(1, 11) / 2, ddof=1))
-    (cell,) = report_paper.figure1_cells([sweep._replace(rows=sweep.rows[:9])]).values()
+    (cell,) = paper_tables.figure1_cells([sweep._replace(rows=sweep.rows[:9])]).values()
     assert cell.ten_best is None
 
 
 def test_searches_of_the_same_nets_are_one(sweep, tmp_path):
     rows = [_row(0, train_loss=0.01, status="finished", rung=1, epochs=3)]
     _write_run(tmp_path / "more", rows, [{"trial": 0, "epoch": 3, "train_loss": 0.01}], trials=12)
-    (cell,) = report_paper.figure1_cells([sweep, runs.read(tmp_path / "more")]).values()
+    (cell,) = paper_tables.figure1_cells([sweep, results.read(tmp_path / "more")]).values()
     assert cell.trials == 13
     np.testing.assert_array_equal(cell.curve, [[3], [0.01]])
     assert cell.ten_best[2] == 2
@@ -104,7 +97,7 @@ def test_trained_furthest_is_judged_by_epochs(sweep, tmp_path):
     lines = [{"trial": 0, "epoch": epoch, "train_loss": 9 - epoch} for epoch in range(1, 9)]
     rows = [_row(0, train_loss=7.0, status="finished", rung=0, epochs=8)]
     _write_run(tmp_path / "whole", rows, lines, trials=12)
-    (cell,) = report_paper.figure1_cells([sweep, runs.read(tmp_path / "whole")]).values()
+    (cell,) = paper_tables.figure1_cells([sweep, results.read(tmp_path / "whole")]).values()
     assert (cell.row["epochs"], cell.curve.y[-1]) == (8, 1)
 
 
@@ -119,8 +112,8 @@ def test_seeds_of_a_best_setting_are_not_among_the_settings(sweep):
     }
     both = sweep._replace(rows=sweep.rows + again, curves=sweep.curves | curves)
     both.config["cases"] = {"net": {}}
-    (cell,) = report_paper.figure1_cells([both]).values()
-    (alone,) = report_paper.figure1_cells([sweep]).values()
+    (cell,) = paper_tables.figure1_cells([both]).values()
+    (alone,) = paper_tables.figure1_cells([sweep]).values()
     assert (cell.trials, cell.row["trial"], cell.ten_best) == (12, 3, alone.ten_best)
 
 
@@ -129,7 +122,7 @@ def test_the_best_and_the_ten_best_are_of_one_measure(tmp_path):
     rows = [_row(i, train_loss=9.0 + i, status="finished", rung=0) for i in range(10)]
     lines = [{"trial": i, "epoch": e, "train_loss": 1 / e} for i in range(10) for e in (1, 2)]
     _write_run(tmp_path / "sweep", rows, lines, trials=12)
-    (cell,) = report_paper.figure1_cells([runs.read(tmp_path / "sweep")]).values()
+    (cell,) = paper_tables.figure1_cells([results.read(tmp_path / "sweep")]).values()
     assert cell.ten_best == (cell.curve.y[-1], 0, cell.curve.x[-1]) == (0.5, 0, 2)
     text = report.report([tmp_path / "sweep"], tmp_path / "out")
     assert "| highway 10 | 10 | 5.00e-01 | 2 | 1.05e-05 | 5.0e-01 ± 0.0e+00 | 2 |" in text
@@ -247,7 +240,7 @@ def test_the_overview_and_the_curves_say_what_differs(tmp_path):
         " 70.00 (65.00 ± 7.07) | 1 |",
     ):
         assert words in text
-    (chart,) = report_runs.curves(runs.read(tmp_path / "grid")).parts
+    (chart,) = run_tables.curves(results.read(tmp_path / "grid")).parts
     assert [line["name"] for line in chart.data["lines"]] == [
         f"net 10, data.scaling {scaling}, seed {seed}"
         for scaling in ("unit", "signed")
@@ -257,7 +250,7 @@ def test_the_overview_and_the_curves_say_what_differs(tmp_path):
         "net 10, data.scaling unit",
         "net 10, data.scaling signed",
     ]
-    table = report_runs.trial_table([runs.read(tmp_path / "grid")]).parts[0].data
+    table = run_tables.trial_table([results.read(tmp_path / "grid")]).parts[0].data
     assert "data.scaling" in table["columns"]
 
 
@@ -284,7 +277,7 @@ def test_cells_of_a_search_have_lines_of_their_own(tmp_path):
         " 87.50 (81.25 ± 8.84) | 1 |",
     ):
         assert words in text
-    (chart,) = report_runs.curves(runs.read(tmp_path / "run")).parts
+    (chart,) = run_tables.curves(results.read(tmp_path / "run")).parts
     assert [line["name"] for line in chart.data["lines"]][1:5] == [
         "net 10, block plain, learning_rate 0.2",
         "net 10, block highway, learning_rate 0.3",
@@ -302,7 +295,7 @@ def test_trials_still_training_are_named_by_their_settings(small_config, tmp_pat
     _write_run(tmp_path / "run", [], lines)
     (tmp_path / "run" / "results.csv").unlink()
     (tmp_path / "run" / "config.json").write_text(config_lib.to_json(small_config))
-    (chart,) = report_runs.curves(runs.read(tmp_path / "run")).parts
+    (chart,) = run_tables.curves(results.read(tmp_path / "run")).parts
     assert [line["name"] for line in chart.data["lines"]] == [
         "small 3, optimizer.clip_norm 0",
         "small 3, optimizer.clip_norm 1",
@@ -345,7 +338,7 @@ def test_training_by_depth_is_drawn_of_several_depths(tmp_path):
 
 
 def test_a_curve_that_ends_early_is_drawn_over_logarithmic_steps():
-    authors = paper.author_curve("cifar19", 32, "cifar10")
+    authors = published.author_curve("cifar19", 32, "cifar10")
     log = figures.Curve(authors[:, 0], authors[:, 1])
     for steps, scale in ((2_000, "log"), (200_000, "linear")):
         ours = figures.Curve(np.asarray([500.0, steps]), np.asarray([0.3, 0.5]))
@@ -414,7 +407,7 @@ def test_other_directories_beside_analyses_are_left_alone(tmp_path):
     for name in ("trial_0000", "trial_0000.bak", "trial_x", "trial_0001 (copy)"):
         (tmp_path / "run" / "analysis" / name).mkdir(parents=True)
         findings.save(made_up(), tmp_path / "run" / "analysis" / name / "findings.npz")
-    assert list(runs.read(tmp_path / "run").inside) == [0]
+    assert list(results.read(tmp_path / "run").inside) == [0]
     assert report.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
 
 
@@ -443,9 +436,9 @@ def test_curves_may_be_compressed(sweep):
     plain = sweep.directory / "metrics.jsonl"
     packed = gzip.compress(plain.read_bytes())
     plain.unlink()
-    assert runs.read(sweep.directory).curves == {}
+    assert results.read(sweep.directory).curves == {}
     plain.with_suffix(".jsonl.gz").write_bytes(packed)
-    assert runs.read(sweep.directory).curves == sweep.curves
+    assert results.read(sweep.directory).curves == sweep.curves
 
 
 def test_what_was_found_inside_is_held_against_the_paper(tmp_path):
@@ -483,14 +476,14 @@ def test_the_authors_curves_end_where_their_logs_do():
         (("cifar19", 32, "cifar10"), 401, (200_000, 0.9214)),
         (("cifar19", 32, "cifar100"), 401, (200_000, 0.6809)),
     ):
-        curve = paper.author_curve(*net)
+        curve = published.author_curve(*net)
         assert curve.shape == (points, 3)
         np.testing.assert_allclose(curve[-1, :2], last, atol=5e-5)
-    assert paper.author_curve("highway_a", 16, "cifar10") is None
+    assert published.author_curve("highway_a", 16, "cifar10") is None
 
 
 def test_a_torn_table_is_refused(tmp_path):
     _write_run(tmp_path / "run", [_row(0)], [])
     (tmp_path / "run" / "metrics.jsonl").write_text('{"epoch": 1}\n')
     with pytest.raises(UserError, match="allowed: a directory of a run"):
-        runs.read(tmp_path / "run")
+        results.read(tmp_path / "run")

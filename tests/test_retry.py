@@ -8,8 +8,8 @@ import pytest
 from jax.errors import JaxRuntimeError
 
 from highway_jax import UserError, run
-from highway_jax.program import Program
-from highway_jax.signals import Stopped
+from highway_jax.runtime.signals import Stopped
+from highway_jax.training.program import Program
 
 CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
 

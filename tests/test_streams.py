@@ -11,7 +11,7 @@ import fault_tools
 import pytest
 from fault_tools import ROOT, Run
 
-from highway_jax import hosts, progress
+from highway_jax.runtime import multihost, progress
 
 CLOSED = "WARNING: standard output is closed; training continues without progress"
 FULL = (
@@ -155,12 +155,12 @@ def test_a_process_of_several_leaves_with_its_status_whatever_its_streams(monkey
     closed = io.StringIO()
     closed.close()
     statuses = []
-    monkeypatch.setattr(hosts.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(multihost.jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(os, "_exit", statuses.append)
     for stdout, stderr in ((closed, closed), (None, None), (_Broken(OSError(5, "x")), closed)):
         with monkeypatch.context() as patch:
             patch.setattr("sys.stdout", stdout)
             patch.setattr("sys.stderr", stderr)
             with contextlib.suppress(SystemExit):
-                hosts.leave(75)
+                multihost.leave(75)
     assert statuses == [75, 75, 75]

@@ -9,12 +9,15 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from highway_jax import batch_run, default_config, records, summaries, tables, trials
-from highway_jax import config as config_lib
-from highway_jax.config import CASE_KEYS
-from highway_jax.experiment import run
-from highway_jax.progress import Display
-from highway_jax.schema import SCHEMA
+from highway_jax import default_config
+from highway_jax.config import config as config_lib
+from highway_jax.config.config import CASE_KEYS
+from highway_jax.config.schema import SCHEMA
+from highway_jax.runs import batch_trainer
+from highway_jax.runs.experiment import run
+from highway_jax.runtime.progress import Display
+from highway_jax.storage import records, summaries, tables
+from highway_jax.sweep import planning
 
 
 def _two_values(key):
@@ -65,9 +68,9 @@ def _config(where, key, values):
 def _rows(config, accuracy):
     """Returns rows of all trials as a run makes them, with accuracies that are made up."""
     rows = []
-    for batch in trials.plan(config, []):
-        measured = {"status": trials.FINISHED, "num_parameters": 7, "train_loss": 0.5}
-        for trial, row in zip(batch.trials, batch_run.failed_rows(batch), strict=True):
+    for batch in planning.plan(config, []):
+        measured = {"status": planning.FINISHED, "num_parameters": 7, "train_loss": 0.5}
+        for trial, row in zip(batch.trials, batch_trainer.failed_rows(batch), strict=True):
             rows.append(row | measured | {"test_accuracy": accuracy(trial)})
     return sorted(rows, key=lambda row: row["trial"])
 
@@ -174,8 +177,8 @@ def test_seeds_of_a_best_setting_trained_again_are_a_group_of_their_own():
 
 def test_a_trial_that_failed_is_counted_with_its_setting(small_config, tmp_path):
     rows = _rows(small_config, lambda trial: 0.5)
-    (batch,) = trials.plan(small_config, [])
-    rows[1] = batch_run.failed_rows(batch)[1]
+    (batch,) = planning.plan(small_config, [])
+    rows[1] = batch_trainer.failed_rows(batch)[1]
     (line,) = summaries.summarize(rows)
     assert (line["trials"], line["num_parameters"], line["test_accuracy_mean"]) == (2, 7, 0.5)
 

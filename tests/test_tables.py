@@ -10,9 +10,11 @@ import fault_tools
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import UserError, design, records, report, run, runs, summaries, tables
-from highway_jax import config as config_lib
-from highway_jax.program import Program
+from highway_jax import UserError, report, run
+from highway_jax.config import config as config_lib
+from highway_jax.storage import records, results, summaries, tables
+from highway_jax.sweep import design
+from highway_jax.training.program import Program
 
 COMMITTED = sorted((fault_tools.ROOT / "experiments" / "results").glob("*/*/config.json"))
 
@@ -78,22 +80,22 @@ def test_a_run_begun_with_the_columns_of_an_older_version_ends_alike(copy):
 
 def test_a_report_on_a_run_of_an_older_version_knows_what_it_varied(copy):
     _, path = copy
-    whole = runs.read(path)
+    whole = results.read(path)
     _write(path / "results.csv", tables.RESULTS, _read(path / "results.csv"))
-    assert runs.read(path).rows == whole.rows
+    assert results.read(path).rows == whole.rows
     # A config that this version cannot plan does not say which trial had which value.
     config = json.loads((path / "config.json").read_text())
     config["model"]["gone"] = 3
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"has no column 'data\.scaling', which the run varies"):
-        runs.read(path)
+        results.read(path)
 
 
 def test_columns_of_a_later_version_are_read_and_kept(copy):
     config, path = copy
     rows = [row | {"note": f"n{i}"} for i, row in enumerate(_read(path / "results.csv"))]
     _write(path / "results.csv", [*rows[0]], rows[:3])
-    assert [row["note"] for row in runs.read(path).rows] == ["n0", "n1", "n2"]
+    assert [row["note"] for row in results.read(path).rows] == ["n0", "n1", "n2"]
     run(config, path)
     assert [row["note"] for row in _read(path / "results.csv")] == ["n0", "n1", "n2", ""]
 
@@ -106,7 +108,7 @@ def test_a_table_that_a_spreadsheet_saved_is_read(copy, monkeypatch):
     table.write_text(text, encoding="utf-8-sig", newline="")
     monkeypatch.setattr(Program, "__init__", None)  # Nothing is trained.
     assert run(config, path) == rows
-    assert runs.read(path).rows == rows
+    assert results.read(path).rows == rows
 
 
 def _doubled(rows):
@@ -183,7 +185,7 @@ def test_retrained_trials_are_trials_of_the_run(small_config):
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "-".join(path.parts[-3:-1]))
 def test_every_committed_run_is_read(path):
-    found = runs.read(path.parent)
+    found = results.read(path.parent)
     config = config_lib.from_json(path.read_text())
     rows = records.Records(path.parent, config).results()
     assert found.rows == rows

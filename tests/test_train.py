@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from highway_jax import default_config, experiment, metrics, models, optimizer, parallel, train
-from highway_jax import trials as trials_lib
-from highway_jax.evaluate import evaluate
-from highway_jax.optimizer import Hyperparameters
-from highway_jax.program import Program
+from highway_jax import default_config
+from highway_jax.nn import stacks
+from highway_jax.runs import experiment
+from highway_jax.sweep import planning as trials_lib
+from highway_jax.sweep.trials import Hyperparameters
+from highway_jax.training import metrics, optimizer, train, trial_mesh
+from highway_jax.training.evaluate import evaluate
+from highway_jax.training.program import Program
 
 NUM_TRAIN, BATCH = 25, 6
 
@@ -26,7 +29,7 @@ def data():
 def _task(**model):
     config = default_config()
     config.model.update({"depth": 4, "width": 8, **model})
-    net = models.build(config.model, (3, 3, 1), 4)
+    net = stacks.build(config.model, (3, 3, 1), 4)
     return train.Task(
         init=net.init,
         apply=net.apply,
@@ -56,7 +59,7 @@ def _numbers(*rates, seeds=None):
 def _states(numbers, data, stretches, *, mode="map", num_devices=2, task=None):
     """Yields the trials' states at the start and after each stretch."""
     task = task or _task()
-    trials = parallel.Trials(len(numbers.seed), num_devices, mode)
+    trials = trial_mesh.Trials(len(numbers.seed), num_devices, mode)
     state = trials.compile(lambda n: train.create(task, n))(trials.place(numbers))
     yield trials.fetch(state)
     step = trials.compile(lambda s, d, n: train.train_steps(task, s, d, n))
@@ -173,7 +176,7 @@ def test_an_epoch_sees_each_example_once_in_an_order_of_its_own():
 
     config = default_config().model
     config.update({"depth": 1, "width": 2})
-    net = models.build(config, (1,), 2)
+    net = stacks.build(config, (1,), 2)
     task = _task()._replace(init=net.init, apply=net.apply, preprocess=preprocess)
     numbers = jax.tree.map(lambda a: a[0], _numbers(0.1))
     step = jax.jit(lambda s, n: train.train_steps(task, s, train.DeviceData(images, labels), n))
@@ -191,7 +194,7 @@ def test_a_step_scatters_nothing(architecture):
     # GPUs add up scatters in any order, or slowly.
     config = default_config()
     config.model.update({"architecture": architecture, "depth": 10, "width": 4})
-    model = models.build(config.model, (28, 28, 1), 10)
+    model = stacks.build(config.model, (28, 28, 1), 10)
     images, labels = jnp.zeros((3, 28, 28, 1)), jnp.zeros(3, jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
 
@@ -247,7 +250,7 @@ def test_trials_at_once_do_not_copy_the_examples():
     num_examples, depth, width = 5000, 10, 50
     config = default_config().model
     config.update({"depth": depth, "width": width})
-    net = models.build(config, (28, 28, 1), 10)
+    net = stacks.build(config, (28, 28, 1), 10)
     task = _task()._replace(
         init=net.init, apply=net.apply, num_train=num_examples, batch_size=100, micro_batch=100
     )
@@ -260,7 +263,7 @@ def test_trials_at_once_do_not_copy_the_examples():
     )
     temporary = []
     for num_trials in (4, 12):
-        trials = parallel.Trials(num_trials, 1, "vmap")
+        trials = trial_mesh.Trials(num_trials, 1, "vmap")
         numbers = _numbers(*[0.1] * num_trials)
         state = jax.eval_shape(jax.vmap(lambda n: train.create(task, n)), numbers)
         steps = trials.compile(lambda s, d, n: train.train_steps(task, s, d, n))
@@ -310,10 +313,10 @@ def test_evaluation_counts_every_example_once(data, batch_size):
 
 
 def test_trials_fill_the_devices_and_come_back_alone():
-    trials = parallel.Trials(3, 2)
+    trials = trial_mesh.Trials(3, 2)
     assert (trials.num_slots, trials.mesh.size, trials.mode) == (4, 2, "map")
     double = trials.compile(lambda x, y: x * 2 + y)
     result = double(trials.place(np.arange(3)), trials.share(np.int64(10)))
     assert result.shape == (4,)
     assert trials.fetch(result).tolist() == [10, 12, 14]
-    assert parallel.Trials(1).mesh.size == 1
+    assert trial_mesh.Trials(1).mesh.size == 1

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import config as config_lib
-from highway_jax import default_config, draws, trials
+from highway_jax import default_config
+from highway_jax.config import config as config_lib
+from highway_jax.sweep import draws, planning
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
@@ -46,7 +47,9 @@ def search():
 
 
 def _row(trial, batch, *, loss, diverged=False):
-    status = trials.DIVERGED if diverged else trials.FINISHED if batch.last else trials.WAITING
+    status = (
+        planning.DIVERGED if diverged else planning.FINISHED if batch.last else planning.WAITING
+    )
     return {
         "trial": trial.index,
         "batch": batch.name,
@@ -65,13 +68,13 @@ def _loss(trial):
 def _play(config, loss=_loss, diverging=(), known=None):
     """Runs a sweep whose losses are given, one batch after another; returns batches and rows."""
     done, rows = [], []
-    while batches := trials.plan(config, rows, known=known):
+    while batches := planning.plan(config, rows, known=known):
         batch = batches[0]
         done.append(batch)
         new = [_row(t, batch, loss=loss(t), diverged=t.index in diverging) for t in batch.trials]
         changed = {row["trial"] for row in new}
         rows = [r for r in rows if r["trial"] not in changed] + new
-        rows = trials.decide(config, rows, known=known)
+        rows = planning.decide(config, rows, known=known)
     return done, rows
 
 
@@ -81,7 +84,7 @@ def test_without_a_sweep_every_case_has_every_seed():
     config.cases.a = ConfigDict({})
     config.cases.b = ConfigDict({"model": {"transform_bias": -3.0}})
     config.cases.c = ConfigDict({"model": {"depth": 7}})
-    first, second = trials.plan(config, [])
+    first, second = planning.plan(config, [])
     assert [(t.case, t.seed) for t in first.trials] == [("a", 3), ("a", 4), ("b", 3), ("b", 4)]
     assert [(t.case, t.seed) for t in second.trials] == [("c", 3), ("c", 4)]
     assert first.hyperparameters().transform_bias.tolist() == [-2, -2, -3, -3]
@@ -90,7 +93,7 @@ def test_without_a_sweep_every_case_has_every_seed():
 
 
 def test_batches_share_all_that_is_static(search):
-    for batch in trials.plan(search, []):
+    for batch in planning.plan(search, []):
         keys = ("block", "depth", "width", "activation")
         assert len({tuple(t.settings[f"model.{k}"] for k in keys) for t in batch.trials}) == 1
         assert batch.rung == 0
@@ -99,7 +102,7 @@ def test_batches_share_all_that_is_static(search):
 
 def test_draws_follow_their_distributions_and_nothing_else(search):
     search.sweep.trials = 400
-    drawn = [t.settings for t in trials.cells(search)[0].trials]
+    drawn = [t.settings for t in planning.cells(search)[0].trials]
     rates = np.log10([c["optimizer.learning_rate"] for c in drawn])
     assert -3 <= rates.min() < -2.8
     assert -0.2 < rates.max() <= 0
@@ -109,14 +112,14 @@ def test_draws_follow_their_distributions_and_nothing_else(search):
     assert {c["model.transform_bias"] for c in drawn} == set(range(-10, 0))
     assert {c["optimizer.momentum"] for c in drawn} == {0.5, 0.9}
     assert {c["model.activation"] for c in drawn} == {"relu", "tanh"}
-    assert len({t.seed for t in trials.cells(search)[0].trials}) == 400
+    assert len({t.seed for t in planning.cells(search)[0].trials}) == 400
 
 
 def test_draws_do_not_depend_on_what_else_is_drawn(search):
-    few = trials.cells(search)
+    few = planning.cells(search)
     search.sweep.trials = 20
     search.sweep.grid.model.depth = (20, 10, 50)
-    many = {(c.case, c.settings["model.depth"]): c for c in trials.cells(search)}
+    many = {(c.case, c.settings["model.depth"]): c for c in planning.cells(search)}
     for cell in few:
         other = many[cell.case, cell.settings["model.depth"]]
         for a, b in zip(cell.trials, other.trials, strict=False):
@@ -124,13 +127,13 @@ def test_draws_do_not_depend_on_what_else_is_drawn(search):
     settings = [t.numbers["learning_rate"] for c in few for t in c.trials]
     assert len(set(settings)) == len(settings)
     search.sweep.seed = 1
-    assert trials.cells(search)[0].trials[0].numbers != few[0].trials[0].numbers
+    assert planning.cells(search)[0].trials[0].numbers != few[0].trials[0].numbers
 
 
 def test_draws_are_those_of_a_numpy_generator_for_each_trial(search):
     """The seeds of all generators are computed at once; each must be what numpy makes of it."""
     search.sweep.seed = 5
-    for cell in trials.cells(search):
+    for cell in planning.cells(search):
         label = json.dumps([cell.case, {"model.depth": cell.settings["model.depth"]}])
         digest = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big")
         for position, trial in enumerate(cell.trials):
@@ -169,7 +172,7 @@ def test_seeds_of_generators_are_numpys():
 def test_the_trials_of_saved_results_are_drawn_again(name):
     folder = RESULTS / "figure1" / name
     config = config_lib.from_json((folder / "config.json").read_text())
-    known = {t.index: t for cell in trials.cells(config, 1) for t in cell.trials}
+    known = {t.index: t for cell in planning.cells(config, 1) for t in cell.trials}
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) > 100
@@ -217,16 +220,16 @@ def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange):
         seconds.append(time.process_time() - began)
         return result
 
-    known = timed(trials.cells, config)
-    batches = timed(trials.plan, config, [], {}, known)
+    known = timed(planning.cells, config)
+    batches = timed(planning.plan, config, [], {}, known)
     assert sum(len(batch.trials) for batch in batches) == pytest.approx(100_000, rel=0.01)
     begun = {batch.name: [t.index for t in batch.trials] for batch in batches}
     rows = [_row(t, batch, loss=_loss(t)) for batch in batches for t in batch.trials]
-    rows = timed(trials.decide, config, rows, begun, known)
-    timed(trials.plan, config, rows, begun, known)
-    again = timed(trials.plan, config, rows[::2], begun, known)
+    rows = timed(planning.decide, config, rows, begun, known)
+    timed(planning.plan, config, rows, begun, known)
+    again = timed(planning.plan, config, rows[::2], begun, known)
     assert [t.index for batch in again for t in batch.trials]
-    timed(trials.outdated, config, rows, known)
+    timed(planning.outdated, config, rows, known)
     # Each takes about a second, and half an hour where a pair of trials is looked at.
     assert max(seconds) < 6, seconds
 
@@ -235,12 +238,12 @@ def test_halving_keeps_the_best_of_each_cell(search):
     search.sweep.retrain_seeds = ()
     done, rows = _play(search)
     by_trial = {row["trial"]: row for row in rows}
-    for cell in trials.cells(search):
+    for cell in planning.cells(search):
         ranked = sorted(cell.trials, key=lambda t: (t.index * 7919) % 101)
         for place, trial in enumerate(ranked):
             row = by_trial[trial.index]
             assert row["epochs"] == (40 if place < 3 else 8 if place < 6 else 2)
-            assert row["status"] == (trials.FINISHED if place < 3 else trials.DROPPED)
+            assert row["status"] == (planning.FINISHED if place < 3 else planning.DROPPED)
     names = [batch.name for batch in done]
     assert len(set(names)) == len(names)
     assert sorted(
@@ -253,21 +256,21 @@ def test_diverged_trials_are_never_promoted_and_never_tried_again(search):
     best = sorted(range(12), key=lambda i: (i * 7919) % 101)[:2]
     _, rows = _play(search, diverging=best)
     statuses = [row["status"] for row in rows[:12]]
-    assert [statuses[i] for i in best] == [trials.DIVERGED] * 2
-    assert statuses.count(trials.FINISHED) == 3
-    assert statuses.count(trials.DROPPED) == 7
+    assert [statuses[i] for i in best] == [planning.DIVERGED] * 2
+    assert statuses.count(planning.FINISHED) == 3
+    assert statuses.count(planning.DROPPED) == 7
 
 
 def test_a_cell_that_diverges_whole_ends(search):
     _, rows = _play(search, diverging=range(12))
-    assert [row["status"] for row in rows[:12]] == [trials.DIVERGED] * 12
+    assert [row["status"] for row in rows[:12]] == [planning.DIVERGED] * 12
     assert {row["case"] for row in rows[48:]} == {"highway-best", "plain-best"}
     assert len(rows) == 48 + 3 * 2  # three cells have a best setting
 
 
 @pytest.mark.parametrize("numbering", [1, 2])
 def test_the_best_setting_is_trained_again(search, numbering):
-    known = trials.cells(search, numbering)
+    known = planning.cells(search, numbering)
     batches, rows = _play(search, known=known)
     retrained = [t for b in batches for t in b.trials if t.case.endswith("-best")]
     assert [t.seed for t in retrained] == [100, 101] * 4
@@ -279,21 +282,21 @@ def test_the_best_setting_is_trained_again(search, numbering):
     assert [t.index for t in retrained] == expected
     for trial, again in zip(best, retrained[::2], strict=True):
         assert again.settings == trial.settings
-    assert all(row["status"] in trials.SETTLED for row in rows)
-    found = trials.find(search, rows, known)
+    assert all(row["status"] in planning.SETTLED for row in rows)
+    found = planning.find(search, rows, known)
     assert [found[t.index] for t in retrained] == retrained
     rows = [row | found[row["trial"]].numbers for row in rows]
-    assert trials.outdated(search, rows, known) == []
+    assert planning.outdated(search, rows, known) == []
     # A better setting that comes late is trained too, where the one before has its rows.
     last = max(row["trial"] for row in rows)
     second = sorted(range(12), key=lambda i: (i * 7919) % 101)[1]
     rows = [row | ({"train_loss": -1.0} if row["trial"] == second else {}) for row in rows]
-    new = [t.index for batch in trials.plan(search, rows, known=known) for t in batch.trials]
+    new = [t.index for batch in planning.plan(search, rows, known=known) for t in batch.trials]
     assert new == ([] if numbering == 1 else [48 + 2 * second, 48 + 2 * second + 1])
-    (line,) = trials.outdated(search, rows, known)
+    (line,) = planning.outdated(search, rows, known)
     assert line.startswith(f"highway-best: trials {expected[0]}, {expected[1]} trained a setting")
     assert line.endswith(f"that of trial {second} is")
-    assert last in trials.find(search, rows, known)
+    assert last in planning.find(search, rows, known)
 
 
 def test_a_plan_can_be_taken_up_from_any_table(search):
@@ -301,16 +304,16 @@ def test_a_plan_can_be_taken_up_from_any_table(search):
     done, rows = _play(search)
     so_far = []
     for batch in done:
-        assert trials.plan(search, so_far)[0] == batch
+        assert planning.plan(search, so_far)[0] == batch
         new = [_row(t, batch, loss=(t.index * 7919) % 101) for t in batch.trials]
         changed = {row["trial"] for row in new}
-        so_far = trials.decide(search, [r for r in so_far if r["trial"] not in changed] + new)
+        so_far = planning.decide(search, [r for r in so_far if r["trial"] not in changed] + new)
     assert so_far == rows
 
 
 def test_large_groups_are_cut_and_halves_have_names(search):
     search.runtime.max_trials = 5
-    batches = trials.plan(search, [])
+    batches = planning.plan(search, [])
     assert max(len(batch.trials) for batch in batches) == 5
     assert len({batch.name for batch in batches}) == len(batches)
     first, second = batches[0].halves()
@@ -319,16 +322,16 @@ def test_large_groups_are_cut_and_halves_have_names(search):
     assert len(first._replace(trials=first.trials[:1]).halves()) == 1
     # One half done: what is planned next is the other half, under its own name.
     search.runtime.max_trials = 0
-    whole, *_ = trials.plan(search, [])
+    whole, *_ = planning.plan(search, [])
     first, second = whole.halves()
     rows = [_row(t, first, loss=1.0) for t in first.trials]
-    assert second in trials.plan(search, rows)
-    assert whole not in trials.plan(search, rows)
+    assert second in planning.plan(search, rows)
+    assert whole not in planning.plan(search, rows)
 
 
 def test_accuracy_is_a_criterion_too():
     rows = [{"valid_accuracy": a} for a in (0.5, math.nan, 0.9)]
-    ranked = sorted(rows, key=lambda row: trials.merit("valid_accuracy", row))
+    ranked = sorted(rows, key=lambda row: planning.merit("valid_accuracy", row))
     assert ranked[0]["valid_accuracy"] == 0.9
     assert math.isnan(ranked[2]["valid_accuracy"])
 
@@ -337,12 +340,12 @@ def _remake(config, rows, removed, loss, begun=None):
     """Removes rows and trains their trials again, with the losses given; returns the rows."""
     rows = [row for row in rows if row["trial"] not in removed]
     begun = (begun,) if begun else ()
-    while batches := trials.plan(config, rows, *begun):
+    while batches := planning.plan(config, rows, *begun):
         batch = batches[0]
         new = [_row(t, batch, loss=loss(t)) for t in batch.trials]
         changed = {row["trial"] for row in new}
         rows = [r for r in rows if r["trial"] not in changed] + new
-        rows = trials.decide(config, rows, *begun)
+        rows = planning.decide(config, rows, *begun)
     return rows
 
 
@@ -353,9 +356,9 @@ def test_a_failed_trial_tried_again_takes_only_a_position_that_is_left(search):
     # The best of all failed, and is tried again after the others were judged.
     rows = _remake(search, rows, ranked[:1], _loss)
     statuses = {row["trial"]: (row["rung"], row["status"]) for row in rows}
-    assert statuses[ranked[0]] == (0, trials.DROPPED)
-    assert [statuses[i] for i in ranked[1:4]] == [(2, trials.FINISHED)] * 3
-    assert [statuses[i] for i in ranked[4:7]] == [(1, trials.DROPPED)] * 3
+    assert statuses[ranked[0]] == (0, planning.DROPPED)
+    assert [statuses[i] for i in ranked[1:4]] == [(2, planning.FINISHED)] * 3
+    assert [statuses[i] for i in ranked[4:7]] == [(1, planning.DROPPED)] * 3
     assert sum(rung > 0 for rung, _ in list(statuses.values())[:12]) == 6
 
 
@@ -367,7 +370,7 @@ def test_failed_trials_tried_again_take_the_positions_that_are_left(search):
     by_trial = {row["trial"]: row for row in rows}
     ranked = sorted(failing, key=lambda i: (i * 7919) % 101)
     # Of 6 and 3 positions, trials 2 and 5 hold two each.
-    assert [by_trial[i]["status"] for i in (2, 5, ranked[0])] == [trials.FINISHED] * 3
+    assert [by_trial[i]["status"] for i in (2, 5, ranked[0])] == [planning.FINISHED] * 3
     assert sum(by_trial[i]["rung"] > 0 for i in range(12)) == 6
     assert [by_trial[i]["rung"] for i in ranked[:4]] == [2, 1, 1, 1]
 
@@ -379,15 +382,15 @@ def test_a_trial_without_a_row_stands_where_its_checkpoint_is(search):
     for batch in _play(search)[0]:
         if batch.rung == 2:
             break
-        assert batch in trials.plan(search, rows, begun)
+        assert batch in planning.plan(search, rows, begun)
         begun[batch.name] = [t.index for t in batch.trials]
         new = [_row(t, batch, loss=_loss(t)) for t in batch.trials]
         changed = {row["trial"] for row in new}
         rows = [r for r in rows if r["trial"] not in changed] + new
-        rows = trials.decide(search, rows, begun)
+        rows = planning.decide(search, rows, begun)
     promoted = ranked[0]
     left = [row for row in rows if row["trial"] != promoted]
-    (batch,) = (b for b in trials.plan(search, left, begun) if promoted in _indices(b))
+    (batch,) = (b for b in planning.plan(search, left, begun) if promoted in _indices(b))
     assert (batch.rung, _indices(batch)) == (1, [promoted])
     # Whatever rows are removed, the same trials end at the same rungs.
     _, whole = _play(search)

@@ -8,10 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from highway_jax import UserError, default_config, design, run
-from highway_jax import config as config_lib
-from highway_jax.progress import Display
-from highway_jax.schema import USES
+from highway_jax import UserError, default_config, run
+from highway_jax.config import config as config_lib
+from highway_jax.config.schema import USES
+from highway_jax.runtime.progress import Display
+from highway_jax.sweep import design
 
 KEYS = {
     # By key: two values, settings that use it, settings that do not.
@@ -165,7 +166,7 @@ def test_a_run_says_what_it_leaves_out_and_an_old_one_keeps_its_trials(
     assert json.loads(environment.read_text())["format"] == 2
 
     with monkeypatch.context() as patch:
-        patch.setattr("highway_jax.workdir.FORMAT", 1)
+        patch.setattr("highway_jax.storage.workdir.FORMAT", 1)
         every, _ = _run(grid, tmp_path / "old")
     assert [row["trial"] for row in every] == [str(i) for i in range(6)]
     environment = tmp_path / "old" / "environment.json"

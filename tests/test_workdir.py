@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from highway_jax import UserError, analyze, report, workdir
+from highway_jax import UserError, analyze, report
+from highway_jax.storage import workdir
 
 SOURCE = Path(workdir.__file__).parent
 VERSION = r"0\.1\.0\+sha256:[0-9a-f]{12}"
@@ -63,7 +64,9 @@ def package(tmp_path):
 
 
 def _commit_of(package):
-    code = "import json, highway_jax.workdir as w; print(json.dumps(w.describe_environment()))"
+    code = (
+        "import json, highway_jax.storage.workdir as w; print(json.dumps(w.describe_environment()))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(package.parent), "JAX_PLATFORMS": "cpu"},

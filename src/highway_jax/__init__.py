@@ -1,10 +1,18 @@
-"""Highway networks in JAX: a reproduction of "Training Very Deep Networks" (NIPS 2015)."""
+"""Highway networks in JAX: a reproduction of "Training Very Deep Networks" (NIPS 2015).
 
-from highway_jax.config import default_config
-from highway_jax.errors import UserError
-from highway_jax.experiment import run
-from highway_jax.layers import BlockActivations, HighwayBlock, PlainBlock, ResidualBlock
-from highway_jax.models import DenseStack, scan_blocks
+The public names are imported when they are first used (PEP 562): the blocks load neither Orbax nor
+TensorFlow Datasets, and reading saved runs loads no jax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from highway_jax.config.config import default_config
+    from highway_jax.errors import UserError
+    from highway_jax.nn.blocks import BlockActivations, HighwayBlock, PlainBlock, ResidualBlock
+    from highway_jax.nn.stacks import DenseStack, scan_blocks
+    from highway_jax.runs.experiment import run
 
 __all__ = [
     "BlockActivations",
@@ -18,3 +26,27 @@ __all__ = [
     "scan_blocks",
 ]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "BlockActivations": "highway_jax.nn.blocks",
+    "DenseStack": "highway_jax.nn.stacks",
+    "HighwayBlock": "highway_jax.nn.blocks",
+    "PlainBlock": "highway_jax.nn.blocks",
+    "ResidualBlock": "highway_jax.nn.blocks",
+    "UserError": "highway_jax.errors",
+    "default_config": "highway_jax.config.config",
+    "run": "highway_jax.runs.experiment",
+    "scan_blocks": "highway_jax.nn.stacks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

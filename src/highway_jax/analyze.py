@@ -10,188 +10,22 @@ figures. Nothing is trained.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from highway_jax import analysis, figures, files, findings, parallel, trials
-from highway_jax import config as config_lib
-from highway_jax.checkpoint import Checkpoints
+from highway_jax import files
+from highway_jax.analysis import statistics
+from highway_jax.analysis.collect import Options, analyze
 from highway_jax.errors import UserError
-from highway_jax.experiment import load_data
-from highway_jax.findings import Findings
-from highway_jax.program import Program
-from highway_jax.records import Records
-from highway_jax.summaries import summarize_search
-from highway_jax.workdir import Workdir
-
-NUM_SAMPLES = 20
-
-
-class Options(NamedTuple):
-    """How much to look at.
-
-    Attributes:
-        num_examples: Training examples to evaluate lesions on; 0 for all.
-        num_pair_examples: The same for pairs of layers, of which there are many; 0 for no pairs.
-        sample_seed: Draws the examples that are looked at on their own.
-        batch_size: Examples to look at together; 0 for the run's `evaluation.batch_size`.
-    """
-
-    num_examples: int = 0
-    num_pair_examples: int = 2000
-    sample_seed: int = 0
-    batch_size: int = 0
-
-
-DEFAULTS = Options()
-
-
-def analyze(
-    workdir: Path, chosen: Sequence[int] = (), options: Options = DEFAULTS
-) -> dict[int, Findings]:
-    """Looks into trained nets of a run.
-
-    Args:
-        workdir: The run's directory.
-        chosen: Numbers of the trials; none for the best finished one of each highway net, by
-            training loss: of each case at each point of the grid.
-        options: How much to look at.
-
-    Returns:
-        What was found, by trial.
-
-    Raises:
-        UserError: If the run or the trial is not there, is not finished, or has no highway gates.
-    """
-    config, every, cells = _read(workdir)
-    rows = _choose(config, every, chosen, workdir)
-    parallel.use_cores(config.runtime.devices)
-    known = trials.find(config, every, cells)
-    found = {}
-    for name in dict.fromkeys(row["batch"] for row in rows):
-        wanted = [row["trial"] for row in rows if row["batch"] == name]
-        found |= _analyze_batch(workdir, name, [known[index] for index in wanted], options)
-    return found
-
-
-def _read(workdir: Path) -> tuple[ConfigDict, list[dict[str, Any]], list[trials.Cell]]:
-    try:
-        config = config_lib.from_json((workdir / "config.json").read_text("utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"--workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
-        ) from error
-    cells = trials.cells(config, Workdir(workdir).numbering())
-    return config, Records(workdir, config, cells).results(), cells
-
-
-def _choose(
-    config: ConfigDict, rows: list[dict[str, Any]], chosen: Sequence[int], workdir: Path
-) -> list[dict[str, Any]]:
-    ready = [row for row in rows if row["block"] == "highway" and row["status"] == trials.FINISHED]
-    numbers = [row["trial"] for row in ready]
-    for index in chosen:
-        if index not in numbers:
-            allowed = ", ".join(map(str, numbers)) or "none of this run yet"
-            raise UserError(f"--trial is {index}; allowed: a finished highway net ({allowed})")
-    if not ready:
-        raise UserError(
-            f"--workdir is {str(workdir)!r}; allowed: a run with a highway net that is finished"
-        )
-    if chosen:
-        return [row for row in ready if row["trial"] in chosen]
-    return summarize_search(ready, config)
-
-
-def _analyze_batch(
-    workdir: Path, name: str, wanted: list[trials.Trial], options: Options
-) -> dict[int, Findings]:
-    batch = trials.Batch(name, tuple(wanted), 0, 0, True)
-    dataset = load_data(batch.config.data)
-    program = Program(batch, dataset)
-    numbers = batch.hyperparameters()
-
-    def shapes(extra):
-        return program.shapes(numbers, len(extra["trials"]))
-
-    restored = Checkpoints(workdir / "checkpoints" / name).restore(shapes)
-    if restored is None:
-        raise UserError(f"{workdir / 'checkpoints' / name} is gone; restore it")
-    _, state, extra = restored
-    places = [extra["trials"].index(trial.index) for trial in wanted]
-    params = jax.tree.map(lambda leaf: leaf[places], state.params)
-    nets = analysis.Nets(program, params, options.batch_size)
-
-    rng = np.random.default_rng(options.sample_seed)
-    count = min(NUM_SAMPLES, dataset.train.size)
-    index = rng.choice(dataset.train.size, count, replace=False)
-    arrays = _lesions(nets, options)
-    gates, samples = nets.gates(), nets.samples(index)
-    arrays |= {
-        "biases": nets.biases(),
-        "counts": gates.counts,
-        "by_class": gates.by_class,
-        "mean": gates.mean,
-        "changes": gates.changes,
-    }
-    arrays |= {f"sample_{key}": value for key, value in samples._asdict().items()}
-    examples = options.num_examples or dataset.train.size
-    common = {
-        "class_names": np.asarray(dataset.class_names),
-        "sample_image": dataset.train.images[index],
-        "num_examples": min(examples, dataset.train.size),
-        "num_pair_examples": min(options.num_pair_examples, dataset.train.size),
-    }
-    found = {}
-    for i, trial in enumerate(wanted):
-        own = {key: value[i] for key, value in arrays.items()}
-        own["biases_before"] = own["biases"] * 0 + numbers.transform_bias[i]
-        found[trial.index] = Findings(title=_title(trial), **own, **common)
-    return found
-
-
-def _lesions(nets: analysis.Nets, options: Options) -> dict[str, np.ndarray]:
-    """Returns losses and errors of each kind of lesion as arrays [nets, 2, ...]."""
-    num = nets.num_blocks
-    kinds = {
-        "intact": np.full((1, num), np.nan),
-        "shut": analysis.single_lesions(num, 0),
-        "opened": analysis.single_lesions(num, 1),
-        "shut_to": analysis.range_lesions(num, from_here=False),
-        "shut_from": analysis.range_lesions(num, from_here=True),
-    }
-
-    def evaluate(gates, num_examples):
-        sums = nets.lesion(gates, num_examples=num_examples)
-        return np.stack([sums.mean_loss, 1 - sums.accuracy], axis=1)
-
-    together = evaluate(np.concatenate([*kinds.values()]), options.num_examples)
-    ends = np.cumsum([len(gates) for gates in kinds.values()])
-    values = dict(zip(kinds, np.split(together, ends[:-1], axis=-1), strict=True))
-    values["intact"] = values["intact"][..., 0]
-    pairs = np.full((nets.num_nets, 2, num, num), np.nan)
-    if options.num_pair_examples:
-        rows, columns = np.triu_indices(num)
-        values_of_pairs = evaluate(analysis.pair_lesions(num), options.num_pair_examples)
-        pairs[..., rows, columns] = pairs[..., columns, rows] = values_of_pairs
-    return values | {"pairs": pairs}
-
-
-def _title(trial: trials.Trial) -> str:
-    settings = trial.settings
-    net = settings["model.architecture"]
-    shape = f"{settings['model.depth']} layers of {settings['model.width']}"
-    return f"{settings['data.name']}, {shape if net == 'dense' else net}, seed {trial.seed}"
+from highway_jax.reporting import figures
+from highway_jax.storage import findings
+from highway_jax.storage.findings import Findings
 
 
 def write(found: Findings, out: Path) -> dict[str, float]:
     """Writes the arrays, numbers and figures of one net into a directory; returns the numbers."""
-    numbers = findings.measure(found)
+    numbers = statistics.measure(found)
     out.mkdir(parents=True, exist_ok=True)
     findings.save(found, out / "findings.npz")
     clean = {key: None if np.isnan(value) else value for key, value in numbers.items()}
@@ -236,7 +70,7 @@ def main(argv: list[str]) -> int:
             directory = out / f"trial_{index:04d}"
             numbers = write(found, directory)
             print(f"{found.title}: {directory}")
-            for words, value in findings.describe(numbers):
+            for words, value in statistics.describe(numbers):
                 print(f"  {value:>8}  {words}")
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)

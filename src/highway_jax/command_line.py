@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 import highway_jax
-from highway_jax import config as config_lib
+from highway_jax.config import config as config_lib
+from highway_jax.config.schema import DISTRIBUTIONS, SCHEMA
 from highway_jax.errors import UserError, brief, show
-from highway_jax.progress import CLOSED, Output
-from highway_jax.schema import DISTRIBUTIONS, SCHEMA
+from highway_jax.runtime.progress import CLOSED, Output
 
 _ALLOWED = (
     "--config=FILE, --config.KEY=VALUE, --workdir=DIR, --coordinator, --num_processes,"

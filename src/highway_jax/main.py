@@ -9,11 +9,14 @@ import traceback
 from pathlib import Path
 from typing import IO, Any
 
-from highway_jax import command_line, experiment, hosts, trials
+from highway_jax import command_line
 from highway_jax.errors import Lost, UserError
-from highway_jax.progress import Display
-from highway_jax.signals import Stopped
-from highway_jax.summaries import summarize, summarize_search
+from highway_jax.runs import experiment
+from highway_jax.runtime import multihost
+from highway_jax.runtime.progress import Display
+from highway_jax.runtime.signals import Stopped
+from highway_jax.storage.summaries import summarize, summarize_search
+from highway_jax.sweep import planning
 
 TRY_AGAIN = 75
 """Exit status, as in sysexits.h, where only a device or another machine failed."""
@@ -31,7 +34,7 @@ def main(argv: list[str]) -> int:
         if arguments.show:
             command_line.answer(arguments.show)
         else:
-            with hosts.watching():
+            with multihost.watching():
                 _train(arguments)
         status, message = 0, ""
     except UserError as error:
@@ -49,17 +52,17 @@ def main(argv: list[str]) -> int:
         with contextlib.suppress(OSError, ValueError):  # The status remains.
             print(message.rstrip(), file=sys.stderr)
     if not shared:
-        hosts.leave(status)
+        multihost.leave(status)
     return status
 
 
 def _train(arguments: command_line.Arguments) -> None:
     config = arguments.config
-    hosts.start(*arguments.processes)
+    multihost.start(*arguments.processes)
     workdir = arguments.workdir or Path("runs") / config.name
     display = Display(enabled=config.runtime.progress)
     rows = experiment.run(config, workdir, display=display)
-    if hosts.is_first():
+    if multihost.is_first():
         if config.sweep.trials:
             display.search_table(summarize_search(rows, config))
         else:
@@ -68,7 +71,7 @@ def _train(arguments: command_line.Arguments) -> None:
         if display.failure:
             summary, results = workdir / "summary.csv", workdir / "results.csv"
             logging.warning("%s; the results are in %s and %s", display.failure, summary, results)
-    if rows and all(row["status"] == trials.FAILED for row in rows):
+    if rows and all(row["status"] == planning.FAILED for row in rows):
         raise UserError(
             f"every trial failed, none was trained; the reasons are above. --workdir={workdir}"
             " keeps them: remove their rows from results.csv to try again"

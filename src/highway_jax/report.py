@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from highway_jax import files, page, paper, report_paper, report_runs, runs
-from highway_jax.document import to_markdown
+from highway_jax import files
 from highway_jax.errors import UserError
+from highway_jax.paper import published
+from highway_jax.reporting import page, paper_tables, run_tables
+from highway_jax.reporting.document import to_markdown
+from highway_jax.storage import results
 
 
 def report(workdirs: Iterable[Path], out: Path) -> str:
@@ -26,18 +29,18 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
     Raises:
         UserError: If a directory holds no run, or the report cannot be written.
     """
-    found = runs.read_all(workdirs)
+    found = results.read_all(workdirs)
     try:
         out.mkdir(parents=True, exist_ok=True)
         sections = [
-            report_runs.overview(found),
-            report_paper.figure1(found, out),
-            *(report_paper.table(name, found, out) for name in paper.TABLES),
-            report_paper.inside(found, out),
-            *(report_runs.by_depth(run, out) for run in found),
-            *(report_runs.curves(run) for run in found),
-            report_runs.trial_table(found),
-            report_runs.provenance(found),
+            run_tables.overview(found),
+            paper_tables.figure1(found, out),
+            *(paper_tables.table(name, found, out) for name in published.TABLES),
+            paper_tables.inside(found, out),
+            *(run_tables.by_depth(run, out) for run in found),
+            *(run_tables.curves(run) for run in found),
+            run_tables.trial_table(found),
+            run_tables.provenance(found),
         ]
         sections = [section for section in sections if section.parts]
         title = "Highway networks beside the paper"

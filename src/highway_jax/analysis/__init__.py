@@ -1,0 +1,1 @@
+"""What trained highway nets do: gates, routing by class, lesions."""

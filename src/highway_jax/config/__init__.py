@@ -1,0 +1,1 @@
+"""Configs: keys, defaults, validation and the command line."""

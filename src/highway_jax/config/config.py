@@ -1,0 +1,409 @@
+"""Configs of runs: the defaults of `schema.SCHEMA`, their validation, cases, and JSON.
+
+`default_config()` returns all settings as a locked `ConfigDict`; an experiment file changes what
+differs; `validate()` checks the whole of it. Nothing here is derived from something else:
+overrides on the command line come after an experiment file, so derived counts are functions of
+the final config.
+"""
+
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
+
+from highway_jax.config.schema import DISTRIBUTIONS, NAME, RULES, SCHEMA, is_name
+from highway_jax.errors import UserError, brief, show
+
+NUMERIC = {
+    "learning_rate": "optimizer.learning_rate",
+    "momentum": "optimizer.momentum",
+    "decay": "optimizer.decay",
+    "weight_decay": "optimizer.weight_decay",
+    "transform_bias": "model.transform_bias",
+}
+"""Hyperparameters that are only numbers: trials that differ in these share one program."""
+
+UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download")
+"""Keys (or their beginnings) that may change between the starts of one run."""
+
+FREE_SECTIONS = ("cases", "sweep.grid", "sweep.draw")
+"""Sections of the config whose keys are the experiment's to choose."""
+
+CASE_SECTIONS = ("data", "model", "optimizer", "training", "evaluation")
+CASE_KEYS = tuple(key for key in SCHEMA if key.partition(".")[0] in CASE_SECTIONS)
+"""Keys in which the cases of a run may differ."""
+
+MAX_TRIALS = 10**6
+"""Most trials of a run.
+
+Planning holds all of them, about 3 kB each, and results.csv has a row for each, about 300 bytes,
+that is written again after each batch.
+"""
+
+_SECTIONS = {key.rpartition(".")[0] for key in SCHEMA} - {""}
+_MAX_STEPS = 2**31 - 1
+
+
+def default_config() -> ConfigDict:
+    """Returns the defaults of `SCHEMA` as a locked `ConfigDict`, with three open, empty sections.
+
+    `cases` maps a name to the settings in which that case differs; a run trains every case with
+    every seed. Without cases there is one, named after the run.
+
+    `sweep.grid` maps settings to tuples of values, such as `{"model": {"depth": (10, 20)}}`: every
+    case is trained at every point of the grid. A case at a point is a cell. Points that differ only
+    in settings that the case does not use (`schema.USES`) are one.
+
+    `sweep.draw` maps settings to distributions (`schema.DISTRIBUTIONS`), from which `sweep.trials`
+    settings are drawn for every cell.
+    """
+    config = unflatten({key: entry.default for key, entry in SCHEMA.items()})
+    for free in FREE_SECTIONS:
+        section(config, free).unlock()
+    return config
+
+
+def put(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key, making its section if need be."""
+    section, _, leaf = key.rpartition(".")
+    if section and section not in config:
+        config[section] = ConfigDict(sort_keys=False)
+    (config[section] if section else config)[leaf] = value
+
+
+def section(config: ConfigDict, key: str) -> Any:
+    """Returns what stands at a dotted key, or None."""
+    for part in key.split("."):
+        config = _value(config, part) if isinstance(config, ConfigDict) and part in config else None
+    return config
+
+
+def unflatten(values: dict[str, Any]) -> ConfigDict:
+    """Returns the locked config whose settings by dotted key are `values`."""
+    config = ConfigDict(sort_keys=False)
+    for key, value in values.items():
+        put(config, key, value)
+    for free in FREE_SECTIONS:
+        put(config, free, ConfigDict(sort_keys=False))
+    return config.lock()
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """Returns the settings of a config by dotted key."""
+    return {k: v for k, v in _leaves(config) if not isinstance(v, ConfigDict)}
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in config:
+        value = _value(config, name)
+        # No valid key has more than four parts; a config that holds itself has.
+        if isinstance(value, ConfigDict) and len(value) > 0 and prefix.count(".") < 4:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """All leaves but sections in which nothing is set."""
+    leaves = _leaves(config)
+    return {k: v for k, v in leaves if k not in _SECTIONS or not isinstance(v, ConfigDict)}
+
+
+def _value(config: ConfigDict, name: str) -> Any:
+    try:
+        return config[name]
+    except RequiredValueError:  # A placeholder that nobody filled.
+        return None
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as JSON, sections nested, keys in the order of `SCHEMA`."""
+    return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Returns the valid config that `to_json` wrote.
+
+    A key that has come into being since has its default, which is what was done before it.
+
+    Raises:
+        UserError: If it is not a valid config.
+    """
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return ConfigDict({k: restore(v) for k, v in value.items()}, sort_keys=False)
+        return tuple(map(restore, value)) if isinstance(value, list) else value
+
+    try:
+        config = restore(dict(json.loads(text)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"config.json cannot be read ({error}); allowed: a run's config") from error
+    for key, entry in SCHEMA.items():
+        if section(config, key) is None:
+            put(config, key, entry.default)
+    validate(config.lock())
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every key of `config` and of its free sections, and what keys must fulfil together.
+
+    Raises:
+        UserError: For the first unknown or missing key, wrong type or value that is not allowed.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config is {show(config)}; allowed: a ml_collections.ConfigDict")
+    free = tuple(f"{section}." for section in FREE_SECTIONS)
+    values = {k: v for k, v in _settings(config).items() if not f"{k}.".startswith(free)}
+    for key, value in values.items():
+        _check(key, value)
+    for key, entry in SCHEMA.items():
+        if key not in values:
+            raise UserError(f"config.{key} is missing; allowed: {entry.allowed}")
+    cases, grid, draw = (_free_section(config, key) for key in FREE_SECTIONS)
+    settings = {f"cases.{name}.": _case_settings(name, _value(cases, name)) for name in cases}
+    of_cases = {key for case in settings.values() for key in case}
+    grid, draw = _settings(grid), _settings(draw)
+    for key, points in grid.items():
+        _check_points(key, points, of_cases)
+    for key, drawn in draw.items():
+        _check_drawn(key, drawn, of_cases | set(grid))
+    if bool(draw) != bool(values["sweep.trials"]):
+        raise UserError(
+            f"config.sweep.trials is {values['sweep.trials']}; allowed: 0 where config.sweep.draw"
+            " is empty, above 0 where it is not"
+        )
+    _check_count(values, list(settings), grid)
+    varied = grid | {key: choices for key, (kind, *choices) in draw.items() if kind == "choice"}
+    for prefix, case in (settings or {"": {}}).items():
+        _check_rules(values | case, varied, prefix)
+
+
+def _free_section(config: ConfigDict, key: str) -> ConfigDict:
+    value = section(config, key)
+    if not isinstance(value, ConfigDict):
+        raise UserError(f"config.{key} is {show(value)}; allowed: a ConfigDict")
+    return value
+
+
+def _case_settings(name: Any, case: Any) -> dict[str, Any]:
+    if not is_name(name):
+        raise UserError(f"config.cases has the name {show(name)}; allowed: {NAME}")
+    if not isinstance(case, ConfigDict):
+        raise UserError(f"config.cases.{name} is {show(case)}; allowed: a ConfigDict of settings")
+    settings = _settings(case)
+    for key, value in settings.items():
+        _check_place(key, value, f"cases.{name}.")
+        _check(key, value, f"cases.{name}.")
+    return settings
+
+
+def _check_points(key: str, points: Any, taken: Collection[str]) -> None:
+    _check_place(key, points, "sweep.grid.", taken)
+    for value in points if isinstance(points, tuple) else ():
+        _check(key, value, "sweep.grid.")
+    if not isinstance(points, tuple) or not points or len(set(points)) < len(points):
+        raise UserError(
+            f"config.sweep.grid.{key} is {show(points)}; allowed: a tuple of different values,"
+            " at least one"
+        )
+
+
+def _check_drawn(key: str, drawn: Any, taken: Collection[str]) -> None:
+    _check_place(key, drawn, "sweep.draw.", taken)
+    if key == "training.epochs":
+        raise UserError(
+            f"config.sweep.draw.{key} is {show(drawn)}; allowed there: other keys, as the trials of"
+            " a cell train for the same epochs; sweep.grid may vary them"
+        )
+    kind, *bounds = drawn if isinstance(drawn, tuple) and drawn else (None,)
+    is_right = isinstance(kind, str) and kind in DISTRIBUTIONS
+    for value in bounds if is_right else ():
+        _check(key, value, "sweep.draw.")
+    if is_right and kind == "choice":
+        is_right = len(bounds) > 0
+    elif is_right:
+        types = (int, float) if kind == "integer" else float
+        is_right = (
+            isinstance(SCHEMA[key].default, types)
+            and len(bounds) == 2
+            and bounds[0] < bounds[1]
+            and (kind != "log_uniform" or bounds[0] > 0)
+            and (kind != "integer" or all(type(bound) is int for bound in bounds))
+        )
+    if not is_right:
+        raise UserError(
+            f"config.sweep.draw.{key} is {show(drawn)}; allowed:"
+            f" {'; '.join(DISTRIBUTIONS.values())}"
+        )
+
+
+def _check_count(values: dict[str, Any], cases: list[str], grid: dict[str, Any]) -> None:
+    counts = {"cases": len(cases)} if cases else {}
+    counts |= {f"sweep.grid.{key}": len(points) for key, points in grid.items()}
+    own = "sweep.trials" if values["sweep.trials"] else "seeds"
+    counts[own] = values["sweep.trials"] or len(values["seeds"])
+    retrained = len(values["sweep.retrain_seeds"])
+    total = math.prod(counts.values()) // counts[own] * (counts[own] + retrained)
+    if total > MAX_TRIALS:
+        factors = [f"{count:,} of config.{key}" for key, count in counts.items() if count > 1]
+        if retrained:
+            factors[-1] = f"({factors[-1]} + {retrained:,} of config.sweep.retrain_seeds)"
+        raise UserError(
+            f"{' x '.join(factors)} are {total:,} trials; allowed: at most {MAX_TRIALS:,}, as all"
+            " are planned in memory"
+        )
+
+
+def _check_place(key: str, value: Any, prefix: str, taken: Collection[str] = ()) -> None:
+    _check_exists(key, value, prefix)
+    if key in taken:
+        raise UserError(
+            f"config.{prefix}{key} is {show(value)}; allowed there: keys that no case"
+            " and not both sweep.grid and sweep.draw set"
+        )
+    if key in SCHEMA and key not in CASE_KEYS:
+        raise UserError(
+            f"config.{prefix}{key} is {show(value)}; allowed there: keys of"
+            f" {', '.join(CASE_SECTIONS)}"
+        )
+
+
+def _check_exists(key: str, value: Any, prefix: str) -> None:
+    if key in _SECTIONS:
+        raise UserError(f"config.{prefix}{key} is {show(value)}; allowed: a ConfigDict of settings")
+    if key not in SCHEMA:
+        raise unknown_key(key, CASE_KEYS if prefix else SCHEMA, f"config.{prefix}")
+
+
+def _check(key: str, value: Any, prefix: str = "") -> None:
+    _check_exists(key, value, prefix)
+    entry = SCHEMA[key]
+    expected = type(entry.default)
+    is_bool = isinstance(value, bool)
+    same = isinstance(value, expected) and is_bool == (expected is bool)
+    if expected is float and isinstance(value, int) and not is_bool:
+        same = True
+    if not same or not entry.check(value):
+        raise UserError(f"config.{prefix}{key} is {show(value)}; allowed: {entry.allowed}")
+
+
+def _check_rules(values: dict[str, Any], varied: dict[str, Any], prefix: str) -> None:
+    for rule in RULES:
+        for point in itertools.product(*(varied.get(k, (values[k],)) for k in rule.keys)):
+            if not rule.check(*point):
+                raise UserError(
+                    f"config.{prefix}{rule.keys[0]} is {show(point[0])}; allowed: {rule.allowed}"
+                )
+
+
+def unknown_key(key: str, known: Collection[str], prefix: str) -> UserError:
+    """Returns the error for a key that does not exist, with the nearest one that does."""
+    inside = [k for k in known if k.startswith(f"{key}.")]
+    near = inside or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {prefix}{near[0]}?" if near else "--keys lists all of them"
+    return UserError(f"{prefix}{brief(key)} is not a key; {hint}")
+
+
+def case_settings(config: ConfigDict, name: str) -> dict[str, Any]:
+    """Returns the settings of case `name` by dotted key, all of `SCHEMA`'s."""
+    changed = flatten(config.cases[name]) if name in config.cases else {}
+    values = flatten(config)
+    return {key: changed.get(key, values[key]) for key in SCHEMA}
+
+
+def case_names(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of a run's cases; without cases, the run's name.
+
+    Args:
+        config: A config, or what config.json holds.
+    """
+    tree = _tree(config)
+    return tuple(tree.get("cases") or (tree["name"],))
+
+
+def grid_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the keys of `sweep.grid`, in the order of `SCHEMA`.
+
+    Args:
+        config: A config, or what config.json holds.
+    """
+    return _ordered(_leaf_keys(_tree(config).get("sweep", {}).get("grid", {})))
+
+
+def varied_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the keys in which trials of a run may differ, in the order of `SCHEMA`.
+
+    These are the keys that `sweep.grid`, `sweep.draw` or a case sets.
+
+    Args:
+        config: A config, or what config.json holds. Sections and keys that its version of this
+            package did not have may be absent; keys that this version does not have come last.
+    """
+    tree = _tree(config)
+    sweep, cases = tree.get("sweep", {}), tree.get("cases", {})
+    sections = (sweep.get("grid", {}), sweep.get("draw", {}), *cases.values())
+    return _ordered(key for section in sections for key in _leaf_keys(section))
+
+
+def _tree(config: ConfigDict | Mapping[str, Any]) -> Mapping[str, Any]:
+    return config.to_dict() if isinstance(config, ConfigDict) else config
+
+
+def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaf_keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _ordered(keys: Iterable[str]) -> tuple[str, ...]:
+    known = dict.fromkeys(keys)
+    return (*(key for key in SCHEMA if key in known), *(key for key in known if key not in SCHEMA))
+
+
+def steps_per_epoch(config: ConfigDict, num_train: int) -> int:
+    """Returns how many whole batches an epoch has.
+
+    Raises:
+        UserError: If not even one batch fits the training split, or steps cannot be counted.
+    """
+    training = config.training
+    if training.batch_size > num_train:
+        raise UserError(
+            f"config.training.batch_size is {training.batch_size};"
+            f" allowed: 1 to {num_train}, the training examples of {config.data.name}"
+        )
+    steps = num_train // training.batch_size
+    if training.epochs * steps > _MAX_STEPS:
+        raise UserError(
+            f"config.training.epochs is {training.epochs}; allowed: 1 to {_MAX_STEPS // steps},"
+            f" as an epoch has {steps} steps and {_MAX_STEPS} can be counted"
+        )
+    return steps
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Returns what differs between two flattened configs, one phrase a key.
+
+    Keys in `UNCOMPARED` are passed over; tuples and lists compare by content.
+    """
+    phrases = []
+    for key in sorted({*old, *new}):
+        if key.startswith(UNCOMPARED):
+            continue
+        before, after = (_plain(side.get(key, "(unset)")) for side in (old, new))
+        if before != after:
+            phrases.append(f"{brief(key)} from {show(before)} to {show(after)}")
+    return phrases
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Data sets as arrays, and what is done to images before they reach a net."""

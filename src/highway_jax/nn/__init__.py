@@ -1,0 +1,1 @@
+"""Blocks, stacks and nets: the only package that imports Flax."""

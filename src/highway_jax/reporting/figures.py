@@ -1,0 +1,308 @@
+"""The paper's figures, drawn from numbers; no file is read and nothing is trained here."""
+
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from highway_jax.paper import published
+from highway_jax.storage.findings import Findings
+
+_DEPTH_COLORS = {10: "#8da0cb", 20: "#66a61e", 50: "#d95f02", 100: "#7b1e57"}
+_BLOCK_COLORS = {"plain": "#999999", "highway": "#1b6ca8"}
+_BLOCKS = ("plain", "highway")
+# One scale a meaning; their lightness changes in one direction only, so they can be read in grey.
+MAPS = {
+    "bias": "cividis",
+    "gate": "viridis",
+    "output": "bone",
+    "difference": "magma",
+    "error": "inferno",
+}
+
+
+class Curve(NamedTuple):
+    """Numbers over training.
+
+    Attributes:
+        x: Epochs or steps [points].
+        y: Values [points].
+    """
+
+    x: Float[np.ndarray, "points"]
+    y: Float[np.ndarray, "points"]
+
+
+def figure1(
+    best: Mapping[tuple[str, int], Curve],
+    ten_best: Mapping[tuple[str, int], tuple[float, float]],
+) -> Any:
+    """Draws Figure 1: how plain and highway nets train, by depth.
+
+    Args:
+        best: Training cross-entropy over epochs of the best trial, by block and depth.
+        ten_best: Mean and standard deviation of the ten best trials, by block and depth.
+
+    Returns:
+        A matplotlib figure; the paper's values are hollow markers of the same colour.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    for axis, block in zip(axes, _BLOCKS, strict=False):
+        for depth, color in _DEPTH_COLORS.items():
+            if (block, depth) in best:
+                axis.plot(*best[block, depth], color=color, label=f"{depth} layers", lw=1.5)
+            values = published.FIGURE1_BEST[block, depth]
+            axis.plot(published.FIGURE1_EPOCHS, values, "o", color=color, mfc="none", ms=5)
+        axis.plot([], [], "o", color="0.4", mfc="none", label="paper")
+        axis.set(title=f"Best {block} nets", xlabel="Epoch", yscale="log", xlim=(0, 410))
+        axis.legend(frameon=False, fontsize="small")
+    axes[0].set(ylabel="Training cross-entropy", ylim=(1e-6, 10))
+    _bars(axes[2], ten_best)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _bars(axis: Any, ten_best: Mapping[tuple[str, int], tuple[float, float]]) -> None:
+    from matplotlib.patches import Patch
+
+    depths = list(_DEPTH_COLORS)
+    for block, shift in zip(_BLOCKS, (-0.2, 0.2), strict=True):
+        places = [i + shift for i, depth in enumerate(depths) if (block, depth) in ten_best]
+        found = [ten_best[block, depth] for depth in depths if (block, depth) in ten_best]
+        means, stds = ([value[i] for value in found] for i in (0, 1))
+        axis.bar(places, means, 0.4, color=_BLOCK_COLORS[block])
+        axis.errorbar(places, means, stds, fmt="none", ecolor="black", capsize=3, lw=1)
+        theirs = [published.FIGURE1_TEN_BEST[block, depth][0] for depth in depths]
+        axis.plot(
+            [i + shift for i in range(len(depths))], theirs, "o", color="black", mfc="white", ms=5
+        )
+    axis.set(title="Mean of the ten best", xlabel="Layers")
+    axis.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+    keys = [Patch(color=_BLOCK_COLORS[block], label=block) for block in _BLOCKS]
+    keys += axis.plot([], [], "o", color="black", mfc="white", label="paper")
+    axis.legend(handles=keys, frameon=False, fontsize="small")
+
+
+def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) -> Any:
+    """Draws test errors over the steps of training, ours and the authors' own.
+
+    Args:
+        ours: Test accuracy from 0 to 1 over steps, by label.
+        authors: That of the authors' log, if there is one.
+        title: Of the figure.
+
+    Returns:
+        A matplotlib figure; its steps are logarithmic if ours end long before the authors'.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    if authors is not None:
+        axis.plot(authors.x[1:], 100 * (1 - authors.y[1:]), color="0.6", lw=1, label="authors' log")
+    colors = ("#1b6ca8", "#d95f02", "#66a61e", "#7b1e57", "#a6761d")
+    for i, (label, curve) in enumerate(ours.items()):
+        axis.plot(curve.x, 100 * (1 - curve.y), color=colors[i % len(colors)], lw=1, label=label)
+    axis.set(title=title, xlabel="Steps", ylabel="Test error (%)", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 5, 7)))
+    axis.yaxis.set_minor_formatter("{x:g}")
+    if authors is not None and 4 * max(curve.x[-1] for curve in ours.values()) < authors.x[-1]:
+        axis.set(xscale="log")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: str) -> Any:
+    """Draws training losses over epochs, a colour for each depth and a line style for each block.
+
+    Args:
+        nets: Training loss over epochs of each trial, by block and depth.
+        title: Of the figure.
+
+    Returns:
+        A matplotlib figure.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    depths = sorted({depth for _, depth in nets})
+    # Short of the map's end, which is too light on white.
+    shades = mpl.colormaps["viridis"](np.linspace(0.85, 0, len(depths)))
+    colors = dict(zip(depths, shades, strict=True))
+    styles = {"highway": "-", "plain": "--", "residual": ":"}
+    for (block, depth), curves in sorted(nets.items()):
+        for i, curve in enumerate(curves):
+            label = None if i else f"{block}, {depth} layers"
+            axis.plot(*curve, styles[block], color=colors[depth], lw=1.5, label=label)
+    axis.set(title=title, xlabel="Epoch", ylabel="Training cross-entropy", yscale="log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def figure2(nets: Sequence[Findings]) -> Any:
+    """Draws Figure 2: gate biases, mean gates, and one example's gates and outputs.
+
+    Args:
+        nets: One row each.
+
+    Returns:
+        A matplotlib figure, layers down and blocks across.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 0.7 + 3.1 * len(nets)), layout="constrained")
+    grid = figure.subplots(len(nets), 4, squeeze=False)
+    for row, found in zip(grid, nets, strict=True):
+        gates = {"cmap": MAPS["gate"], "vmin": 0, "vmax": 1}
+        # A few biases far from the others would leave no colours for these.
+        low, high = np.nanpercentile(found.biases, (0.5, 99.5))
+        biases = {"cmap": MAPS["bias"], "vmin": low, "vmax": high}
+        _map(row[0], found.biases, "Transform gate biases", "both", **biases)
+        _map(row[1], found.mean, "Mean gate outputs", **gates)
+        _map(row[2], found.sample_gates[0], "Gate outputs, one example", **gates)
+        _map(row[3], found.sample_outputs[0], "Block outputs, same example", cmap=MAPS["output"])
+        row[0].set_ylabel(f"{found.title}\nLayer")
+    return figure
+
+
+def figure3(nets: Sequence[Findings], classes: Sequence[tuple[int, int]] = ()) -> Any:
+    """Draws Figure 3: mean gate outputs of two classes, minus those over all examples.
+
+    Args:
+        nets: Two panels each.
+        classes: Two classes a net; without, the paper's: 0 and 7 of ten, else 0 and 1.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    classes = classes or [(0, 7) if len(net.class_names) == 10 else (0, 1) for net in nets]
+    figure = Figure(figsize=(0.7 + 6.2 * len(nets), 3.6), layout="constrained")
+    grid = figure.subplots(1, 2 * len(nets), squeeze=False)[0]
+    for i, (found, pair) in enumerate(zip(nets, classes, strict=True)):
+        shown = [found.by_class[c] - found.mean for c in pair]
+        limit = np.nanmax(np.abs(shown))
+        for axis, c, values in zip(grid[2 * i : 2 * i + 2], pair, shown, strict=True):
+            name = str(found.class_names[c])
+            title = f"Class {c}" if name == str(c) else f"Class {c}: {name}"
+            _map(axis, values, title, cmap=MAPS["difference"], vmin=-limit, vmax=limit)
+        grid[2 * i].set_ylabel(f"{found.title}\nLayer")
+    return figure
+
+
+def figure4(nets: Sequence[Findings]) -> Any:
+    """Draws Figure 4: training error with each layer's transform gates shut, one at a time.
+
+    Args:
+        nets: One panel each; the dashed line is the net left whole.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.4 + 4.6 * len(nets), 3.4), layout="constrained")
+    for axis, found in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
+        layers = np.arange(1, len(found.biases) + 1)
+        axis.plot(layers, 100 * found.shut[1], "o-", color=_BLOCK_COLORS["highway"], ms=3.5, lw=1)
+        _intact(axis, found)
+        axis.set(title=found.title, xlabel="Layer without its transform gates")
+        axis.set(ylabel="Training error (%)", ylim=(0, None))
+        axis.legend(frameon=False, fontsize="small")
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def lesions(found: Findings) -> Any:
+    """Draws lesions that the paper does not have: gates forced open, ranges, pairs of layers.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    layers = np.arange(1, len(found.biases) + 1)
+    kinds = (
+        (axes[0], found.shut, "this layer shut", _BLOCK_COLORS["highway"], "o-"),
+        (axes[0], found.opened, "this layer forced open", "#d95f02", "s-"),
+        (axes[1], found.shut_to, "all up to this layer shut", "#66a61e", "o-"),
+        (axes[1], found.shut_from, "all from this layer on shut", "#7b1e57", "s-"),
+    )
+    for axis, values, label, color, style in kinds:
+        axis.plot(layers, 100 * values[1], style, color=color, label=label, ms=3.5, lw=1)
+    for axis, title in zip(axes, ("One layer", "Ranges of layers"), strict=False):
+        _intact(axis, found)
+        axis.set(title=title, xlabel="Layer", ylabel="Training error (%)", ylim=(0, None))
+        axis.legend(frameon=False, fontsize="small")
+        axis.spines[["top", "right"]].set_visible(False)
+    if found.num_pair_examples:
+        title = f"Both of two layers shut: error (%), {found.num_pair_examples:,} examples"
+        _map(axes[2], 100 * found.pairs[1], title, cmap=MAPS["error"], vmin=0)
+        axes[2].set(xlabel="Layer", ylabel="Layer")
+    else:
+        axes[2].set_axis_off()
+    return figure
+
+
+def _intact(axis: Any, found: Findings) -> None:
+    axis.axhline(100 * found.intact[1], color="black", ls="--", lw=1, label="whole net")
+
+
+def _map(
+    axis: Any, values: np.ndarray, title: str, extend: str = "neither", **options: Any
+) -> None:
+    """Draws a map of layers and blocks, both counted from 1."""
+    rows, columns = values.shape
+    extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
+    image = axis.imshow(values, extent=extent, aspect="auto", interpolation="nearest", **options)
+    axis.set_title(title, fontsize="medium")
+    axis.set_xlabel("Block")
+    axis.figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02, extend=extend)
+
+
+def color_scales(steps: int = 16) -> dict[str, list[tuple[float, str]]]:
+    """Returns the scales of `MAPS` as (place from 0 to 1, colour), for other plotting tools."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    places = [i / (steps - 1) for i in range(steps)]
+    return {name: [(p, to_hex(colormaps[m](p))) for p in places] for name, m in MAPS.items()}
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG and SVG: `path` with either ending.
+
+    The same figure gives the same files: without a salt and with a date, an SVG would differ each
+    time it is drawn.
+    """
+    from matplotlib import rc_context
+
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    drawing = io.StringIO()
+    with rc_context({"svg.hashsalt": "highway_jax"}):
+        figure.savefig(drawing, format="svg", metadata={"Date": None})
+    # With a salt, equal images (of two colour bars, say) get one id. Nothing refers to it.
+    numbers = itertools.count()
+    text = re.sub(r'\bid="image\w+"', lambda _: f'id="image{next(numbers)}"', drawing.getvalue())
+    path.with_suffix(".svg").write_text(text, "utf-8")

@@ -1,0 +1,302 @@
+"""What a report says beside the paper: Figure 1, Tables 1 to 3, Figures 2 to 4."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from highway_jax.analysis import statistics
+from highway_jax.config import config as config_lib
+from highway_jax.paper import claims, published
+from highway_jax.reporting import figures
+from highway_jax.reporting.document import Chart, Picture, Section, Table
+from highway_jax.runtime.progress import percent
+from highway_jax.storage import summaries
+from highway_jax.storage.findings import Findings
+from highway_jax.storage.results import Run
+from highway_jax.sweep.planning import DIVERGED, FAILED, FINISHED
+
+NUM_BEST = 10
+Row = dict[str, Any]
+
+
+# ---- Figure 1
+
+
+class Cell(NamedTuple):
+    """What a search found for nets of one block and depth, a curve and a bar of Figure 1.
+
+    Both are of one measure, the mean training loss over the steps of an epoch, as the curves have
+    it. The loss evaluated after training, in results.csv, is known for each trial at its last epoch
+    only, so trials that were dropped early could not be compared by it.
+
+    Attributes:
+        trials: Number of trials.
+        row: Results of the best trial: that with the smallest loss at the end of its curve, among
+            those whose curves are the longest.
+        curve: Its training cross-entropy by epoch.
+        ten_best: Mean and standard deviation of the ten best, and the epoch where they are
+            compared: the last that ten trials were trained to. None without ten.
+    """
+
+    trials: int
+    row: Row
+    curve: figures.Curve
+    ten_best: tuple[float, float, int] | None
+
+
+def figure1_cells(found: Iterable[Run]) -> dict[tuple[str, int], Cell]:
+    """Returns what sweeps of dense nets on MNIST found, by block and depth as in Figure 1.
+
+    Several searches of the same nets count as one. Only settings that were drawn count: the seeds
+    with which the best one was trained again would select it twice.
+    """
+    members: dict[tuple[str, int], list[tuple[Row, tuple[list[int], list[float]]]]] = {}
+    for run in found:
+        for row in run.rows if _sweeps_depth(run) else ():
+            net = (row["block"], row["depth"])
+            is_figure1 = net in published.FIGURE1_BEST and row["architecture"] == "dense"
+            drawn = not summaries.is_retrained(row, run.config)
+            if is_figure1 and row["dataset"] == "mnist" and drawn:
+                curve = run.curve(row["trial"], "train_loss")
+                members.setdefault(net, []).append((row, curve))
+    cells = {}
+    for net, pairs in sorted(members.items()):
+        ended = [
+            (-epochs[-1], losses[-1], i)
+            for i, (row, (epochs, losses)) in enumerate(pairs)
+            if epochs and row["status"] not in (DIVERGED, FAILED)
+        ]
+        if ended:
+            row, points = pairs[min(ended)[-1]]
+            curve = figures.Curve(*(np.asarray(values, float) for values in points))
+            cells[net] = Cell(len(pairs), row, curve, _ten_best([c for _, c in pairs]))
+    return cells
+
+
+def _ten_best(curves: list[tuple[list[int], list[float]]]) -> tuple[float, float, int] | None:
+    known = [dict(zip(*curve, strict=True)) for curve in curves]
+    last = sorted((max(curve) for curve in known if curve), reverse=True)
+    if len(last) < NUM_BEST:
+        return None
+    epoch = last[NUM_BEST - 1]
+    losses = sorted(curve[epoch] for curve in known if epoch in curve)[:NUM_BEST]
+    return float(np.mean(losses)), float(np.std(losses, ddof=1)), epoch
+
+
+def draw_figure1(cells: dict[tuple[str, int], Cell]) -> Any:
+    """Returns Figure 1 of these cells as a matplotlib figure, with the paper's values marked."""
+    bars = {key: cell.ten_best[:2] for key, cell in cells.items() if cell.ten_best}
+    return figures.figure1({key: cell.curve for key, cell in cells.items()}, bars)
+
+
+def figure1(found: Iterable[Run], out: Path) -> Section:
+    """Draws Figure 1; its section is empty without a sweep of dense nets on MNIST."""
+    cells = figure1_cells(found)
+    title = "Figure 1: training of plain and highway nets on MNIST"
+    if not cells:
+        return Section(title, [])
+    figures.save(draw_figure1(cells), out / "figure1")
+    heads = ("net", "trials", "best: training loss", "at epoch", "paper's best, 400 epochs",
+             "ten best: mean ± std", "at epoch", "paper's ten best")  # fmt: skip
+    table, chart = [], []
+    for (block, depth), cell in cells.items():
+        name, ten, theirs = f"{block} {depth}", cell.ten_best, published.FIGURE1_BEST[block, depth]
+        table.append(
+            (
+                *(name, str(cell.trials), f"{cell.curve.y[-1]:.2e}"),
+                *(f"{cell.curve.x[-1]:.0f}", f"{theirs[-1]:.2e}"),
+                *((f"{ten[0]:.1e} ± {ten[1]:.1e}", str(ten[2])) if ten else ("-", "-")),
+                f"{published.FIGURE1_TEN_BEST[block, depth][0]:.1e}",
+            )
+        )
+        ours = {"x": cell.curve.x.tolist(), "y": cell.curve.y.tolist()}
+        marks = {"x": list(published.FIGURE1_EPOCHS), "y": list(theirs), "marks": True}
+        chart.append({"name": name, "group": block} | ours)
+        chart.append({"name": f"{name}, paper", "group": block} | marks)
+    return Section(
+        title,
+        [
+            Picture("figure1", "Training cross-entropy by depth"),
+            "The paper's values are read off its figure, to about 10 %. Ours, of the best and of"
+            " the ten best alike, are mean losses over the steps of an epoch: the loss evaluated"
+            " after training is known at each trial's last epoch only, and trials are dropped at"
+            " several.",
+            Table(heads, table),
+            Chart("lines", {"x": "Epoch", "y": "Training cross-entropy", "lines": chart}),
+        ],
+    )
+
+
+def _sweeps_depth(run: Run) -> bool:
+    return bool(run.config["sweep"]["trials"]) and "model.depth" in config_lib.grid_keys(run.config)
+
+
+# ---- Tables 1 to 3
+
+
+def table(name: str, found: list[Run], out: Path) -> Section:
+    """Returns a table's section with our rows, and draws our test curves; empty without results."""
+    reference = published.TABLES[name]
+    heads = ("network", "layers", "parameters", *(f"{c} (%)" for c in reference.columns))
+    cells = [(row.network, row.layers, row.parameters, *row.accuracies) for row in reference.rows]
+    ours: list[tuple[str, str, tuple[str, ...]]] = []
+    pictures: list[Any] = []
+    for row in reference.rows:
+        for column, net in enumerate(row.ours):
+            for run in found:
+                trials = _trials_of(run, net)
+                for label, line in _lines(trials):
+                    accuracies = ["-"] * len(reference.columns)
+                    accuracies[column] = percent(line, "test_accuracy")
+                    parts = (row.layers, f"{line['num_parameters']:,}", *accuracies)
+                    ours.append((f"**{row.network}, ours**: {label}", run.stem, parts))
+                if trials:
+                    picture = f"{name}-{'-'.join(map(str, net))}-{run.stem}"
+                    pictures += _test_curves(net, run, trials, out / picture)
+    if not ours:
+        return Section(reference.title, [])
+    labels = [label for label, _, _ in ours]
+    for label, stem, parts in ours:
+        cells.append((f"{label} ({stem})" if labels.count(label) > 1 else label, *parts))
+    note = "Rows but ours are as the paper reports them: best (mean ± standard deviation)."
+    return Section(reference.title, [Table(heads, cells), note, *pictures])
+
+
+def _trials_of(run: Run, net: tuple[str, int, str]) -> list[Row]:
+    """Returns the rows of a run's finished trials that stand beside a net of the paper."""
+    return [
+        row
+        for row in run.rows
+        if (row["architecture"], row["width"], row["dataset"]) == net
+        and row["block"] == "highway"
+        and row["status"] in (FINISHED, DIVERGED)
+    ]
+
+
+def _lines(trials: list[Row]) -> list[tuple[str, Row]]:
+    """Returns a row of statistics for each setting, with what it is and how it was trained."""
+    groups = summaries.group(trials)
+    settings = summaries.settings([members[0] for members in groups])
+    lines = []
+    for own, members in zip(settings, groups, strict=True):
+        (line,) = summaries.summarize(members)
+        seeds = f"{len(members)} seed{'s' * (len(members) > 1)}"
+        steps = f"{max(row['steps'] for row in members):,} steps"
+        lost = f"{line['diverged']} diverged" if line["diverged"] else ""
+        lines.append((summaries.joined(own, seeds, steps, lost), line))
+    return lines
+
+
+def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], path: Path) -> list[Any]:
+    """Draws the test curves of the trials of one net beside the authors' own."""
+    curves = [run.curve(row["trial"], "test_accuracy", "step") for row in trials]
+    drawn = [(row, points) for row, points in zip(trials, curves, strict=True) if points[0]]
+    if not drawn:
+        return []
+    rows = [row for row, _ in drawn]
+    names = summaries.distinct(["ours"] * len(rows), rows)
+    ours = {
+        name: figures.Curve(*(np.asarray(values, float) for values in points))
+        for name, (_, points) in zip(names, drawn, strict=True)
+    }
+    authors = published.author_curve(*net)
+    curve = None if authors is None else figures.Curve(authors[:, 0], authors[:, 1])
+    title = f"{net[0]}, width {net[1]}, on {net[2]}"
+    figures.save(figures.test_curves(ours, curve, title), path)
+    lines = [
+        {
+            "name": name,
+            "color": f"ours {own}",
+            "x": c.x.tolist(),
+            "y": (100 * (1 - c.y)).round(3).tolist(),
+        }
+        for own, (name, c) in zip(summaries.settings(rows), ours.items(), strict=True)
+    ]
+    if curve is not None:
+        y = (100 * (1 - curve.y[1:])).round(3).tolist()
+        lines.insert(0, {"name": "authors' log", "x": curve.x[1:].tolist(), "y": y})
+    chart = Chart("lines", {"x": "Step", "y": f"Test error (%), {title}", "lines": lines})
+    return [Picture(path.name, f"Test error, {title}"), chart]
+
+
+# ---- Figures 2 to 4
+
+
+def inside(found: Iterable[Run], out: Path) -> Section:
+    """Draws Figures 2 to 4 of what `highway_jax.analyze` found, with the paper's claims."""
+    nets = [(run, trial, net) for run in found for trial, net in run.inside.items()]
+    title = "Figures 2 to 4: inside the nets"
+    if not nets:
+        return Section(title, [])
+    parts: list[Any] = []
+    trials = [
+        {"case": "", "trial": trial} | run.settings.get(trial, {}) | {"run": run.name}
+        for run, trial, _ in nets
+    ]
+    titles = summaries.distinct([net.title for _, _, net in nets], trials)
+    shown = [net._replace(title=own) for (_, _, net), own in zip(nets, titles, strict=True)]
+    for name, words, draw in (
+        ("figure2", "Biases, mean gates, and one example's gates and outputs", figures.figure2),
+        ("figure3", "Mean gates of two classes, minus those of all", figures.figure3),
+        ("figure4", "Training error with one layer's gates shut", figures.figure4),
+    ):
+        figures.save(draw(shown), out / name)
+        parts.append(Picture(name, words))
+    by_data = {
+        row.get("dataset", run.config["data"]["name"]): net
+        for (run, _, net), row in reversed(list(zip(nets, trials, strict=True)))
+    }
+    verdicts = claims.verdicts(by_data)
+    if verdicts:
+        heads = ("figure", "the paper says", "measure, and when it holds", "ours", "holds")
+        cells = [
+            (
+                v.claim.figure,
+                v.claim.text,
+                v.claim.measure,
+                v.number,
+                "yes" if v.holds else "**no**",
+            )
+            for v in verdicts
+        ]
+        parts.append(Table(heads, cells, (0, 1, 2)))
+    numbers = [statistics.describe(statistics.measure(net)) for net in shown]
+    cells = [
+        (words, *(column[i][1] for column in numbers)) for i, (words, _) in enumerate(numbers[0])
+    ]
+    parts.append(Table(("number", *(net.title for net in shown)), cells))
+    parts.append(Chart("inside", [_inside_data(net) for net in shown]))
+    return Section(title, parts)
+
+
+def _inside_data(net: Findings) -> dict[str, Any]:
+    """Returns what the page needs of a net, rounded to what a screen can show."""
+
+    def plain(values, digits=3):
+        return np.where(np.isnan(values), None, np.round(values, digits)).tolist()
+
+    by_class = net.by_class - net.mean
+    return {
+        "title": net.title,
+        "classes": [str(name) for name in net.class_names],
+        "before": plain(net.biases_before),
+        "after": plain(net.biases),
+        "mean": plain(net.mean),
+        "difference": plain(by_class),
+        "gates": plain(net.sample_gates),
+        "outputs": plain(net.sample_outputs),
+        "images": net.sample_image.tolist(),
+        "labels": net.sample_label.tolist(),
+        "predictions": net.sample_prediction.tolist(),
+        "indices": net.sample_index.tolist(),
+        "intact": 100 * float(net.intact[1]),
+        "lesions": {
+            "shut": plain(100 * net.shut[1]),
+            "forced open": plain(100 * net.opened[1]),
+            "all up to it shut": plain(100 * net.shut_to[1]),
+            "all from it on shut": plain(100 * net.shut_from[1]),
+        },
+        "pairs": plain(100 * net.pairs[1]) if net.num_pair_examples else None,
+    }

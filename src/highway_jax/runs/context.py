@@ -1,0 +1,155 @@
+"""What the batches of a run share: its directory, its records, and what to do next."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from highway_jax import files
+from highway_jax.errors import UserError
+from highway_jax.runtime import multihost
+from highway_jax.runtime.compile_cache import CompileCache
+from highway_jax.runtime.progress import Display
+from highway_jax.runtime.signals import Stopped, StopRequest
+from highway_jax.storage.checkpoint import Checkpoints
+from highway_jax.storage.records import Records
+from highway_jax.storage.workdir import Workdir
+from highway_jax.sweep import design, planning
+from highway_jax.sweep.trials import Batch, rung_of
+
+
+class RunContext:
+    """What all batches of a run share."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        numbering: int,
+        directory: Workdir,
+        display: Display,
+        stop: StopRequest,
+        cache: CompileCache,
+    ):
+        """Reads and writes nothing yet.
+
+        Args:
+            config: The run's config.
+            numbering: How it numbers its trials (see `design.FORMAT`).
+            directory: Its directory.
+            display: Where progress is shown.
+            stop: Whether a signal asked to stop.
+            cache: The compiled programs that are kept.
+        """
+        self.config = config
+        self.numbering = numbering
+        self.cells = design.cells(config, numbering)
+        self.directory = directory
+        self.checkpoints_dir = directory.path / "checkpoints"
+        self.records = Records(
+            directory.path, config, self.cells, tensorboard=config.runtime.tensorboard
+        )
+        self.display = display
+        self.stop = stop
+        self.cache = cache
+        self._warned: set[str] = set()
+
+    def lead(self, function: Callable[[], Any]) -> Any:
+        """Lets the first process read or write the directory while it is this run's."""
+
+        def guarded():
+            with files.explained(self.directory.path):
+                self.directory.check_held()
+                try:
+                    return function()
+                except OSError:
+                    self.directory.check_held()  # Gone in the midst of it: that is the reason.
+                    raise
+
+        return multihost.lead(guarded)
+
+    def plan(self) -> list[Batch]:
+        """Returns the batches to train; those begun are taken up as they were."""
+        rows, begun = self.lead(lambda: (self.records.results(), self._begun()))
+        for line in planning.outdated(self.config, rows, self.cells):
+            if line not in self._warned and multihost.is_first():
+                logging.warning(line)
+            self._warned.add(line)
+        batches = planning.plan(self.config, rows, begun, self.cells)
+        known = {row["batch"] for row in rows} | {batch.name for batch in batches}
+        if lost := [name for name, indices in begun.items() if not indices and name not in known]:
+            raise UserError(
+                f"every checkpoint in {self.checkpoints_dir / lost[0]} is damaged; restore a copy"
+                " of the directory, or remove it to train from the start"
+            )
+        return batches
+
+    def begun(self) -> dict[str, list[int]]:
+        """Returns the trials of each batch that has checkpoints, by its name; none if damaged."""
+        return self.lead(self._begun)
+
+    def _begun(self) -> dict[str, list[int]]:
+        found = {}
+        for path in sorted(self.checkpoints_dir.glob("*/")):
+            checkpoints = Checkpoints(path)
+            if checkpoints.exist():
+                whole = (extra for extra in checkpoints.extras() if is_extra(extra))
+                found[path.name] = next((extra["trials"] for extra in whole), [])
+        return found
+
+    def checkpoints(self, batch_name: str) -> Checkpoints:
+        """Returns the checkpoints of a batch."""
+        return Checkpoints(self.checkpoints_dir / batch_name, self.config.checkpoint.keep)
+
+    def check_stop(self, batch_name: str) -> None:
+        """Stops where nothing new is to be saved, if a signal asked to."""
+        if stop := multihost.largest(self.stop.signal):
+            raise Stopped(
+                stop, f"{batch_name}: stopped before its next step; the same command goes on"
+            )
+
+    def add_results(self, rows: list[dict[str, Any]]) -> None:
+        """Records rows and the decisions they allow, and removes checkpoints of no more use."""
+        self.lead(lambda: self._add_results(rows))
+
+    def _add_results(self, rows: list[dict[str, Any]]) -> None:
+        new = {row["trial"] for row in rows}
+        kept = [row for row in self.records.results() if row["trial"] not in new]
+        before = {row["trial"] for row in kept if row["status"] in planning.SETTLED}
+        rows = planning.decide(self.config, [*kept, *rows], self._begun(), self.cells)
+        self.records.write_results(rows)
+        settled = [row for row in rows if row["status"] in planning.SETTLED]
+        self.records.add_settings(row for row in settled if row["trial"] not in before)
+        self._remove_unneeded(rows)
+
+    def settle(self) -> None:
+        """Does what follows from results.csv, where a process was killed in the midst of it."""
+        if rows := self.records.results():
+            self.records.write_summary(rows)
+            self._remove_unneeded(rows)
+
+    def _remove_unneeded(self, rows: list[dict[str, Any]]) -> None:
+        useful = (planning.WAITING, planning.PROMOTED, planning.FINISHED)
+        needed = {row["batch"] for row in rows if row["status"] in useful}
+        rungs = {row["trial"]: row["rung"] for row in rows}
+        # Only what is found there: the names in a table are not to be trusted with this.
+        for name, indices in self._begun().items():
+            done = all(rungs.get(index, -1) >= rung_of(name) for index in indices)
+            if indices and done and name not in needed:
+                shutil.rmtree(self.checkpoints_dir / name, ignore_errors=True)
+
+
+def is_extra(extra: Any) -> bool:
+    """Returns whether this is what a batch saves with a checkpoint."""
+    if not isinstance(extra, dict):
+        return False
+    seconds, epoch, indices = (extra.get(k) for k in ("seconds", "last_epoch_recorded", "trials"))
+    return (
+        isinstance(seconds, dict)
+        and all(type(seconds.get(k)) in (int, float) for k in ("compile", "train"))
+        and type(epoch) is int
+        and isinstance(indices, list)
+        and all(type(index) is int for index in indices)
+        and len(indices) > 0
+    )

@@ -1,0 +1,222 @@
+"""Many processes as one: the first reads and writes the disk, and all learn what it found.
+
+With one process, everything here is a plain call. With more, every process must make the same calls
+in the same order; a `UserError` in one is raised in all. A process that leaves by any other way
+must do so by `leave`, so that the others do not wait for it.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.errors import JaxRuntimeError
+from jax.experimental import multihost_utils
+
+from highway_jax.errors import Lost, UserError, brief, show
+from highway_jax.runtime import rendezvous
+
+_MESSAGE_BYTES = 1000
+_JOIN_SECONDS = 60  # All processes are known to be present.
+_TPU_ADDRESSES = ("TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH")
+
+
+def start(
+    coordinator: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    timeout: int | None = None,
+) -> None:
+    """Joins the processes of a run; must come before jax's first computation.
+
+    Without arguments it joins those of a TPU pod or of a SLURM job step, and does nothing where
+    there is neither.
+
+    Args:
+        coordinator: HOST:PORT at which process 0 can be reached; empty to find out.
+        num_processes: Processes of the run.
+        process_id: This one's number, from 0.
+        timeout: How many seconds to wait for the others; None for `rendezvous.SECONDS`.
+
+    Raises:
+        UserError: If the arguments do not make sense, or the others cannot be reached.
+    """
+    arguments, more = (), {}
+    if coordinator:
+        if num_processes < 1:
+            raise UserError(f"--num_processes is {num_processes}; allowed: at least 1")
+        if not 0 <= process_id < num_processes:
+            raise UserError(f"--process_id is {process_id}; allowed: 0 to {num_processes - 1}")
+        seconds = rendezvous.SECONDS if timeout is None else timeout
+        if seconds < 1:
+            raise UserError(f"--coordinator_timeout is {seconds}; allowed: at least 1")
+        rendezvous.meet(coordinator, num_processes, process_id, seconds)
+        arguments = (coordinator, num_processes, process_id)
+        more = {"initialization_timeout": _JOIN_SECONDS}
+    elif num_processes or process_id >= 0 or timeout is not None:
+        raise UserError("--coordinator is ''; allowed: HOST:PORT, as other flags name processes")
+    elif not _may_have_others():
+        return
+    try:
+        jax.distributed.initialize(*arguments, local_device_ids=_own_gpus(), **more)
+    except (RuntimeError, ValueError, LookupError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--coordinator: the processes of this run do not meet ({reason})"
+        ) from error
+
+
+def _own_gpus() -> list[int] | None:
+    """Returns the GPUs of a SLURM task that has its own; jax alone would take one a task."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if "SLURM_GPUS_PER_TASK" not in os.environ or not visible:
+        return None
+    return list(range(len(visible.split(","))))
+
+
+def _may_have_others() -> bool:
+    # Set where jax found a TPU and may ask the cloud for the other workers; one alone starts too.
+    is_pod = os.environ.get("TPU_ML_PLATFORM") == "JAX" and "TPU_SKIP_MDS_QUERY" not in os.environ
+    is_pod |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    is_pod |= any(name in os.environ for name in _TPU_ADDRESSES)
+    # Set by srun for each step, and not in a shell that merely has an allocation.
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if not tasks.isdecimal():
+        raise UserError(f"SLURM_STEP_NUM_TASKS is {show(tasks)}; allowed: a whole number")
+    return is_pod or int(tasks) > 1
+
+
+def leave(status: int) -> None:
+    """Ends this process at once if it is one of several, as the others do not end now.
+
+    Python's own way out would wait for them, and they for this one; they see its connections
+    close instead.
+    """
+    if jax.distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            # None where the process was started without it.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """Makes one line of what a computation raises when another process is gone.
+
+    Raises:
+        Lost: It says so.
+    """
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise Lost(
+            "another process of this run is gone, or a device failed"
+            f" ({brief(str(error), 200)}); start all of them again: the run goes on from its last"
+            " checkpoint"
+        ) from error
+
+
+def is_first() -> bool:
+    """Returns whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def lead(function: Callable[[], Any]) -> Any:
+    """Calls a function in the first process; returns its result, JSON data, in all.
+
+    Raises:
+        UserError: In all processes, if it raised one in the first.
+    """
+    if jax.process_count() == 1:
+        return function()
+    answer, failure = {}, None
+    if is_first():
+        try:
+            answer = {"result": function()}
+        except Exception as error:
+            answer, failure = {"error": f"{error}"}, error
+    answer = json.loads(_broadcast_bytes(json.dumps(answer).encode()))
+    if failure is not None:
+        if isinstance(failure, UserError):
+            failure.shared = True
+        raise failure
+    if "error" in answer:
+        raise _shared(0, answer["error"])
+    return answer["result"]
+
+
+def _shared(process: int, message: str) -> UserError:
+    error = UserError(f"process {process}: {message}")
+    error.shared = True
+    return error
+
+
+@contextlib.contextmanager
+def led(context: AbstractContextManager) -> Iterator[None]:
+    """Enters a context in the first process alone; all learn whether it could."""
+    with contextlib.ExitStack() as stack:
+        lead(lambda: stack.enter_context(context) and None)
+        yield
+
+
+def together(function: Callable[[], Any]) -> Any:
+    """Calls a function in every process; returns each its own result.
+
+    Raises:
+        UserError: In all processes, if any raised one.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, message = None, b""
+    try:
+        result = function()
+    except UserError as error:
+        message = str(error).encode()[:_MESSAGE_BYTES]
+    padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    for number, found in enumerate(multihost_utils.process_allgather(padded)):
+        if text := found.tobytes().rstrip(b"\0"):
+            raise _shared(number, text.decode(errors="replace"))
+    return result
+
+
+def broadcast(tree: Any) -> Any:
+    """Returns the first process's host arrays in all, bit for bit; shapes must agree."""
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    content = _broadcast_bytes(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
+    parts, at = [], 0
+    for leaf in leaves:
+        leaf = np.asarray(leaf)
+        part = np.frombuffer(content, leaf.dtype, leaf.size, at).reshape(leaf.shape)
+        parts.append(part)
+        at += leaf.nbytes
+    return jax.tree.unflatten(structure, parts)
+
+
+def largest(value: int) -> int:
+    """Returns the largest of all processes' values."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def first(value: int) -> int:
+    """Returns the first process's value."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def _broadcast_bytes(content: bytes) -> bytes:
+    size = first(len(content))
+    content = content if is_first() else bytes(size)
+    return multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8)).tobytes()

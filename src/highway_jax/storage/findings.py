@@ -1,0 +1,116 @@
+"""What was found inside one net: its arrays, and the file that holds them."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from highway_jax import files
+from highway_jax.errors import UserError
+
+
+class Findings(NamedTuple):
+    """The arrays of Figures 2 to 4 for one net, blocks counted from the first highway layer.
+
+    Errors are shares of examples from 0 to 1, losses cross-entropies in nats.
+
+    Attributes:
+        title: What net it is.
+        class_names: Names of the classes.
+        biases_before: Transform-gate biases before training [blocks, width].
+        biases: After training [blocks, width].
+        counts: Training examples of each class [classes].
+        by_class: Mean gate output of each class [classes, blocks, width].
+        mean: Mean gate output over all training examples [blocks, width].
+        changes: Mean |y - x| of each block [blocks].
+        sample_index: Training examples looked at on their own [samples].
+        sample_image: Their stored pixels [samples, height, width, channels].
+        sample_label: Their classes [samples].
+        sample_prediction: The net's answers [samples].
+        sample_gates: Their gate outputs [samples, blocks, width].
+        sample_outputs: Their block outputs [samples, blocks, width].
+        num_examples: Training examples that lesions were evaluated on.
+        intact: Loss and error of the whole net on them [2].
+        shut: With each layer's gates shut in turn [2, blocks].
+        opened: With each layer's gates forced open in turn [2, blocks].
+        shut_to: With all layers up to each shut [2, blocks].
+        shut_from: With all layers from each on shut [2, blocks].
+        num_pair_examples: Training examples that pairs were evaluated on; 0 if they were not.
+        pairs: With both layers of a pair shut [2, blocks, blocks].
+    """
+
+    title: str
+    class_names: np.ndarray
+    biases_before: Float[np.ndarray, "blocks width"]
+    biases: Float[np.ndarray, "blocks width"]
+    counts: Float[np.ndarray, "classes"]
+    by_class: Float[np.ndarray, "classes blocks width"]
+    mean: Float[np.ndarray, "blocks width"]
+    changes: Float[np.ndarray, "blocks"]
+    sample_index: Int[np.ndarray, "samples"]
+    sample_image: np.ndarray
+    sample_label: Int[np.ndarray, "samples"]
+    sample_prediction: Int[np.ndarray, "samples"]
+    sample_gates: Float[np.ndarray, "samples blocks width"]
+    sample_outputs: Float[np.ndarray, "samples blocks width"]
+    num_examples: int
+    intact: Float[np.ndarray, "2"]
+    shut: Float[np.ndarray, "2 blocks"]
+    opened: Float[np.ndarray, "2 blocks"]
+    shut_to: Float[np.ndarray, "2 blocks"]
+    shut_from: Float[np.ndarray, "2 blocks"]
+    num_pair_examples: int
+    pairs: Float[np.ndarray, "2 blocks blocks"]
+
+    @property
+    def cost(self) -> Float[np.ndarray, "blocks"]:
+        """What shutting each layer adds to the training error."""
+        return self.shut[1] - self.intact[1]
+
+
+def save(found: Findings, path: Path) -> None:
+    """Writes the arrays as one `.npz` file, whole or not at all.
+
+    Raises:
+        OSError: If it could not be written.
+    """
+    content = io.BytesIO()
+    np.savez_compressed(content, **{k: np.asarray(v) for k, v in found._asdict().items()})
+    files.write_atomically(path, content.getvalue())
+
+
+def _absent(shut: np.ndarray) -> dict[str, Any]:
+    """Returns what stands for arrays that no figure of the paper needs, where they are missing."""
+    unknown = np.full_like(shut, np.nan)
+    return {
+        **dict.fromkeys(("opened", "shut_to", "shut_from"), unknown),
+        "num_examples": 0,
+        "num_pair_examples": 0,
+        "pairs": np.repeat(unknown[..., None], shut.shape[-1], axis=-1),
+    }
+
+
+def load(path: Path) -> Findings:
+    """Reads what `save` wrote, in this version or another.
+
+    Lesions that the paper does not have are NaN where the file lacks them.
+
+    Raises:
+        UserError: If the file is not there or not such a file.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            values = {name: arrays[name] for name in Findings._fields if name in arrays}
+        values = _absent(values["shut"]) | values
+        return Findings(
+            **values
+            | {"title": str(values["title"])}
+            | {name: int(values[name]) for name in ("num_examples", "num_pair_examples")}
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); allowed: a file that highway_jax.analyze wrote"
+        ) from error

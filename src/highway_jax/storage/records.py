@@ -1,0 +1,203 @@
+"""The one writer of what a run measured: curves, results, summary, TensorBoard events.
+
+`metrics.jsonl` and the tables hold nothing that depends on the clock except the columns named
+`*_seconds` and `steps_per_second`, so an interrupted run and one left alone can be compared byte
+for byte.
+"""
+
+import json
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from highway_jax import files
+from highway_jax.config import config as config_lib
+from highway_jax.config.schema import SCHEMA
+from highway_jax.errors import UserError
+from highway_jax.storage import tables
+from highway_jax.storage.summaries import summarize
+from highway_jax.storage.tables import MEASURED, RESULTS, SUMMARY
+from highway_jax.storage.tensorboard import Events
+from highway_jax.sweep import design
+
+SHOWN = ("activation", "block", "depth", "width", *config_lib.NUMERIC, "seed", "status")
+"""Columns of results.csv that TensorBoard shows as a trial's settings, with the run's own ones."""
+
+
+class Records:
+    """The record files of one working directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: ConfigDict,
+        cells: list[design.Cell] | None = None,
+        *,
+        tensorboard: bool = True,
+    ):
+        """Reads and writes nothing yet.
+
+        Args:
+            directory: The working directory.
+            config: The config of its run.
+            cells: The run's cells, if they are not those of a new run.
+            tensorboard: Whether to write TensorBoard events.
+        """
+        self._directory = Path(directory)
+        self._config = config
+        self._cells = design.cells(config) if cells is None else cells
+        self._own_columns = tables.own_columns(config)
+        self._metrics = self._directory / "metrics.jsonl"
+        self._results = self._directory / "results.csv"
+        self._events = Events(self._directory / "tensorboard") if tensorboard else None
+
+    def add_epoch(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Appends one epoch's line of each trial to metrics.jsonl; on disk when it returns."""
+        lines = list(lines)
+        text = "".join(json.dumps({k: _json(v) for k, v in line.items()}) + "\n" for line in lines)
+        with self._metrics.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        for line in lines if self._events else ():
+            values = {_tag(key): _json(line.get(key)) for key in ("learning_rate", *MEASURED)}
+            known = {tag: value for tag, value in values.items() if value is not None}
+            self._events.add_scalars(line, known, line["epoch"])
+
+    def add_gates(self, lines: list[dict[str, Any]], gates: np.ndarray) -> None:
+        """Adds pictures of mean gates to TensorBoard.
+
+        Args:
+            lines: One epoch's line of each trial.
+            gates: Mean gate outputs [trials, blocks, width].
+        """
+        for line, own in zip(lines, gates, strict=True):
+            if self._events and not line["diverged"]:
+                self._events.add_gates(line, own, line["epoch"])
+
+    def rewind(self, trials: Collection[int], epoch: int) -> None:
+        """Drops the lines of trials after an epoch, and a torn last line, from metrics.jsonl.
+
+        Args:
+            trials: Indices of the trials.
+            epoch: The last epoch recorded before the checkpoint that training goes on from; 0 if
+                there was none.
+
+        Raises:
+            UserError: If a line is damaged, or those of that epoch are not there.
+        """
+        kept, last = [], dict.fromkeys(trials, 0)
+        for text, line in self._epochs():
+            trial, at = line["trial"], line["epoch"]
+            if trial not in last or at <= epoch:
+                kept.append(text)
+            if trial in last and at <= epoch:
+                last[trial] = max(last[trial], at)
+        for trial, at in last.items():
+            if at != epoch:
+                raise UserError(
+                    f"{self._metrics} ends at epoch {at} of trial {trial}, its checkpoint at"
+                    f" {epoch}; restore the file, or use another --workdir"
+                )
+        files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
+
+    def losses(self, trials: Collection[int]) -> dict[int, dict[int, float]]:
+        """Returns the training losses of trials by epoch, where they are finite.
+
+        Raises:
+            UserError: If a line of metrics.jsonl is damaged.
+        """
+        found: dict[int, dict[int, float]] = {trial: {} for trial in trials}
+        for _, line in self._epochs():
+            loss = line.get("train_loss")
+            if line["trial"] in found and isinstance(loss, (int, float)):
+                found[line["trial"]][line["epoch"]] = loss
+        return found
+
+    def _epochs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the lines of metrics.jsonl as text and as data, but for a torn last one."""
+        texts = []
+        if self._metrics.exists():
+            texts = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, text in enumerate(texts, 1):
+            try:
+                line = json.loads(text)
+                line |= {"trial": int(line["trial"]), "epoch": int(line["epoch"])}
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(texts):
+                    break  # Torn by a crash: it belongs to an epoch that is trained again.
+                raise UserError(
+                    f"line {number} of {self._metrics} is damaged; restore the file, or use"
+                    " another --workdir"
+                ) from error
+            yield text, line
+
+    def results(self) -> list[dict[str, Any]]:
+        """Returns the rows of results.csv, numbers as numbers; no rows if there is no file.
+
+        A table of another version is read by its columns' names: what it lacks is taken from the
+        config where that says it, and is NaN or empty elsewhere.
+
+        Raises:
+            UserError: If the file is not a results table of this run.
+        """
+        if not self._results.exists():
+            return []
+        try:
+            columns, rows = tables.read(self._results, tables.num_trials(self._cells))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self._results} cannot be read ({error}); restore it, or use another --workdir"
+            ) from error
+        return tables.complete(columns, rows, self._config, self._cells)
+
+    def write_results(self, rows: list[dict[str, Any]]) -> None:
+        """Writes results.csv, and summary.csv from it; each file whole or not at all.
+
+        Columns that this version does not know, such as those of a later one, are kept.
+        """
+        columns = tables.with_own(RESULTS, self._own_columns)
+        names = dict.fromkeys(name for row in rows for name in row)
+        others = [name for name in names if name not in columns and name not in SCHEMA]
+        rows = [
+            {name: row[name] for name in columns} | {name: row.get(name, "") for name in others}
+            for row in rows
+        ]
+        tables.write(self._results, (*columns, *others), rows)
+        self.write_summary(rows)
+
+    def write_summary(self, rows: list[dict[str, Any]]) -> None:
+        """Writes summary.csv from the rows of results.csv; whole or not at all."""
+        columns = tables.with_own(SUMMARY, self._own_columns)
+        tables.write(self._directory / "summary.csv", columns, summarize(rows))
+
+    def add_settings(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Adds what became of settled trials to TensorBoard, with their settings."""
+        for row in rows if self._events else ():
+            values = {key: row[key] for key in (*SHOWN, *self._own_columns)}
+            settings = {k: str(v) if isinstance(v, tuple) else v for k, v in values.items()}
+            measured = {f"final/{key}": row[key] for key in MEASURED}
+            self._events.add_settings(row, settings, measured)
+
+    def close(self) -> None:
+        """Closes the event files."""
+        if self._events:
+            self._events.close()
+
+
+def _tag(key: str) -> str:
+    """Returns the name of a curve in TensorBoard, where those of one kind stand together."""
+    group, _, leaf = key.partition("_") if key in MEASURED else ("", "", key)
+    return f"{leaf}/{group}" if group else leaf
+
+
+def _json(value: Any) -> Any:
+    """JSON has no NaN or infinity: both become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

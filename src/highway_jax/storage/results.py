@@ -1,0 +1,219 @@
+"""Runs as they lie on disk, finished or not, for those who only read them."""
+
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from highway_jax.config import config as config_lib
+from highway_jax.config.schema import NAME, SCHEMA, is_name
+from highway_jax.errors import UserError, show
+from highway_jax.storage import findings, tables
+from highway_jax.storage.findings import Findings
+from highway_jax.sweep import design, planning
+
+Row = dict[str, Any]
+
+_USED = ("data.name", "sweep.trials")
+"""Settings whose values in config.json reports depend on."""
+
+
+class Run(NamedTuple):
+    """The records of one run.
+
+    Attributes:
+        name: The name in its config; with `stem`, if another run beside it has that name.
+        stem: Names its pictures: the name of its directory, with a number if another run beside it
+            has that one too.
+        directory: Its working directory.
+        config: `config.json`, with the defaults of what it does not say.
+        environment: `environment.json`.
+        rows: Rows of results.csv, numbers as numbers.
+        curves: Lines of metrics.jsonl by trial, in the order of epochs.
+        settings: Case, seed and settings of each trial by column; of those still training, settings
+            only where this version can read the config.
+        inside: What `highway_jax.analyze` found, by trial.
+    """
+
+    name: str
+    stem: str
+    directory: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    rows: list[Row]
+    curves: dict[int, list[Row]]
+    settings: dict[int, Row]
+    inside: dict[int, Findings]
+
+    def curve(self, trial: int, metric: str, x: str = "epoch") -> tuple[list[int], list[float]]:
+        """Returns epochs, or steps, and values of a trial where the metric was measured."""
+        lines = [
+            line
+            for line in self.curves.get(trial, ())
+            if None not in (line.get(x), line.get(metric))
+        ]
+        return [line[x] for line in lines], [line[metric] for line in lines]
+
+
+def read(directory: Path) -> Run:
+    """Reads the records of a run; what it is still training has curves and no rows.
+
+    `metrics.jsonl` may be compressed, as `metrics.jsonl.gz`.
+
+    Raises:
+        UserError: If there are none, or they cannot be read.
+    """
+    directory = Path(directory)
+    try:
+        text = (directory / "config.json").read_text("utf-8")
+        config = _config(dict(json.loads(text)))
+        environment = dict(json.loads((directory / "environment.json").read_text("utf-8")))
+        _check_environment(environment)
+        curves = _curves(directory)
+        settings = {
+            trial: {"trial": trial, "case": lines[0].get("case", ""), "seed": lines[0].get("seed")}
+            for trial, lines in curves.items()
+        }
+        rows, planned = _rows(directory / "results.csv", text, config, environment)
+        settings |= planned | {row["trial"]: row for row in rows}
+    except (OSError, EOFError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"--workdir is {str(directory)!r}; allowed: a directory of a run ({error})"
+        ) from error
+    inside = {
+        int(match[1]): findings.load(path)
+        for path in sorted(directory.glob("analysis/*/findings.npz"))
+        if (match := re.fullmatch(r"trial_(\d+)", path.parent.name, re.A))
+    }
+    stem = directory.absolute().name
+    return Run(config["name"], stem, directory, config, environment, rows, curves, settings, inside)
+
+
+def _config(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns the contents of a config.json of any version with the defaults of what it lacks."""
+    if not is_name(tree.get("name")):
+        raise ValueError(f"name in config.json is {show(tree.get('name'))}; allowed: {NAME}")
+    for key, entry in SCHEMA.items():
+        section, _, leaf = key.rpartition(".")
+        values = _section(tree, section) if section else tree
+        value = values.setdefault(leaf, entry.default)
+        if key in _USED and type(value) is not type(entry.default):
+            raise ValueError(f"{key} in config.json is {show(value)}; allowed: {entry.allowed}")
+    for name in ("grid", "draw"):
+        _section(tree["sweep"], name)
+    for name in _section(tree, "cases"):
+        _section(tree["cases"], name)
+    return tree
+
+
+def _section(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    value = tree.setdefault(name, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} in config.json is {show(value)}; allowed: settings by name")
+    return value
+
+
+def _check_environment(environment: dict[str, Any]) -> None:
+    for name in ("num_devices", "device_kind", "processor", "commit", "versions"):
+        if name not in environment:
+            raise ValueError(f"environment.json has no {name}; allowed: what a run wrote there")
+    versions = environment["versions"]
+    if not isinstance(versions, dict) or "jax" not in versions:
+        raise ValueError(f"versions in environment.json is {show(versions)}; allowed: with jax")
+
+
+def _curves(directory: Path) -> dict[int, list[Row]]:
+    curves: dict[int, list[Row]] = {}
+    for number, text in enumerate(_metrics(directory).splitlines(), 1):
+        if not text.endswith("}"):  # A run that is going on may be in the middle of a line.
+            continue
+        try:
+            line = dict(json.loads(text))
+            values = (line.get(metric) for metric in tables.MEASURED)
+            if not (
+                all(type(line[name]) is int for name in ("trial", "epoch"))
+                and type(line.get("step", 0)) is int
+                and all(value is None or isinstance(value, int | float) for value in values)
+            ):
+                raise ValueError(
+                    "allowed: whole trials, epochs and steps; measured numbers or null"
+                )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"line {number} of metrics.jsonl: {error}") from error
+        curves.setdefault(line["trial"], []).append(line)
+    for lines in curves.values():
+        lines.sort(key=lambda line: line["epoch"])
+    return curves
+
+
+def _rows(
+    path: Path, text: str, config: dict[str, Any], environment: dict[str, Any]
+) -> tuple[list[Row], dict[int, Row]]:
+    """Returns the rows of results.csv, if there is one, and the settings of all known trials.
+
+    Args:
+        path: The table.
+        text: What config.json says.
+        config: The same, as `_config` returns it.
+        environment: What environment.json says.
+    """
+    try:
+        planned = config_lib.from_json(text)
+        cells = design.cells(planned, environment.get("format", 1))
+    except UserError:  # That of another version: no trials can be planned from it.
+        planned, cells = None, None
+    columns, rows = (), []
+    if path.exists():
+        columns, rows = tables.read(path, cells and tables.num_trials(cells))
+    if planned is None:
+        return _completed(columns, rows, config), {}
+    rows = tables.complete(columns, rows, planned, cells)
+    keys = (*tables.SETTINGS.values(), *config_lib.varied_keys(planned))
+    settings = {
+        index: {"case": trial.case, "seed": trial.seed, "trial": index}
+        | {tables.column(key): trial.settings[key] for key in keys}
+        for index, trial in planning.find(planned, rows, cells).items()
+    }
+    return rows, settings
+
+
+def _completed(columns: Sequence[str], rows: list[Row], config: dict[str, Any]) -> list[Row]:
+    """Returns rows with the settings that all trials share, where the table has no columns."""
+    varied = {tables.column(key) for key in config_lib.varied_keys(config)}
+    if rows and (missing := sorted(varied - set(columns))):
+        raise ValueError(
+            f"results.csv has no column {missing[0]!r}, which the run varies; allowed: a table of"
+            " this version, or a config.json that it can read"
+        )
+    for name, key in tables.SETTINGS.items():
+        section, _, leaf = key.partition(".")
+        for row in rows:
+            row.setdefault(name, config[section][leaf])
+    return rows
+
+
+def read_all(directories: Iterable[Path | str]) -> list[Run]:
+    """Reads several runs, each with a name and a stem of its own.
+
+    Raises:
+        UserError: As `read`.
+    """
+    found = [read(Path(directory)) for directory in directories]
+    named, stems = Counter(run.name for run in found), Counter()
+    for i, run in enumerate(found):
+        stems[run.stem] += 1
+        times = stems[run.stem]
+        stem = f"{run.stem}-{times}" if times > 1 else run.stem
+        name = f"{run.name} ({stem})" if named[run.name] > 1 else run.name
+        found[i] = run._replace(name=name, stem=stem)
+    return found
+
+
+def _metrics(directory: Path) -> str:
+    plain, packed = directory / "metrics.jsonl", directory / "metrics.jsonl.gz"
+    if plain.exists():
+        return plain.read_text("utf-8")
+    return gzip.decompress(packed.read_bytes()).decode() if packed.exists() else ""

@@ -1,0 +1,160 @@
+"""Statistics over trials: of equal settings, of the cells of a search; and what differs in them."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from highway_jax.config import config as config_lib
+from highway_jax.storage.tables import SUMMARIZED, column, setting_columns
+
+Row = dict[str, Any]
+
+
+def group(rows: Iterable[Row]) -> list[list[Row]]:
+    """Returns the rows in groups of one setting, in the order of first appearance.
+
+    Rows of a group agree in their case, in every setting that has a column, which is every one
+    that the run varies, and in the epochs trained.
+    """
+    rows = list(rows)
+    names = ("case", *setting_columns(rows), "epochs")
+    return _grouped(rows, lambda row: tuple(row.get(name) for name in names))
+
+
+def _grouped(rows: Iterable[Row], key: Callable[[Row], tuple]) -> list[list[Row]]:
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(map(repr, key(row))), []).append(row)
+    return list(groups.values())
+
+
+def summarize(rows: Iterable[Row]) -> list[Row]:
+    """Returns one row for each group of `group`.
+
+    The best accuracy is the largest, the best training loss the smallest. The standard deviation
+    is the sample's (n - 1), NaN for one trial. Diverged trials are counted, not averaged.
+    """
+    rows = list(rows)
+    names = ("case", *setting_columns(rows), "epochs")
+    return [
+        {name: members[0].get(name) for name in names}
+        # A trial that failed has no parameters.
+        | {"num_parameters": max(row.get("num_parameters", 0) for row in members)}
+        | statistics(members)
+        for members in group(rows)
+    ]
+
+
+def statistics(rows: Sequence[Row]) -> Row:
+    """Returns the statistics of summary.csv over trials of one setting."""
+    converged = [row for row in rows if not row["diverged"]]
+    found: Row = {"trials": len(rows), "diverged": len(rows) - len(converged)}
+    for metric in SUMMARIZED:
+        # Failed trials, and those whose test was not read, have none.
+        values = [row[metric] for row in converged if math.isfinite(row.get(metric, math.nan))]
+        choose = min if metric == "train_loss" else max
+        found[f"{metric}_best"] = choose(values) if values else math.nan
+        found[f"{metric}_mean"] = float(np.mean(values)) if values else math.nan
+        found[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return found
+
+
+def best(rows: Iterable[Row]) -> Row:
+    """Returns the row with the smallest training loss among those trained for most epochs."""
+    return min(rows, key=lambda r: (math.isnan(r["train_loss"]), -r["epochs"], r["train_loss"]))
+
+
+def summarize_search(rows: Iterable[Row], config: ConfigDict | Mapping[str, Any]) -> list[Row]:
+    """Returns one row for each cell of a search, in the order of first appearance.
+
+    A cell is a case at a point of `sweep.grid`; the seeds with which its best setting was trained
+    again are a group of their own. Each row is that of the group's `best` trial, with the group's
+    `statistics`, and `retrained` to say which group it is.
+
+    Args:
+        rows: Rows of results.csv.
+        config: The run's config, or what config.json holds.
+    """
+    names = ("case", *map(column, config_lib.grid_keys(config)))
+    return [
+        best(members) | statistics(members) | {"retrained": is_retrained(members[0], config)}
+        for members in _grouped(rows, lambda row: tuple(row.get(name) for name in names))
+    ]
+
+
+def is_retrained(row: Mapping[str, Any], config: ConfigDict | Mapping[str, Any]) -> bool:
+    """Returns whether a trial trains the best setting of a search again, with another seed."""
+    return row["case"].endswith("-best") and row["case"] not in config_lib.case_names(config)
+
+
+def differing(rows: Sequence[Mapping[str, Any]], leave_out: Iterable[str] = ()) -> list[str]:
+    """Returns the columns of settings in which rows differ, but those left out."""
+    left_out = set(leave_out)
+    return [
+        name
+        for name in setting_columns(rows)
+        if name not in left_out and len({repr(row.get(name)) for row in rows}) > 1
+    ]
+
+
+def texts(values: Sequence[Any]) -> list[str]:
+    """Returns settings as texts; different numbers have different texts."""
+    for digits in range(4, 18):
+        shown = [_text(value, digits) for value in values]
+        if len(set(shown)) == len({repr(value) for value in values}):
+            break
+    return shown
+
+
+def _text(value: Any, digits: int) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.{digits}g}"
+    if value is None:
+        return "-"
+    return str(value) if value != "" else "''"
+
+
+def labels(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[str]:
+    """Returns what each row has in some columns, such as "depth 10, data.scaling unit"."""
+    parts = [
+        [f"{name} {text}" for text in texts([row.get(name) for row in rows])] for name in columns
+    ]
+    return [", ".join(part[i] for part in parts) for i in range(len(rows))]
+
+
+def settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns in which case and settings each row differs from others of them."""
+    cases = ["case"] if len({row["case"] for row in rows}) > 1 else []
+    return labels(rows, [*cases, *differing(rows)])
+
+
+def distinct(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns names of which those that were equal say what differs.
+
+    Args:
+        names: A name for each row.
+        rows: Trials. Where rows of one name agree in all settings, the seed is added, and the
+            trial and the run where they must be.
+    """
+    found = list(names)
+    for name in dict.fromkeys(names):
+        members = [i for i, other in enumerate(names) if other == name]
+        own = [rows[i] for i in members]
+        parts = settings(own)
+        for key in ("seed", "trial", "run"):
+            if len(set(parts)) < len(parts) and len({row.get(key) for row in own}) > 1:
+                parts = [
+                    joined(part, f"{key} {row.get(key)}")
+                    for part, row in zip(parts, own, strict=True)
+                ]
+        for i, part in zip(members, parts, strict=True):
+            found[i] = joined(name, part)
+    return found
+
+
+def joined(*parts: str) -> str:
+    """Returns the parts that are not empty, with commas between."""
+    return ", ".join(filter(None, parts))

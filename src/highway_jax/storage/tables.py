@@ -1,0 +1,254 @@
+"""The columns of results.csv and summary.csv, and how these files are read and written.
+
+Tables are read by the names of their columns, so those of older and newer versions can be read.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from highway_jax import files
+from highway_jax.config import config as config_lib
+from highway_jax.config.schema import SCHEMA
+from highway_jax.errors import show
+from highway_jax.sweep import planning
+from highway_jax.sweep.design import Cell
+
+SETTINGS: dict[str, str] = {
+    "dataset": "data.name",
+    "architecture": "model.architecture",
+    "block": "model.block",
+    "depth": "model.depth",
+    "width": "model.width",
+    "activation": "model.activation",
+    "initializer": "model.initializer",
+    "gate": "model.gate",
+    "nesterov": "optimizer.nesterov",
+    "schedule": "optimizer.schedule",
+    "batch_size": "training.batch_size",
+    **config_lib.NUMERIC,
+}
+"""Keys that have a column in every table, by the column's name.
+
+A key that a run varies and that is not among them has a column of its own, named by the key.
+"""
+
+SETTING = ("case", *SETTINGS, "epochs", "num_parameters")
+MEASURED = (
+    "train_loss",
+    "train_accuracy",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+RESULTS = (
+    "batch",
+    "trial",
+    *SETTING,
+    "seed",
+    "rung",
+    "status",
+    "steps",
+    *MEASURED,
+    "projected_train_loss",
+    "diverged",
+    "compile_seconds",
+    "train_seconds",
+    "steps_per_second",
+)
+"""Columns of every results.csv: one row a trial.
+
+`epochs` are those trained; `status` says what became of the trial at its `rung` (see
+`highway_jax.sweep.planning`), and `projected_train_loss` the loss that it is projected to end with
+(see `highway_jax.sweep.projection`). `train_seconds` is the wall time that the trial's batch spent
+in training steps, compiling and evaluating left out; `steps_per_second` is the steps of all trials
+of that batch over this time.
+"""
+
+SUMMARIZED = ("test_accuracy", "train_loss", "valid_accuracy")
+SUMMARY = (
+    *SETTING,
+    "trials",
+    "diverged",
+    *(f"{metric}_{statistic}" for metric in SUMMARIZED for statistic in ("best", "mean", "std")),
+)
+"""Columns of every summary.csv: one row a setting; statistics over its trials that converged."""
+
+_REQUIRED = ("batch", "trial", "case", "rung", "status", "diverged")
+_STATUSES = (planning.WAITING, planning.PROMOTED, *planning.SETTLED)
+_TYPES: dict[str, type] = {
+    **{key: type(entry.default) for key, entry in SCHEMA.items()},
+    **{name: type(SCHEMA[key].default) for name, key in SETTINGS.items()},
+    **dict.fromkeys(("batch", "case", "status"), str),
+    **dict.fromkeys(("trial", "epochs", "num_parameters", "seed", "rung", "steps"), int),
+    **dict.fromkeys((*MEASURED, "projected_train_loss"), float),
+    **dict.fromkeys(("compile_seconds", "train_seconds", "steps_per_second"), float),
+    "diverged": bool,
+}
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", tuple: "a list"}
+
+
+def column(key: str) -> str:
+    """Returns the name of the column that a key has, or would have if a run varied it."""
+    return next((name for name, fixed in SETTINGS.items() if fixed == key), key)
+
+
+def own_columns(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the columns that a run's tables have beyond `RESULTS` and `SUMMARY`."""
+    return tuple(key for key in config_lib.varied_keys(config) if column(key) == key)
+
+
+def with_own(columns: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """Returns `RESULTS` or `SUMMARY` with a run's own columns behind those of other settings."""
+    end = columns.index(SETTING[-1]) + 1
+    return (*columns[:end], *own, *columns[end:])
+
+
+def setting_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Returns the columns of settings that rows of a table have."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    own = (n for n in names if "." in n and n.partition(".")[0] in config_lib.CASE_SECTIONS)
+    return (*SETTINGS, *own)
+
+
+def num_trials(cells: Iterable[Cell]) -> int:
+    """Returns how many trials cells may have, those of best settings trained again included."""
+    return sum(len(cell.trials) + len(cell.retrained) for cell in cells)
+
+
+def read(path: Path, num_trials: int | None = None) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """Returns the columns and rows of a results.csv of any version, numbers as numbers.
+
+    Columns of measurements that it lacks are NaN or empty in the rows; those of settings are
+    missing in them too (see `complete`). Columns that this version does not have are texts.
+
+    Args:
+        path: The file.
+        num_trials: Number of trials of the run, where it is known.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is not such a table; it names the line and what is allowed there.
+    """
+    rows, lines = [], []
+    with path.open(encoding="utf-8-sig", newline="") as file:  # Spreadsheets begin it with a BOM.
+        reader = csv.DictReader(file, strict=True)
+        try:
+            columns = tuple(reader.fieldnames or ())
+            for row in reader:
+                rows.append(_parse_row(row))
+                lines.append(reader.line_num)
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"line {reader.line_num} of {path.name}: {error}") from error
+    for name in _REQUIRED:
+        if name not in columns:
+            raise ValueError(f"{path.name} has no column {name!r}; allowed: a table of a run")
+    for name in columns:
+        if columns.count(name) > 1:
+            raise ValueError(f"{path.name} has the column {show(name)} twice; allowed: once")
+    seen: dict[int, int] = {}
+    for row, line in zip(rows, lines, strict=True):
+        try:
+            _check_row(row, num_trials)
+            if row["trial"] in seen:
+                raise ValueError(
+                    f"trial is {row['trial']}, as in line {seen[row['trial']]}; allowed: one row"
+                    " for each trial"
+                )
+        except ValueError as error:
+            raise ValueError(f"line {line} of {path.name}: {error}") from error
+        seen[row["trial"]] = line
+        for name in RESULTS:
+            if name not in row and name not in SETTINGS:
+                row[name] = _blank(name)
+    return columns, rows
+
+
+def _parse_row(row: dict[str | None, Any]) -> dict[str, Any]:
+    if None in row or None in row.values():
+        raise ValueError("it has more or fewer cells than the first line; allowed: as many")
+    return {name: _parse(name, text) for name, text in row.items()}
+
+
+def _parse(name: str, text: str) -> Any:
+    kind = _TYPES.get(name, str)
+    if kind is str:
+        return text
+    if text == "":
+        return math.nan
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return tuple(json.loads(text)) if kind is tuple else kind(text)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{name} is {show(text)}; allowed: {_WORDS[kind]}") from error
+
+
+def _check_row(row: dict[str, Any], num_trials: int | None) -> None:
+    for name in _REQUIRED:
+        if row[name] == _blank(name) or row[name] is math.nan:
+            raise ValueError(f"{name} is empty; allowed: {_WORDS.get(_TYPES[name], 'a text')}")
+    if row["trial"] < 0 or (num_trials is not None and row["trial"] >= num_trials):
+        allowed = "0 or more" if num_trials is None else f"0 to {num_trials - 1}"
+        raise ValueError(f"trial is {row['trial']}; allowed: {allowed}, the trials of the run")
+    if row["status"] not in _STATUSES:
+        raise ValueError(f"status is {show(row['status'])}; allowed: {', '.join(_STATUSES)}")
+
+
+def complete(
+    columns: Sequence[str], rows: list[dict[str, Any]], config: ConfigDict, cells: list[Cell]
+) -> list[dict[str, Any]]:
+    """Returns rows with every setting that has a column in this version's table.
+
+    Args:
+        columns: Columns of the table that was read.
+        rows: Its rows.
+        config: The run's config, which says what the table does not.
+        cells: The run's cells.
+    """
+    varied = config_lib.varied_keys(config)
+    missing = {column(key): key for key in (*SETTINGS.values(), *varied)}
+    missing = {name: key for name, key in missing.items() if name not in columns}
+    if not missing:
+        return rows
+    common = {k: v for k, v in config_lib.flatten(config).items() if k not in varied}
+    known = planning.find(config, rows, cells)
+    completed = []
+    for row in rows:
+        # A retrained trial is unknown while a row is missing from its cell.
+        found = known[row["trial"]].settings if row["trial"] in known else common
+        values = {name: found.get(key, _blank(name)) for name, key in missing.items()}
+        completed.append(row | {name: _plain(name, value) for name, value in values.items()})
+    return completed
+
+
+def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _format(name, row[name]) for name in columns} for row in rows)
+    files.write_atomically(path, text.getvalue())
+
+
+def _format(name: str, value: Any) -> str:
+    value = _plain(name, value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Returns a value as it is once written and read; a real setting may be given as an int."""
+    return float(value) if _TYPES.get(name) is float and value is not None else value
+
+
+def _blank(name: str) -> Any:
+    return "" if _TYPES.get(name, str) is str else math.nan

@@ -1,0 +1,1 @@
+"""The trials of a config: cells, draws, halving, and which trials to train next."""

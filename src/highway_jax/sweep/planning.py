@@ -1,0 +1,247 @@
+"""From a config, and what was measured so far, to the batches of trials to train next.
+
+Trials may be dropped at rungs (successive halving: Jamieson & Talwalkar 2016), and the best setting
+of a cell trained again with other seeds. All of it is a pure function of the config, the rows of
+results.csv and the names of the batches that have checkpoints, so a run resumes from its directory
+alone.
+
+A row that is removed from results.csv is a trial to be trained again. It resumes from the
+checkpoint of the highest rung that has one, or else begins anew. At a rung that was decided before,
+it competes for the positions that are left: none is given twice, and none is taken back. Where the
+best setting of a cell changes so, the new best is trained again too, and the trials of the one
+before keep their rows.
+
+Samplers and pruners of search libraries ask for one trial at a time and judge it alone; here a
+rung is one compiled program of many trials that are judged together.
+"""
+
+import bisect
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from highway_jax.config import config as config_lib
+from highway_jax.sweep.design import Cell, cells
+from highway_jax.sweep.trials import Batch, Trial, batch_name, rung_of
+
+WAITING, PROMOTED = "waiting", "promoted"
+FINISHED, DROPPED, DIVERGED, FAILED = "finished", "dropped", "diverged", "failed"
+SETTLED = (FINISHED, DROPPED, DIVERGED, FAILED)
+"""What becomes of a trial at a rung: `waiting` for the others, `promoted` to the next, or settled.
+"""
+
+
+def _static_keys(config: ConfigDict) -> list[str]:
+    """Returns the keys in which trials differ, and must not differ to share a program."""
+    sections = (config.sweep.grid, config.sweep.draw, *config.cases.values())
+    varied = set().union(*map(config_lib.flatten, sections))
+    return sorted(varied.difference(config_lib.NUMERIC.values()))
+
+
+class _Disk:
+    """What is on disk of each trial.
+
+    Attributes:
+        rows: Rows of results.csv by trial.
+        sources: The smallest batch with checkpoints that holds a trial, by rung and trial.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]], begun: Mapping[str, Collection[int]]):
+        self.rows = {row["trial"]: dict(row) for row in rows}
+        self.sources: dict[tuple[int, int], str] = {}
+        self._begun: dict[int, int] = {}
+        # Small ones last: a larger one with the same trials is what they are halves of.
+        for name, indices in sorted(begun.items(), key=lambda item: -len(item[1])):
+            rung = rung_of(name)
+            for index in indices:
+                self.sources[rung, index] = name
+                self._begun[index] = max(rung, self._begun.get(index, 0))
+
+    def rung(self, trial: Trial) -> int:
+        """Returns the rung that a trial is to be trained at, or was trained at last."""
+        row = self.rows.get(trial.index)
+        if row is None:
+            return self._begun.get(trial.index, 0)
+        return row["rung"] + (row["status"] == PROMOTED)
+
+    def is_pending(self, trial: Trial) -> bool:
+        """Returns whether a trial is to be trained at its rung."""
+        row = self.rows.get(trial.index)
+        return row is None or row["status"] == PROMOTED
+
+    def best(self, cell: Cell, criterion: str) -> int | None:
+        """Returns the position of a cell's best trial, once all are settled and one finished."""
+        rows = [self.rows.get(trial.index) for trial in cell.trials]
+        if not all(row and row["status"] in SETTLED for row in rows):
+            return None
+        done = [i for i, row in enumerate(rows) if row["status"] == FINISHED]
+        return min(done, key=lambda i: merit(criterion, rows[i]), default=None)
+
+
+def plan(
+    config: ConfigDict,
+    rows: Iterable[dict[str, Any]],
+    begun: Mapping[str, Collection[int]] | None = None,
+    known: list[Cell] | None = None,
+) -> list[Batch]:
+    """Lists the batches that can be trained now, given what is on disk.
+
+    Trials of a cell whose static settings agree share a batch, as do those of cells without
+    rungs; a batch has at most `runtime.max_trials` trials. Batches that were begun come first, as
+    they were, whatever it would be now.
+
+    Args:
+        config: The run's config.
+        rows: Rows of results.csv.
+        begun: Trials of the batches that have checkpoints, by the batch's name.
+        known: The run's cells, if they are not those of a new run.
+    """
+    disk = _Disk(rows, begun or {})
+    known = cells(config) if known is None else known
+    pending: list[tuple[Trial, int, int, bool]] = []
+    for cell in known:
+        last = len(cell.rungs) - 1
+        here = [(min(disk.rung(t), last), t) for t in cell.trials if disk.is_pending(t)]
+        here.sort(key=lambda pair: pair[0])
+        pending += ((trial, rung, cell.rungs[rung], rung == last) for rung, trial in here)
+    for cell in known:
+        best = disk.best(cell, config.sweep.criterion) if cell.retrained else None
+        for trial in _retrained(config, cell, best) if best is not None else ():
+            if trial.index not in disk.rows:
+                pending.append((trial, 0, trial.settings["training.epochs"], True))
+    groups: dict[tuple, list[Trial]] = {}
+    keys = _static_keys(config)
+    for trial, rung, epochs, last in pending:
+        static = tuple([trial.settings[key] for key in keys])
+        groups.setdefault((rung, epochs, last, static), []).append(trial)
+    size = config.runtime.max_trials or sum(map(len, groups.values()))
+    return [
+        Batch(batch_name(part, rung), tuple(part), rung, epochs, last)
+        for (rung, epochs, last, _), group in groups.items()
+        for part in _parts(group, rung, size, disk.sources)
+    ]
+
+
+def _parts(
+    group: list[Trial], rung: int, size: int, sources: Mapping[tuple[int, int], str]
+) -> list[list[Trial]]:
+    """Returns trials by the batch that they resume from, then the others, at most `size` each."""
+    begun: dict[str, list[Trial]] = {}
+    new = []
+    for trial in group:
+        source = sources.get((rung, trial.index))
+        (new if source is None else begun.setdefault(source, [])).append(trial)
+    return [*begun.values(), *(new[i : i + size] for i in range(0, len(new), size))]
+
+
+def find(
+    config: ConfigDict, rows: Iterable[dict[str, Any]], known: list[Cell] | None = None
+) -> dict[int, Trial]:
+    """Returns the trials known from the start, and those of rows, by index."""
+    known = cells(config) if known is None else known
+    disk = _Disk(rows, {})
+    found = {trial.index: trial for cell in known for trial in cell.trials}
+    seeds = len(config.sweep.retrain_seeds)
+    for cell, indices in _with_rows(known, disk):
+        positions = {(index - cell.retrained.start) // seeds for index in indices}
+        if len(cell.retrained) == seeds:
+            positions = {disk.best(cell, config.sweep.criterion)} - {None}
+        for position in positions:
+            found |= {trial.index: trial for trial in _retrained(config, cell, position)}
+    return found
+
+
+def outdated(
+    config: ConfigDict, rows: Iterable[dict[str, Any]], known: list[Cell] | None = None
+) -> list[str]:
+    """Returns a sentence for each cell whose best setting was trained again and is no longer it."""
+    known = cells(config) if known is None else known
+    disk, lines = _Disk(rows, {}), []
+    for cell, indices in _with_rows(known, disk):
+        best = disk.best(cell, config.sweep.criterion)
+        if best is None:
+            continue
+        current = {trial.index for trial in _retrained(config, cell, best)}
+        if len(cell.retrained) == len(current):  # The index does not say which setting it is.
+            numbers = cell.trials[best].numbers.items()
+            current = {i for i in current.intersection(indices) if numbers <= disk.rows[i].items()}
+        if stale := sorted({*indices} - current):
+            lines.append(
+                f"{cell.case}-best: {name_trials(stale)} trained a setting that is no longer the"
+                f" best of its cell; that of trial {cell.trials[best].index} is"
+            )
+    return lines
+
+
+def name_trials(indices: Collection[int]) -> str:
+    """Returns "trial 3" or "trials 3, 5"."""
+    return f"trial{'s' * (len(indices) > 1)} {', '.join(map(str, indices))}"
+
+
+def _with_rows(known: list[Cell], disk: _Disk) -> Iterator[tuple[Cell, list[int]]]:
+    """Yields cells with those of their `retrained` trials that have rows."""
+    starts, found = [cell.retrained.start for cell in known], {}
+    for index in sorted(disk.rows):
+        number = bisect.bisect_right(starts, index) - 1
+        if index in known[number].retrained:
+            found.setdefault(number, []).append(index)
+    yield from ((known[number], indices) for number, indices in found.items())
+
+
+def _retrained(config: ConfigDict, cell: Cell, position: int) -> list[Trial]:
+    """Returns the trials that train the setting at a position of a cell again."""
+    seeds, trial = config.sweep.retrain_seeds, cell.trials[position]
+    first = position * len(seeds) % len(cell.retrained)
+    return [
+        Trial(index, f"{cell.case}-best", trial.settings, seed)
+        for index, seed in zip(cell.retrained[first : first + len(seeds)], seeds, strict=True)
+    ]
+
+
+def decide(
+    config: ConfigDict,
+    rows: list[dict[str, Any]],
+    begun: Mapping[str, Collection[int]] | None = None,
+    known: list[Cell] | None = None,
+) -> list[dict[str, Any]]:
+    """Returns the rows with every decision made that can be made.
+
+    Once all trials of a cell have reached a rung, the best by `sweep.criterion` are promoted and
+    the others dropped. Diverged and failed trials are never promoted. Trials that were promoted
+    before keep their positions, those included whose rows were removed and that have checkpoints
+    of a later rung.
+
+    Args:
+        config: The run's config.
+        rows: Rows of results.csv.
+        begun: Trials of the batches that have checkpoints, by the batch's name.
+        known: The run's cells, if they are not those of a new run.
+    """
+    disk = _Disk(rows, begun or {})
+    for cell in cells(config) if known is None else known:
+        for rung, keep in enumerate(cell.keeps):
+            here = [disk.rows.get(t.index) for t in cell.trials if disk.rung(t) == rung]
+            if not all(row and row["rung"] == rung for row in here):
+                break
+            given = sum(disk.rung(trial) > rung for trial in cell.trials)
+            waiting = [row for row in here if row["status"] == WAITING]
+            waiting.sort(key=lambda row: merit(config.sweep.criterion, row))
+            for place, row in enumerate(waiting):
+                row["status"] = PROMOTED if given + place < keep else DROPPED
+    return [disk.rows[index] for index in sorted(disk.rows)]
+
+
+def merit(criterion: str, row: dict[str, Any]) -> float:
+    """Returns a row's standing by a criterion, smaller is better; infinite where not measured.
+
+    Where no loss is projected, at early rungs and the end of training, it is the one that was
+    reached.
+    """
+    value = row[criterion]
+    if math.isnan(value) and criterion == "projected_train_loss":
+        value = row["train_loss"]
+    if math.isnan(value):
+        return math.inf
+    return -value if criterion.endswith("accuracy") else value

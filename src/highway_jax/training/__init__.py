@@ -1,0 +1,1 @@
+"""Training one batch of trials as compiled programs."""

@@ -1,0 +1,58 @@
+"""Evaluation of a whole split, every example counted once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from highway_jax.training import metrics
+from highway_jax.training.train import DeviceData, Task
+
+
+def evaluate(
+    task: Task, params: Any, data: DeviceData, span: Int[Array, "2"], batch_size: int
+) -> metrics.Sums:
+    """Returns the metrics' sums over the examples of a split, in one compiled loop.
+
+    Which split is a number too: the same program serves them all.
+
+    Args:
+        task: What is fixed.
+        params: One net's parameters.
+        data: The examples of all splits.
+        span: First example of the split, and the one after its last.
+        batch_size: Examples at a time.
+    """
+
+    def look(images, labels, counted):
+        return metrics.sums(task.apply(params, task.preprocess(images)), labels, counted)
+
+    return add_up(look, data, span, batch_size)
+
+
+def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: int) -> Any:
+    """Returns the sum of a function of batches over a stretch of examples, in one compiled loop.
+
+    Args:
+        look: (images, labels, counted [batch]) -> a tree of sums over those examples that are
+            counted.
+        data: The examples.
+        span: First example, and the one after the last.
+        batch_size: Examples at a time.
+    """
+    first, end = span
+    batch_size = min(batch_size, len(data.labels))
+
+    def body(i, total):
+        index = first + i * batch_size + jnp.arange(batch_size)
+        # The last batch is filled up with copies of the last example that do not count.
+        images, labels = data.take(jnp.minimum(index, end - 1))
+        return jax.tree.map(jnp.add, total, look(images, labels, index < end))
+
+    batch = jax.eval_shape(lambda: data.take(jnp.zeros(batch_size, jnp.int32)))
+    shapes = jax.eval_shape(look, *batch, jax.ShapeDtypeStruct((batch_size,), bool))
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    num_batches = (end - first + batch_size - 1) // batch_size
+    return jax.lax.fori_loop(0, num_batches, body, nothing)

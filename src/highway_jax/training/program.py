@@ -1,0 +1,192 @@
+"""The compiled functions of one batch of trials, with the data on their devices."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from highway_jax.config import config as config_lib
+from highway_jax.data import datasets as data_lib
+from highway_jax.data import preprocess
+from highway_jax.nn import stacks
+from highway_jax.sweep.trials import Batch, Hyperparameters
+from highway_jax.training import evaluate, metrics, optimizer, train, trial_mesh
+
+# Of 4 to 100 images at once, 4 to 10 were the fastest for each of the paper's nets.
+_IMAGES_IN_CACHE = 10
+
+SPLITS = ("train", "valid", "test")
+
+
+def _micro_batch(config: ConfigDict, platform: str) -> int:
+    """Returns how many examples of a batch to compute at once: a divisor of their number.
+
+    On CPU the maps of a whole batch of images leave the cache between one layer and the next, and
+    a few images at a time are 1.1 to 1.2 times faster. So that is the default where a number near
+    `_IMAGES_IN_CACHE` divides the batch.
+    """
+    batch_size, most = config.training.batch_size, config.runtime.micro_batch
+    convolves = config.model.architecture != "dense"
+    in_cache = _IMAGES_IN_CACHE if convolves and platform == "cpu" else batch_size
+    largest = max(n for n in range(1, min(most or in_cache, batch_size) + 1) if batch_size % n == 0)
+    return largest if most or 2 * largest >= in_cache else batch_size
+
+
+class Program:
+    """What one batch of trials runs: create, train and evaluate all trials at once.
+
+    Attributes:
+        config: The settings that the trials share.
+        model: Their net.
+        task: What is fixed for all of them.
+        trials: Where they run.
+        examples: Those of all splits, on the host.
+        spans: First example of each split that has any, and the one after its last.
+        num_classes: Classes of the data set.
+        convolves: Whether the net is convolutional.
+        steps_per_epoch: Steps of an epoch.
+    """
+
+    def __init__(self, batch: Batch, dataset: data_lib.Dataset):
+        """Builds the functions; nothing is compiled before `compile`."""
+        config = batch.config
+        self.config = config
+        self.model = stacks.build(config.model, dataset.image_shape, dataset.num_classes)
+        splits = [getattr(dataset, name) for name in SPLITS]
+        ends = np.cumsum([0, *(split.size for split in splits)])
+        self.spans = {
+            name: np.asarray([first, end], np.int32)
+            for name, first, end in zip(SPLITS, ends, ends[1:], strict=False)
+            if first < end
+        }
+        self.num_classes = dataset.num_classes
+        self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
+        # The task must not hold this program, whose arrays are to go when it is no longer used.
+        steps_per_epoch = self.steps_per_epoch
+        decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
+        images, prepare = preprocess.examples(config.data, dataset)
+        self.task = task = train.Task(
+            init=self.model.init,
+            apply=self.model.apply,
+            preprocess=prepare,
+            augment=preprocess.augmentation(config.data),
+            optimizer=lambda numbers: optimizer.build(
+                config.optimizer, steps_per_epoch, numbers, decays_weights=decays_weights
+            ),
+            num_train=dataset.train.size,
+            batch_size=config.training.batch_size,
+            micro_batch=_micro_batch(config, trial_mesh.devices()[0].platform),
+        )
+        self.convolves = config.model.architecture != "dense"
+        runtime = config.runtime
+        self.trials = trial_mesh.Trials(
+            len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
+        )
+        labels = np.concatenate([split.labels for split in splits])
+        self.examples = train.DeviceData(images, labels)
+        self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
+        self._train = self.trials.compile(
+            lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
+            donate=True,
+        )
+        self._evaluate = self.trials.compile(
+            lambda params, data, span: evaluate.evaluate(
+                task, params, data, span, config.evaluation.batch_size
+            )
+        )
+
+    @functools.cached_property
+    def data(self) -> train.DeviceData:
+        """The examples on every device."""
+        return self.trials.share(self.examples)
+
+    def compile(self, numbers: Hyperparameters) -> float:
+        """Compiles training and evaluation; returns the seconds it took."""
+        began = time.perf_counter()
+        placed = self.trials.place(numbers)
+        state = jax.eval_shape(self._create, placed)
+        state = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.trials.sharded),
+            state,
+        )
+        self._train = self._train.lower(state, self.data, self._steps(1)).compile()
+        span = self.trials.share(self.spans["train"])
+        self._evaluate = self._evaluate.lower(state.params, self.data, span).compile()
+        return time.perf_counter() - began
+
+    def memory(self) -> tuple[int, int] | None:
+        """Returns the bytes that training needs on each device, and those a device has.
+
+        The compiler's own count of the compiled program; before `compile` there is none. None
+        where the compiler or the device does not say.
+        """
+        needed = self._train.memory_analysis()
+        present = trial_mesh.device_memory(self.trials.mesh.devices.flat[0])
+        if needed is None or present is None:
+            return None
+        return (
+            needed.argument_size_in_bytes
+            + needed.output_size_in_bytes
+            + needed.temp_size_in_bytes
+            - needed.alias_size_in_bytes
+        ), present
+
+    def create(self, numbers: Hyperparameters) -> train.TrialState:
+        """Returns the state of all trials before their first step, on the devices."""
+        return self._create(self.trials.place(numbers))
+
+    def shapes(self, numbers: Hyperparameters, num_trials: int) -> train.TrialState:
+        """Returns the shapes of the host state of `num_trials` trials like these."""
+        state = jax.eval_shape(self._create, self.trials.place(numbers))
+        return jax.tree.map(
+            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
+            state,
+        )
+
+    def train(self, state: train.TrialState, num_steps: int) -> train.TrialState:
+        """Takes steps within an epoch; the state given is used up."""
+        return jax.block_until_ready(self._train(state, self.data, self._steps(num_steps)))
+
+    def evaluate(self, params: Any, split: str) -> metrics.Sums:
+        """Returns the sums of all trials over a split, on the host."""
+        sums = self._evaluate(params, self.data, self.trials.share(self.spans[split]))
+        return self.trials.fetch(sums)
+
+    @functools.cached_property
+    def _gate_means(self) -> Any:
+        def means(params, data, index):
+            images = self.task.preprocess(data.take(index).images)
+            # Averaged block by block: the gates of all blocks, examples and trials of a large
+            # batch are more than a device holds.
+            _, runs = self.model.activations(
+                params, images, collect=lambda block: stacks.unit_maps(block.t).mean(0)
+            )
+            return stacks.join_runs(runs)
+
+        return self.trials.compile(means)
+
+    def gate_means(self, params: Any, num_examples: int = 1000) -> np.ndarray:
+        """Returns the mean transform-gate outputs of all trials over the first training examples.
+
+        Returns:
+            [trials, blocks, width], on the host; ones where the blocks have no gates.
+        """
+        first, end = self.spans["train"]
+        index = self.trials.share(np.arange(first, min(end, first + num_examples), dtype=np.int32))
+        return self.trials.fetch(self._gate_means(params, self.data, index))
+
+    def learning_rates(self, numbers: Hyperparameters, step: int) -> np.ndarray:
+        """Returns each trial's rate at a step, [trials]."""
+
+        def rate(numbers):
+            section = self.config.optimizer
+            return optimizer.learning_rate(section, self.steps_per_epoch, numbers, jnp.int32(step))
+
+        return np.asarray(jax.vmap(rate)(numbers))
+
+    def _steps(self, num_steps: int) -> jax.Array:
+        return self.trials.share(np.int32(num_steps))

@@ -1,0 +1,198 @@
+"""Training as pure functions of one trial: its state, a step, a stretch of steps.
+
+Nothing here knows how many trials there are, where they run, or what time it is.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from highway_jax.sweep.trials import Hyperparameters
+from highway_jax.training import metrics
+
+
+class DeviceData(NamedTuple):
+    """The examples of all splits on the device, training examples first.
+
+    Attributes:
+        images: Pixels as stored, or whitened inputs [examples, ...].
+        labels: Classes [examples].
+    """
+
+    images: UInt8[Array, "examples *shape"] | Float[Array, "examples *shape"]
+    labels: Int[Array, "examples"]
+
+    def take(self, index: Int[Array, "batch"]) -> "DeviceData":
+        """Returns the examples at `index`."""
+        return jax.tree.map(lambda a: jnp.take(a, index, axis=0, mode="clip"), self)
+
+
+class Task(NamedTuple):
+    """What is fixed for all trials of a program.
+
+    Attributes:
+        init: (key, transform_bias) -> params.
+        apply: (params, inputs, dropout_keys=None) -> logits; without keys, one for each example,
+            as for evaluation.
+        preprocess: Stored images -> inputs.
+        optimizer: A trial's `Hyperparameters` -> its update rule.
+        num_train: Training examples.
+        batch_size: Examples of a step.
+        micro_batch: Those of them computed at once, a divisor of their number; a step is the same
+            for any, but for rounding.
+        augment: (key, inputs) -> inputs as training sees them.
+    """
+
+    init: Callable
+    apply: Callable
+    preprocess: Callable
+    optimizer: Callable[[Hyperparameters], optax.GradientTransformation]
+    num_train: int
+    batch_size: int
+    micro_batch: int
+    augment: Callable = lambda key, inputs: inputs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training split."""
+        return self.num_train // self.batch_size
+
+
+class TrialState(NamedTuple):
+    """All that going on with a trial needs.
+
+    Attributes:
+        numbers: The trial's hyperparameters.
+        params: The net's parameters.
+        optimizer_state: The optimizer's state.
+        step: Steps taken.
+        sums: Training metrics since the epoch began, each batch before its update.
+        diverged: Whether the loss stopped being finite; the trial is frozen since.
+    """
+
+    numbers: Hyperparameters
+    params: Any
+    optimizer_state: Any
+    step: Int[Array, ""]
+    sums: metrics.Sums
+    diverged: Bool[Array, ""]
+
+
+def _keys(numbers: Hyperparameters) -> tuple[Array, Array, Array]:
+    init_key, data_key, noise_key = jax.random.split(jax.random.key(numbers.seed), 3)
+    return init_key, data_key, noise_key
+
+
+def create(task: Task, numbers: Hyperparameters) -> TrialState:
+    """Returns the state of a trial before its first step."""
+    init_key, _, _ = _keys(numbers)
+    params = task.init(init_key, numbers.transform_bias)
+    return TrialState(
+        numbers=numbers,
+        params=params,
+        optimizer_state=task.optimizer(numbers).init(params),
+        step=jnp.int32(0),
+        sums=metrics.zeros(),
+        diverged=jnp.asarray(False),
+    )
+
+
+def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
+    """Takes one step of momentum SGD.
+
+    A loss that is not finite freezes the trial as it was before the step and marks it diverged.
+
+    Args:
+        task: What is fixed.
+        state: The trial before the step.
+        batch: `batch_size` examples.
+    """
+    _, _, noise_key = _keys(state.numbers)
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
+    inputs = task.augment(augment_key, task.preprocess(batch.images))
+    # A key for each example: what is dropped of it does not depend on what it is computed with.
+    dropout_keys = jax.random.split(dropout_key, task.batch_size)
+    grads, sums = _gradients(task, state.params, (inputs, batch.labels, dropout_keys))
+    updates, optimizer_state = task.optimizer(state.numbers).update(
+        grads, state.optimizer_state, state.params
+    )
+    moved = TrialState(
+        numbers=state.numbers,
+        params=optax.apply_updates(state.params, updates),
+        optimizer_state=optimizer_state,
+        step=state.step + 1,
+        sums=state.sums + sums,
+        diverged=state.diverged,
+    )
+    alive = jnp.isfinite(sums.loss) & ~state.diverged
+    state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, state)
+    return state._replace(diverged=~alive)
+
+
+def _gradients(task: Task, params: Any, examples: Any) -> tuple[Any, metrics.Sums]:
+    """Returns the gradient of the mean loss, and the examples' metrics.
+
+    Args:
+        task: What is fixed.
+        params: The net's parameters.
+        examples: Inputs, labels and dropout keys, each [batch_size, ...].
+    """
+
+    def loss(params, examples):
+        inputs, labels, dropout_keys = examples
+        logits = task.apply(params, inputs, dropout_keys)
+        sums = metrics.sums(logits, labels, jnp.ones(len(labels), bool))
+        return sums.loss / task.batch_size, sums
+
+    gradients = jax.grad(loss, has_aux=True)
+    if task.micro_batch == task.batch_size:
+        return gradients(params, examples)
+    parts = jax.tree.map(lambda a: a.reshape(-1, task.micro_batch, *a.shape[1:]), examples)
+
+    def add(totals, part):
+        return jax.tree.map(jnp.add, totals, gradients(params, part)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params), metrics.zeros()
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def train_steps(
+    task: Task, state: TrialState, data: DeviceData, num_steps: Int[Array, ""]
+) -> TrialState:
+    """Takes steps within one epoch, in one compiled loop of any length.
+
+    The order of the examples depends on the seed and the epoch alone, so a stretch may begin
+    anywhere: cutting an epoch into other stretches gives the same bits.
+
+    Args:
+        task: What is fixed.
+        state: The trial; a diverged one is returned as it is, and takes no step when trials are
+            mapped.
+        data: The examples, of which the first `num_train` are trained on.
+        num_steps: How many; must not reach past the end of the epoch that `state.step` is in.
+    """
+    _, data_key, _ = _keys(state.numbers)
+    epoch, first = jnp.divmod(state.step, task.steps_per_epoch)
+    # One sort of random numbers, where `jax.random.permutation` takes several.
+    bits = jax.random.bits(jax.random.fold_in(data_key, epoch), (task.num_train,))
+    order = jnp.argsort(bits)
+    sums = jax.tree.map(lambda s: jnp.where(first == 0, 0, s), state.sums)
+
+    def continues(carry):
+        i, state = carry
+        return (i < num_steps) & ~state.diverged
+
+    def body(carry):
+        i, state = carry
+        start = (first + i) * task.batch_size
+        chosen = jax.lax.dynamic_slice(order, (start,), (task.batch_size,))
+        return i + 1, train_step(task, state, data.take(chosen))
+
+    # Divergence ends the loop instead of choosing a branch of a `cond`: under `vmap` a `cond`
+    # becomes a select, for which everything that its branches read, the examples included, is
+    # copied for each trial. Of a loop only the carry is selected.
+    return jax.lax.while_loop(continues, body, (jnp.int32(0), state._replace(sums=sums)))[1]
