@@ -1,8 +1,19 @@
 """Every test runs with two virtual CPU devices and with array shapes checked at run time."""
 
-import jax
-import pytest
-from jaxtyping import install_import_hook
+import os
+import shutil
+import tempfile
+
+# Tests compile the same programs again and again, here and in the processes that they start.
+COMPILED = tempfile.mkdtemp(prefix="highway_jax-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = ""
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
@@ -23,6 +34,20 @@ _CHECKED = (
 with install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype.beartype"):
     import highway_jax
     from highway_jax.config import config as config_lib
+
+
+def pytest_unconfigure():
+    shutil.rmtree(COMPILED, ignore_errors=True)
+
+
+@pytest.fixture
+def compiling():
+    """Lets jax compile everything anew."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax asks the setting once.
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

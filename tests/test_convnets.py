@@ -278,7 +278,7 @@ def _seconds_to_compile_initialization(settings, image_shape):
     return time.process_time() - began
 
 
-def test_the_first_weights_of_a_convolutional_net_compile_in_seconds():
+def test_the_first_weights_of_a_convolutional_net_compile_in_seconds(compiling):
     # With random bits of four axes, this ratio is above 50 with jax 0.12.
     dense = default_config()
     of_dense = _seconds_to_compile_initialization(dense, (28, 28, 1))
