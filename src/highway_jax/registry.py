@@ -1,0 +1,76 @@
+"""Named entries that a config chooses by name: blocks, optimizers, data sets and their like.
+
+Each registry names the modules that register its built-in entries. They are imported when the
+registry is first asked for an entry or for its names, so that whoever never asks does not load
+them.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Entries of one kind by name.
+
+    Attributes:
+        key: The config key whose value is one of the names.
+    """
+
+    def __init__(self, key: str, *modules: str):
+        """Makes a registry without entries.
+
+        Args:
+            key: The config key whose value is one of the names, such as "model.block".
+            *modules: Modules that register the built-in entries when they are imported.
+        """
+        self.key = key
+        self._modules = modules
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Returns a decorator that registers a class or a function under a name.
+
+        Raises:
+            ValueError: If the name is not an identifier, or names another entry.
+        """
+        if not name.isidentifier():
+            raise ValueError(f"{self.key}: {name!r} is not a name; allowed: a Python identifier")
+        if name in self._entries:
+            raise ValueError(f"{self.key}: {name!r} is registered already; choose another name")
+
+        def add(entry: T) -> T:
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def names(self) -> tuple[str, ...]:
+        """Returns all names, in the order in which they were registered."""
+        return tuple(self)
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(tuple(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> T:
+        """Returns the entry of a name.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        self._load()
+        if name not in self._entries:
+            raise ValueError(f"{self.key} is {name!r}; allowed: {', '.join(self._entries)}")
+        return self._entries[name]
+
+    def _load(self) -> None:
+        modules, self._modules = self._modules, ()
+        for module in modules:
+            importlib.import_module(module)

@@ -1,0 +1,49 @@
+"""Registries of named entries."""
+
+import sys
+
+import pytest
+
+from highway_jax.registry import Registry
+
+
+def test_an_entry_is_found_by_its_name():
+    registry = Registry("model.block")
+
+    @registry.register("mine")
+    class Mine:
+        pass
+
+    assert registry["mine"] is Mine
+    assert registry.names() == ("mine",)
+    assert "mine" in registry and "other" not in registry
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_known():
+    registry = Registry("model.block")
+    registry.register("one")(1)
+    registry.register("two")(2)
+    with pytest.raises(ValueError, match=r"model\.block is 'three'; allowed: one, two"):
+        registry["three"]
+
+
+@pytest.mark.parametrize("name", ["one", "not a name", ""])
+def test_a_name_is_registered_once_and_is_an_identifier(name):
+    registry = Registry("model.block")
+    registry.register("one")(1)
+    with pytest.raises(ValueError, match="choose another name|a Python identifier"):
+        registry.register(name)(2)
+    assert registry["one"] == 1
+
+
+def test_the_modules_of_built_in_entries_are_imported_when_they_are_asked_for(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "home_of_entries.py").write_text(
+        "from __main__ import REGISTRY\nREGISTRY.register('late')(3)\n"
+    )
+    registry = Registry("model.block", "home_of_entries")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys.modules["__main__"], "REGISTRY", registry, raising=False)
+    assert "home_of_entries" not in sys.modules
+    assert registry.names() == ("late",) and registry["late"] == 3
