@@ -74,3 +74,22 @@ class Registry(Generic[T]):
         modules, self._modules = self._modules, ()
         for module in modules:
             importlib.import_module(module)
+
+
+BLOCKS: Registry = Registry("model.block", "highway_jax.nn.blocks")
+"""Block classes, by the name of their equation."""
+
+ACTIVATIONS: Registry = Registry("model.activation", "highway_jax.nn.blocks")
+"""Elementwise functions of arrays."""
+
+INITIALIZERS: Registry = Registry("model.initializer", "highway_jax.nn.blocks")
+"""Kernel initializers, as functions of the activation's name."""
+
+ARCHITECTURES: Registry = Registry("model.architecture", "highway_jax.nn.architectures")
+"""Convolutional nets, as functions of the channels of their first stage."""
+
+OPTIMIZERS: Registry = Registry("optimizer.name", "highway_jax.training.optimizer")
+"""Update rules."""
+
+DATASETS: Registry = Registry("data.name", "highway_jax.data.datasets")
+"""Functions that load a data set."""
