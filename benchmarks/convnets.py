@@ -19,6 +19,7 @@ import numpy as np
 import ours
 
 from highway_jax.nn import architectures
+from highway_jax.registry import ARCHITECTURES
 
 NUM_EXAMPLES, BATCH_SIZE = 10_000, 100
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
@@ -67,7 +68,7 @@ class TorchNet:
 
         self._torch, self._steps = torch, []
         self.parameters: list[Any] = []
-        for number, layer in enumerate(architectures.ARCHITECTURES[net.architecture](net.width)):
+        for number, layer in enumerate(ARCHITECTURES[net.architecture](net.width)):
             name = f"{type(layer).__name__.lower()}{number}"
             match layer:
                 case architectures.Plain(_, size, padding):

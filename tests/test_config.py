@@ -24,7 +24,8 @@ from highway_jax.config.config import (
 from highway_jax.config.schema import SCHEMA
 from highway_jax.data import datasets
 from highway_jax.errors import show
-from highway_jax.nn import blocks, stacks
+from highway_jax.nn import stacks
+from highway_jax.registry import ACTIVATIONS, BLOCKS, INITIALIZERS
 from highway_jax.sweep import planning
 
 KEYS = st.sampled_from(sorted(SCHEMA))
@@ -177,8 +178,8 @@ def test_each_default_is_a_new_config():
     ("key", "implemented"),
     [
         ("data.name", datasets.NAMES),
-        ("model.block", blocks.BLOCKS),
-        ("model.activation", blocks.ACTIVATIONS),
+        ("model.block", BLOCKS),
+        ("model.activation", ACTIVATIONS),
         ("model.remat", stacks.REMATS),
         ("model.dtype", stacks.DTYPES),
     ],
@@ -190,7 +191,7 @@ def test_what_is_allowed_is_what_is_implemented(key, implemented):
 
 
 def test_every_initializer_allowed_is_implemented():
-    assert set(SCHEMA["model.initializer"].allowed.split(", ")) <= set(blocks.INITIALIZERS)
+    assert set(SCHEMA["model.initializer"].allowed.split(", ")) <= set(INITIALIZERS)
 
 
 @pytest.mark.parametrize(

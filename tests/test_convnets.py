@@ -16,8 +16,8 @@ from highway_jax.config import config
 from highway_jax.data import datasets, preprocess
 from highway_jax.errors import UserError
 from highway_jax.nn import architectures, stacks
-from highway_jax.nn.blocks import BLOCKS
 from highway_jax.nn.stacks import ConvStack, build
+from highway_jax.registry import ARCHITECTURES, BLOCKS
 from highway_jax.runs import experiment
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -50,15 +50,9 @@ def test_counts_of_the_paper(name, variant, image_shape, num_classes, parameters
         assert model.multiply_adds == multiply_adds
 
 
-@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES.names())
 def test_layers_are_counted_as_the_tables_do(name):
-    layers = architectures.ARCHITECTURES[name](8)
-    blocks = [layer for layer in layers if isinstance(layer, architectures.Blocks)]
-    plain = sum(isinstance(layer, architectures.Plain) for layer in layers)
-    assert (
-        plain + sum(b.count * len(b.kernel_sizes) for b in blocks) + 1
-        == (architectures.DEPTHS[name])
-    )
+    assert architectures.depth(ARCHITECTURES[name](8)) == architectures.DEPTHS[name]
 
 
 def _small(layers, block="highway", **fields):
@@ -67,7 +61,7 @@ def _small(layers, block="highway", **fields):
     return net, net.init(jax.random.key(1), x)["params"], x
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS.names())
 def test_alternating_blocks_are_those_blocks_in_turn(block):
     layers = (architectures.Plain(4), architectures.Blocks(2, (1, 3)))
     net, params, x = _small(layers, block)

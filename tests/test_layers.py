@@ -5,7 +5,7 @@ import pytest
 from jax.nn import initializers
 
 from highway_jax import HighwayBlock, PlainBlock, ResidualBlock, UserError
-from highway_jax.nn.blocks import INITIALIZERS
+from highway_jax.registry import INITIALIZERS
 
 WIDTH = 6
 

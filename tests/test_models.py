@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from highway_jax import DenseStack, default_config
-from highway_jax.nn.blocks import BLOCKS
 from highway_jax.nn.stacks import REMATS, BlockGroup, build, scan_blocks, set_transform_bias
+from highway_jax.registry import BLOCKS
 
 OPTIONS = {"activation": "tanh"}
 
@@ -49,7 +49,7 @@ def test_cifar100_net_of_section_4():
     assert build(_config(depth=50), (32, 32, 3), 100).num_parameters == 408_650
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS.names())
 def test_scan_is_the_loop(block):
     stack = DenseStack(block, 6, 8, 3, OPTIONS)
     x = jax.random.normal(jax.random.key(0), (4, 5))
@@ -218,7 +218,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     assert 1e-5 < error < 0.1
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS.names())
 def test_bfloat16_sums_the_gradients_of_biases_in_float32(block):
     # 1,000 equal gradients of one; a sum in bfloat16 sticks at 256.
     layer = BLOCKS[block](2, dtype=jnp.bfloat16)

@@ -82,7 +82,7 @@ BLOCKS: Registry = Registry("model.block", "highway_jax.nn.blocks")
 ACTIVATIONS: Registry = Registry("model.activation", "highway_jax.nn.blocks")
 """Elementwise functions of arrays."""
 
-INITIALIZERS: Registry = Registry("model.initializer", "highway_jax.nn.blocks")
+INITIALIZERS: Registry = Registry("model.initializer", "highway_jax.nn.initializers")
 """Kernel initializers, as functions of the activation's name."""
 
 ARCHITECTURES: Registry = Registry("model.architecture", "highway_jax.nn.architectures")

@@ -5,8 +5,10 @@ paper does not state, and is inferred, is said at each net. Layers are counted a
 softmax layer is one of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from highway_jax.registry import ARCHITECTURES
 
 
 class Plain(NamedTuple):
@@ -64,6 +66,7 @@ Layer = Plain | Blocks | Pool | Dropout
 _GLOBAL_AVERAGE = Pool("average", 0, 1)
 
 
+@ARCHITECTURES.register("mnist10")
 def mnist10(width: int) -> tuple[Layer, ...]:
     """Table 1: 10 layers, all of one width (section 3.2); the layer list is the authors' file's."""
     return (
@@ -73,6 +76,7 @@ def mnist10(width: int) -> tuple[Layer, ...]:
     )
 
 
+@ARCHITECTURES.register("highway_a")
 def highway_a(width: int) -> tuple[Layer, ...]:
     """Table 2, Highway A: 11 layers after FitNet 1.
 
@@ -96,6 +100,7 @@ def _stages_of_b(width: int) -> tuple[Layer, ...]:
     )
 
 
+@ARCHITECTURES.register("highway_b")
 def highway_b(width: int) -> tuple[Layer, ...]:
     """Table 2, Highway B: 19 layers after FitNet 4.
 
@@ -105,6 +110,7 @@ def highway_b(width: int) -> tuple[Layer, ...]:
     return (*_stages_of_b(width), _GLOBAL_AVERAGE, Dropout(0.2), Plain(250, 0))
 
 
+@ARCHITECTURES.register("highway_c")
 def highway_c(width: int) -> tuple[Layer, ...]:
     """Table 2, Highway C: 32 layers, kernels of 3x3 and 1x1 in turn, about 1.25M parameters.
 
@@ -117,19 +123,21 @@ def highway_c(width: int) -> tuple[Layer, ...]:
     return (*layers, Plain(100, 0))
 
 
+@ARCHITECTURES.register("cifar19")
 def cifar19(width: int) -> tuple[Layer, ...]:
     """Table 3: 19 layers (section 3.3.2); the layer list is the authors' file's."""
     return (*_stages_of_b(width), Plain(100, 1), _GLOBAL_AVERAGE, Dropout(0.2))
 
 
-ARCHITECTURES: dict[str, Callable[[int], tuple[Layer, ...]]] = {
-    "mnist10": mnist10,
-    "highway_a": highway_a,
-    "highway_b": highway_b,
-    "highway_c": highway_c,
-    "cifar19": cifar19,
-}
-"""Nets by name, as functions of their width."""
+def depth(layers: Sequence[Layer]) -> int:
+    """Returns the depth of a net as the paper's tables count it, its softmax layer included."""
+    counts = (
+        layer.count * len(layer.kernel_sizes) if isinstance(layer, Blocks) else 1
+        for layer in layers
+        if isinstance(layer, Plain | Blocks)
+    )
+    return sum(counts) + 1
+
 
 DEPTHS = {"mnist10": 10, "highway_a": 11, "highway_b": 19, "highway_c": 32, "cifar19": 19}
 """Layers of each net, the softmax layer included."""

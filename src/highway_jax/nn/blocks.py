@@ -11,7 +11,6 @@ part is initialised on its own. Their biases are separate parameters: `bias` (b_
 `transform_bias` (b_T) and `carry_bias` (b_C), which optimizers and analyses find by name.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,8 +21,9 @@ from jaxtyping import Array, Float
 
 from highway_jax.errors import UserError
 from highway_jax.nn import convolution
+from highway_jax.registry import ACTIVATIONS, BLOCKS, INITIALIZERS
 
-ACTIVATIONS: dict[str, Callable] = {
+for _name, _function in {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
@@ -31,62 +31,8 @@ ACTIVATIONS: dict[str, Callable] = {
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
     "identity": lambda x: x,
-}
-
-
-def _flat(initializer: Callable) -> Callable:
-    """Returns an initializer that draws a kernel as one axis, and then gives it its shape.
-
-    The values are the same. Random bits of four axes take XLA:CPU of jax 0.12 three seconds a
-    kernel to compile, and those of one axis a tenth of a second: it unrolls the inner loops over
-    small axes, each with the twenty rounds of the generator.
-    """
-
-    def init(key, shape, dtype=jnp.float32):
-        return initializer(key, (math.prod(shape),), dtype).reshape(shape)
-
-    return init
-
-
-def _scaling(scale: float, mode: str, distribution: str) -> Callable:
-    """Returns `jax.nn.initializers.variance_scaling` that draws as `_flat` does."""
-
-    def init(key, shape, dtype=jnp.float32):
-        size, inputs, outputs = math.prod(shape), *shape[-2:]
-        fan_in, fan_out = size // outputs, size // inputs
-        fan = fan_in if mode == "fan_in" else (fan_in + fan_out) / 2
-        # With one input, the variance is the scale.
-        drawn = jax.nn.initializers.variance_scaling(scale / fan, "fan_in", distribution)
-        return drawn(key, (1, size), dtype).reshape(shape)
-
-    return init
-
-
-def _normalized(activation: str) -> Callable:
-    # U(+-s / sqrt(fan_in + fan_out)) with s = sqrt(12) for ReLU (He et al. 2015 when square) and
-    # sqrt(6) otherwise (Glorot & Bengio 2010). `variance_scaling` draws U(+-sqrt(3 * scale / n))
-    # with n the mean of both fans.
-    return _scaling(2.0 if activation == "relu" else 1.0, "fan_avg", "uniform")
-
-
-INITIALIZERS: dict[str, Callable[[str], Callable]] = {
-    "he_normal": lambda _: _scaling(2.0, "fan_in", "truncated_normal"),
-    "he_uniform": lambda _: _scaling(2.0, "fan_in", "uniform"),
-    "glorot_normal": lambda _: _scaling(1.0, "fan_avg", "truncated_normal"),
-    "glorot_uniform": lambda _: _scaling(1.0, "fan_avg", "uniform"),
-    "lecun_normal": lambda _: _scaling(1.0, "fan_in", "truncated_normal"),
-    "msra": lambda _: _scaling(2.0, "fan_in", "normal"),
-    "normalized": _normalized,
-    "unit_normal": lambda _: _flat(jax.nn.initializers.normal(1.0)),
-    "tenth_normal": lambda _: _flat(jax.nn.initializers.normal(0.1)),
-    "twentieth_normal": lambda _: _flat(jax.nn.initializers.normal(0.05)),
-}
-"""Kernel initialisers by name, as functions of the activation's name.
-
-`normalized` is the uniform "normalized initialization" of the authors' fully connected nets,
-scaled by activation; `msra` is the untruncated N(0, 2 / fan_in) that their Caffe fork draws where
-its files say "xavier"; the last three are the plain Gaussians of its input and output layers.
-"""
+}.items():
+    ACTIVATIONS.register(_name)(_function)
 
 
 def lookup(table: dict, key: str, name: str):
@@ -187,6 +133,7 @@ class _Block(nn.Module):
         return lookup(ACTIVATIONS, "model.activation", self.activation)(z)
 
 
+@BLOCKS.register("plain")
 class PlainBlock(_Block):
     """The ordinary layer y = H(x) (section 2, equation 1)."""
 
@@ -198,6 +145,7 @@ class PlainBlock(_Block):
         return BlockActivations(x, y, jnp.ones_like(y), jnp.zeros_like(y), y)
 
 
+@BLOCKS.register("residual")
 class ResidualBlock(_Block):
     """The ungated skip y = x + H(x) (He et al. 2016 without normalisation; not in the paper)."""
 
@@ -210,6 +158,7 @@ class ResidualBlock(_Block):
         return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), y)
 
 
+@BLOCKS.register("highway")
 class HighwayBlock(_Block):
     """The highway layer y = H(x) * T(x) + x * C(x) (section 2, equations 2 and 3).
 
@@ -249,10 +198,3 @@ class HighwayBlock(_Block):
         c = jax.nn.sigmoid(z_c[0]) if separate else 1 - t
         y = (h * t + x.astype(h.dtype) * c).astype(self.dtype)
         return BlockActivations(x, h, t, c, y)
-
-
-BLOCKS: dict[str, type[_Block]] = {
-    "plain": PlainBlock,
-    "residual": ResidualBlock,
-    "highway": HighwayBlock,
-}

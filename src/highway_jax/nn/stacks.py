@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from highway_jax.errors import UserError
 from highway_jax.nn import architectures, convolution
-from highway_jax.nn.blocks import BLOCKS, BlockActivations, PlainBlock, lookup
+from highway_jax.nn.blocks import BlockActivations, PlainBlock, lookup
+from highway_jax.registry import ARCHITECTURES, BLOCKS
 
 Params = Any
 
@@ -283,7 +284,7 @@ class ConvStack(nn.Module):
 def _drop(rate: float, keys: PRNGKeyArray, x: Array) -> Array:
     """Drops units at a rate, those of each example with a key of its own."""
     drop = nn.Dropout(rate, deterministic=False, parent=None)
-    # As one axis an example, which XLA:CPU compiles ten times faster (see `layers._flat`).
+    # As one axis an example, which XLA:CPU compiles ten times faster (see `initializers._flat`).
     flat = x.reshape(len(x), -1)
     return jax.vmap(lambda x, key: drop.apply({}, x, rng=key))(flat, keys).reshape(x.shape)
 
@@ -386,7 +387,7 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
         net = DenseStack(config.block, config.depth, config.width, num_classes, options, **ends)
         num_blocks, can_drop = config.depth - 1, False
     else:
-        make = lookup(architectures.ARCHITECTURES, "model.architecture", config.architecture)
+        make = lookup(ARCHITECTURES, "model.architecture", config.architecture)
         layers = make(config.width)
         net = ConvStack(config.block, layers, num_classes, options, **ends)
         runs = [layer for layer in layers if isinstance(layer, architectures.Blocks)]
