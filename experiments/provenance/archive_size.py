@@ -7,20 +7,20 @@ every number different. This packs images of both kinds as Caffe's records of fl
 byte before every number, compresses them, and counts what an archive would hold: 50,000 training
 images and 40,000 of them, padded by 8 pixels and not, 10,000 for validation and 10,000 for testing.
 
-    python benchmarks/archive_size.py
+    python experiments/provenance/archive_size.py
 """
 
+import argparse
 import bz2
 import runpy
 from pathlib import Path
 
-import machine
 import numpy as np
 
 from highway_jax.data import preprocess
 from highway_jax.runs.experiment import load_data
 
-EXPERIMENT = Path(__file__).parents[1] / "experiments" / "table3_cifar.py"
+EXPERIMENT = Path(__file__).parents[1] / "table3_cifar.py"
 
 _FLOAT_TAG = 0x35  # Field 6, 32 bits: `float_data` of Caffe's Datum, not packed.
 _PADDED, _BARE = 50_000 + 40_000, 50_000 + 40_000 + 10_000 + 10_000
@@ -43,13 +43,12 @@ def compressed(images: np.ndarray, padding: int) -> float:
 
 def main() -> None:
     """Compresses both kinds and prints the table."""
-    parser = machine.parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=600, help="that are compressed")
-    arguments, description = machine.begin(parser)
+    arguments = parser.parse_args()
     config = runpy.run_path(str(EXPERIMENT))["get_config"]("cifar10")
     dataset = load_data(config.data)
-    rows = []
-    print("\n| images | one, bytes | padded, bytes | archive, GB | GiB |")
+    print("| images | one, bytes | padded, bytes | archive, GB | GiB |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for kind, epsilon in (("contrast-normalized", 0.0), ("and whitened", config.data.zca_epsilon)):
         config.data.zca_epsilon = epsilon
@@ -57,9 +56,7 @@ def main() -> None:
         inputs = np.asarray(prepare(images[: arguments.images]))
         bare, padded = (compressed(inputs, padding) for padding in (0, 8))
         total = _BARE * bare + _PADDED * padded
-        rows.append({"images": kind, "bare": bare, "padded": padded, "total": total})
         print(f"| {kind} | {bare:.0f} | {padded:.0f} | {total / 1e9:.2f} | {total / 2**30:.2f} |")
-    machine.write_json(arguments.json, {"machine": description, "rows": rows})
 
 
 if __name__ == "__main__":

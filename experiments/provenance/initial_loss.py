@@ -4,16 +4,16 @@ The authors' logs begin with the test loss of a net as it was drawn. This draws 
 many times and prints the range of its loss on the first test images. That the log's lies within it
 says that kernels, gate biases and the scale of the images are right together.
 
-    python benchmarks/initial_loss.py --draws=40
+    python experiments/provenance/initial_loss.py --draws=40
 """
 
+import argparse
 import runpy
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
 
 from highway_jax.data import preprocess
@@ -22,7 +22,7 @@ from highway_jax.paper import published
 from highway_jax.runs.experiment import load_data
 from highway_jax.training import metrics
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[1]
 
 
 class Net(NamedTuple):
@@ -59,25 +59,22 @@ def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
 
 def main() -> None:
     """Draws the nets and prints the table."""
-    parser = machine.parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=40, help="of each net")
     parser.add_argument("--images", type=int, default=1000, help="test images")
-    arguments, description = machine.begin(parser)
-    print(
-        "\n| net | log | median | lowest to highest | within |\n| --- | ---: | ---: | ---: | --- |"
-    )
-    rows = []
+    arguments = parser.parse_args()
+    print("| net | log | median | lowest to highest | within |\n| --- | ---: | ---: | ---: | --- |")
+    all_within = True
     for net in NETS:
         log = float(published.author_curve(*net.key)[0, 2])
         found = losses(net, arguments.draws, arguments.images)
         within = found.min() <= log <= found.max()
-        rows.append({"net": net.key, "log": log, "losses": found.tolist(), "within": bool(within)})
+        all_within &= bool(within)
         print(
             f"| {net.key[0]} on {net.key[2]} | {log:.3f} | {np.median(found):.2f} |"
             f" {found.min():.2f} to {found.max():.2f} | {'yes' if within else 'NO'} |"
         )
-    machine.write_json(arguments.json, {"machine": description, "rows": rows})
-    if not all(row["within"] for row in rows):
+    if not all_within:
         raise SystemExit("a log lies outside")
 
 
