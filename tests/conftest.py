@@ -4,11 +4,13 @@ import os
 import shutil
 import tempfile
 
-# Tests compile the same programs again and again, here and in the processes that they start.
-COMPILED = tempfile.mkdtemp(prefix="highway_jax-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = ""
+# Tests compile the same programs again and again, here, in the other workers of pytest-xdist and in
+# the processes that they start: all share a compilation cache, which is this session's alone.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="highway_jax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = ""
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -37,7 +39,8 @@ with install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype
 
 
 def pytest_unconfigure():
-    shutil.rmtree(COMPILED, ignore_errors=True)
+    if not IS_WORKER:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_a_device_that_cannot_compute_at_all_is_not_a_failed_trial(
     real = Program.compile
     with monkeypatch.context() as patch:
         patch.setattr(Program, "compile", fail)
-        patch.setattr(experiment.parallel, "check_devices", fail)
+        patch.setattr(experiment.trial_mesh, "check_devices", fail)
         with pytest.raises(Lost, match=r"a device failed .*DNN library.*start again"):
             run(quick_config, tmp_path)
     assert not (tmp_path / "results.csv").exists()
@@ -165,7 +165,7 @@ def test_a_compiler_that_runs_out_of_memory_makes_halves(quick_config, tmp_path,
 
 
 def test_memory_that_is_not_known_stops_nothing(quick_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment.parallel, "device_memory", lambda device: None)
+    monkeypatch.setattr(experiment.trial_mesh, "device_memory", lambda device: None)
     assert {row["status"] for row in run(quick_config, tmp_path)} == {"finished"}
 
 

@@ -55,7 +55,9 @@ def test_the_page_needs_nothing_else(page):
 
 def test_no_chart_offers_to_upload_itself():
     """Plotly 7 has such a button unless it is told otherwise."""
-    script = (resources.files("highway_jax") / "page_files" / "page.js").read_text("utf-8")
+    script = (resources.files("highway_jax.reporting") / "page_files" / "page.js").read_text(
+        "utf-8"
+    )
     (config,) = re.findall(r"const CONFIG = \{(.*?)\};", script, re.S)
     assert "showSendToCloud: false" in config
     assert 'plotlyServerURL: ""' in config

@@ -20,7 +20,7 @@ from highway_jax.runtime.signals import StopRequest
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import design
 from highway_jax.sweep.trials import Batch
-from highway_jax.training import trial_mesh
+from highway_jax.training import self_check, trial_mesh
 
 
 def run(
@@ -44,6 +44,7 @@ def run(
     config_lib.validate(config)
     trial_mesh.use_cores(config.runtime.devices)
     trial_mesh.devices(config.runtime.devices)
+    multihost.together(lambda: self_check.run(jax.local_devices()[0]))
     if not multihost.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)

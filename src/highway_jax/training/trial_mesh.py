@@ -120,7 +120,7 @@ def check_devices() -> None:
 
 
 @functools.cache
-def _compiler_options(platform: str) -> dict[str, Any]:
+def compiler_options(platform: str) -> dict[str, Any]:
     """Returns the options for a platform that this version of the compiler knows."""
     if platform != "cpu":
         return {}
@@ -190,7 +190,7 @@ class Trials:
             )
             return mapped(trials, *shared)
 
-        options = _compiler_options(self.mesh.devices.flat[0].platform)
+        options = compiler_options(self.mesh.devices.flat[0].platform)
         donated = (0,) if donate else ()
         return jax.jit(everywhere, donate_argnums=donated, compiler_options=options)
 
