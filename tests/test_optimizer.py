@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from highway_jax import default_config
+from highway_jax.config.sections import Optimizer
 from highway_jax.sweep.trials import Hyperparameters
 from highway_jax.training.optimizer import build, learning_rate
 
@@ -18,16 +18,13 @@ NUMBERS = Hyperparameters(
 )
 
 
-def _section(**changes):
-    section = default_config().optimizer
-    section.update(changes)
-    return section
+ROLES = {"kernel": "weight", "bias": "bias"}
 
 
 def _run(section, grads, *, decays_weights=False, steps_per_epoch=100):
     """Steps a kernel and a bias, both from 1.0, through the same gradients; returns both paths."""
     params = {"kernel": jnp.ones(()), "bias": jnp.ones(())}
-    rule = build(section, steps_per_epoch, NUMBERS, decays_weights=decays_weights)
+    rule = build(section, steps_per_epoch, NUMBERS, ROLES, decays_weights=decays_weights)
     state = rule.init(params)
     paths = []
     for g in grads:
@@ -42,7 +39,7 @@ GRADS = [jnp.float32(1.0), jnp.float32(0.5), jnp.float32(-2.0)]
 
 def test_classical_momentum_by_hand():
     # v: 0.5, 0.5*0.5+0.25 = 0.5, 0.25-1 = -0.75
-    kernel, bias = _run(_section(schedule="constant"), GRADS)
+    kernel, bias = _run(Optimizer(schedule="constant"), GRADS)
     np.testing.assert_allclose(kernel, [0.5, 0.0, 0.75], rtol=1e-6)
     np.testing.assert_allclose(bias, kernel)
 
@@ -50,14 +47,14 @@ def test_classical_momentum_by_hand():
 def test_caffes_nesterov_by_hand():
     # Caffe: v' = mu v + rate g; w -= (1 + mu) v' - mu v.
     # v: 0.5, 0.5, -0.75; steps: 1.5*0.5 = 0.75, 0.75-0.25 = 0.5, 1.5*-0.75-0.25 = -1.375
-    kernel, _ = _run(_section(schedule="constant", nesterov=True), GRADS)
+    kernel, _ = _run(Optimizer(schedule="constant", nesterov=True), GRADS)
     np.testing.assert_allclose(kernel, [0.25, -0.25, 1.125], rtol=1e-6)
 
 
 def test_weight_decay_is_coupled_and_spares_biases():
     # Kernel: g + 0.25 w enters the velocity. Step 1: g=1.25, v=0.625, w=0.375.
     # Step 2: g=0.5+0.09375=0.59375, v=0.3125+0.296875=0.609375, w=-0.234375.
-    section = _section(schedule="constant")
+    section = Optimizer(schedule="constant")
     kernel, bias = _run(section, GRADS[:2], decays_weights=True)
     np.testing.assert_allclose(kernel, [0.375, -0.234375], rtol=1e-6)
     np.testing.assert_allclose(bias, [0.5, 0.0], atol=1e-7)
@@ -66,12 +63,12 @@ def test_weight_decay_is_coupled_and_spares_biases():
 def test_the_rate_enters_the_velocity_before_it_falls():
     # Boundary at step 1, factor 0.1: v = 0.5 then 0.5*0.5 + 0.05*0.5 = 0.275. The rate applied
     # outside the velocity would give 0.05 * (0.5 * 1 + 0.5) = 0.05 instead.
-    kernel, _ = _run(_section(schedule="steps", boundaries=(1,)), GRADS[:2])
+    kernel, _ = _run(Optimizer(schedule="multistep", boundaries=(1,)), GRADS[:2])
     np.testing.assert_allclose(kernel, [0.5, 0.225], rtol=1e-6)
 
 
 def test_clipping_bounds_the_norm():
-    kernel, bias = _run(_section(schedule="constant", clip_norm=1.0), [jnp.float32(100.0)])
+    kernel, bias = _run(Optimizer(schedule="constant", clip_norm=1.0), [jnp.float32(100.0)])
     np.testing.assert_allclose([kernel[0], bias[0]], 1 - 0.5 / np.sqrt(2), rtol=1e-5)
 
 
@@ -82,22 +79,22 @@ def test_clipping_bounds_the_norm():
         ({"decay_every": "epoch"}, [0.5, 0.5, 0.05, 0.05, 0.005]),
         ({"decay_every": "step"}, [0.5, 0.05, 0.005, 0.0005, 0.00005]),
         # As Caffe's multistep: the rate is down already at the step of the boundary.
-        ({"schedule": "steps", "boundaries": (1, 4)}, [0.5, 0.05, 0.05, 0.05, 0.005]),
+        ({"schedule": "multistep", "boundaries": (1, 4)}, [0.5, 0.05, 0.05, 0.05, 0.005]),
     ],
 )
 def test_schedules(changes, expected):
-    rates = [learning_rate(_section(**changes), 2, NUMBERS, jnp.int32(step)) for step in range(5)]
+    rates = [learning_rate(Optimizer(**changes), 2, NUMBERS, jnp.int32(step)) for step in range(5)]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
 def test_every_number_can_change_without_a_new_program():
-    section, traces = _section(schedule="exponential", nesterov=True), []
+    section, traces = Optimizer(schedule="exponential", nesterov=True), []
 
     @jax.jit
     def step(numbers, grad):
         traces.append(1)
         params = {"kernel": jnp.ones(())}
-        rule = build(section, 10, numbers, decays_weights=True)
+        rule = build(section, 10, numbers, {"kernel": "weight"}, decays_weights=True)
         return rule.update({"kernel": grad}, rule.init(params), params)[0]["kernel"]
 
     first = step(NUMBERS, jnp.float32(1))
@@ -110,10 +107,13 @@ def test_every_number_can_change_without_a_new_program():
 
 
 def test_biases_at_twice_the_rate_and_the_softmax_layer_at_ten_times_the_decay():
-    section = _section(schedule="constant", last_decay_factor=10.0, bias_rate_factor=2.0)
+    section = Optimizer(
+        schedule="constant", head_weight_decay_multiplier=10.0, bias_learning_rate_multiplier=2.0
+    )
     leaves = {"kernel": jnp.ones(()), "bias": jnp.ones(()), "transform_bias": jnp.ones(())}
     params = {"blocks": leaves, "head": {"kernel": jnp.ones(()), "bias": jnp.ones(())}}
-    rule = build(section, 100, NUMBERS, decays_weights=True)
+    roles = {"blocks": {**ROLES, "transform_bias": "bias"}, "head": ROLES}
+    rule = build(section, 100, NUMBERS, roles, decays_weights=True)
     updates, _ = rule.update(jax.tree.map(jnp.ones_like, params), rule.init(params), params)
     # -0.5 * (1 + 0.25), -0.5 * (1 + 2.5), and -0.5 * 2 for every bias.
     assert updates["blocks"]["kernel"] == pytest.approx(-0.625)
