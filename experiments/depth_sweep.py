@@ -57,6 +57,7 @@ def get_config(variant: str = "digits") -> RunConfig:
     lowest, highest = zip(*(LEARNING_RATES[block] for block in blocks), strict=True)
     config.model.depth = 50  # Replaced by the grid; part of the config of earlier runs.
     config.sweep.grid = ConfigDict({"model": {"depth": (10, 20, 50, 100)}})
+    lowest_decay, highest_decay = (0.95, 1.0) if data == "digits" else (0.98, 0.995)
     config.sweep.draw = ConfigDict(
         {
             "model": {
@@ -66,7 +67,7 @@ def get_config(variant: str = "digits") -> RunConfig:
             "optimizer": {
                 "learning_rate": ("log_uniform", min(lowest), max(highest)),
                 "momentum": ("choice", 0.5, 0.8, 0.9, 0.95),
-                "decay": ("uniform", 0.98, 0.995),
+                "decay": ("uniform", lowest_decay, highest_decay),
             },
         }
     )
@@ -81,7 +82,6 @@ def get_config(variant: str = "digits") -> RunConfig:
         config.sweep.trials = 20
         config.sweep.rung_epochs = (10, 30)
         config.sweep.rung_keeps = (8, 4)
-        config.sweep.draw.optimizer.decay = ("uniform", 0.95, 1.0)
     else:
         config.data.name = "mnist"
         config.data.valid_size = 0

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 
@@ -170,6 +171,17 @@ def test_defaults_are_valid_locked_and_in_the_order_of_the_schema():
             config[name].no_such_key = 1
     with pytest.raises(AttributeError, match="locked"):
         config.no_such_key = 1
+
+
+def test_blocks_and_configs_have_the_same_defaults():
+    model, shared = Config().model, set()
+    for name in BLOCKS:
+        for field in dataclasses.fields(BLOCKS[name]):
+            if hasattr(model, field.name) and field.name not in ("width", "dtype", "name"):
+                assert field.default == getattr(model, field.name), (name, field.name)
+                shared.add(field.name)
+    assert shared >= {"activation", "initializer", "gate", "transform_bias", "carry_bias"}
+    assert Config.from_settings(flatten(default_config())) == Config()
 
 
 def test_each_default_is_a_new_config():

@@ -96,17 +96,19 @@ def default_config() -> RunConfig:
 
 def put(config: ConfigDict, key: str, value: Any) -> None:
     """Sets a dotted key, and creates its section if there is none."""
-    section, _, leaf = key.rpartition(".")
-    if section and section not in config:
-        config[section] = RunConfig(sort_keys=False)
-    (config[section] if section else config)[leaf] = value
+    name, _, leaf = key.rpartition(".")
+    if name and name not in config:
+        config[name] = RunConfig(sort_keys=False)
+    target: Any = config[name] if name else config
+    target[leaf] = value
 
 
 def section(config: ConfigDict, key: str) -> Any:
     """Returns the value or section at a dotted key, or None if there is none."""
+    found: Any = config
     for part in key.split("."):
-        config = _value(config, part) if isinstance(config, ConfigDict) and part in config else None
-    return config
+        found = _value(found, part) if isinstance(found, ConfigDict) and part in found else None
+    return found
 
 
 def unflatten(values: Mapping[str, Any]) -> RunConfig:
@@ -365,8 +367,9 @@ def _check(key: str, value: Any, saved: bool, prefix: str = "") -> None:
     same = isinstance(value, expected) and is_bool == (expected is bool)
     if expected is float and isinstance(value, int) and not is_bool:
         same = True
-    check = str.isidentifier if saved and entry.registry is not None else entry.check
-    if not same or not check(value):
+    # The names in a saved run need not be registered in this process.
+    skips_names = saved and entry.registry is not None
+    if not same or not (str(value).isidentifier() if skips_names else entry.check(value)):
         raise UserError(f"config.{prefix}{key} is {show(value)}; allowed: {entry.allowed}")
 
 
@@ -393,7 +396,8 @@ def unknown_key(key: str, known: Collection[str], prefix: str) -> UserError:
 
 def case_settings(config: ConfigDict, name: str) -> dict[str, Any]:
     """Returns all settings of the case `name` by dotted key."""
-    changed = flatten(config.cases[name]) if name in config.cases else {}
+    case = section(config, f"cases.{name}")
+    changed = {} if case is None else flatten(case)
     values = flatten(config)
     return {key: changed.get(key, values[key]) for key in SCHEMA}
 

@@ -326,12 +326,13 @@ def _keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
 
 
 def _build(section: type[T], settings: Mapping[str, Any], prefix: str = "") -> T:
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(section):  # type: ignore[arg-type]
-        name = prefix + field.name
+        path = prefix + field.name
         if "key" in field.metadata:
             # A whole number is allowed where a real one is.
-            values[field.name] = type(field.default)(settings[name])
+            values[field.name] = type(field.default)(settings[path])
         else:
-            values[field.name] = _build(field.default_factory, settings, f"{name}.")
+            inner: Any = field.default_factory
+            values[field.name] = _build(inner, settings, f"{path}.")
     return section(**values)

@@ -119,11 +119,11 @@ class Batch(NamedTuple):
         """Returns the trials' numbers as arrays [trials]."""
         is_momentum = self.trials[0].settings["optimizer.name"] == "momentum"
         kind = Hyperparameters if is_momentum else AdaptiveHyperparameters
-        seeds = np.asarray([trial.seed for trial in self.trials], np.uint32)
+        arrays: dict[str, Any] = {"seed": np.asarray([t.seed for t in self.trials], np.uint32)}
         numbers = [trial.numbers for trial in self.trials]
-        return kind(
-            seeds, *(np.asarray([n[k] for n in numbers], np.float32) for k in kind._fields[1:])
-        )
+        for name in kind._fields[1:]:
+            arrays[name] = np.asarray([n[name] for n in numbers], np.float32)
+        return kind(**arrays)
 
     def halves(self) -> list[Batch]:
         """Returns the batch as two of half the trials, or itself if it has only one."""

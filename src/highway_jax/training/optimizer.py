@@ -20,7 +20,11 @@ from jaxtyping import Array, Float, Int
 
 from highway_jax.config.sections import Optimizer
 from highway_jax.registry import OPTIMIZERS
-from highway_jax.sweep.trials import AnyHyperparameters
+from highway_jax.sweep.trials import (
+    AdaptiveHyperparameters,
+    AnyHyperparameters,
+    Hyperparameters,
+)
 
 
 class Parts(NamedTuple):
@@ -28,8 +32,7 @@ class Parts(NamedTuple):
 
     Attributes:
         config: The `optimizer` section.
-        numbers: The trial's hyperparameters, traced: learning_rate, momentum, decay, weight_decay,
-            and for other rules than momentum beta1, beta2 and epsilon.
+        numbers: The trial's hyperparameters, traced.
         decay: Transformations that add weight decay to what they are given; none if no trial of
             the program decays weights.
         bias_rate: Transformations that multiply the updates of biases by
@@ -38,7 +41,7 @@ class Parts(NamedTuple):
     """
 
     config: Optimizer
-    numbers: AnyHyperparameters
+    numbers: AdaptiveHyperparameters
     decay: tuple[optax.GradientTransformation, ...]
     bias_rate: tuple[optax.GradientTransformation, ...]
     descend: optax.GradientTransformation
@@ -183,6 +186,9 @@ def build(
     def descent(step):
         return -learning_rate(config, steps_per_epoch, numbers, step)
 
+    if isinstance(numbers, Hyperparameters):
+        own = (jnp.float32(value) for value in (config.beta1, config.beta2, config.epsilon))
+        numbers = AdaptiveHyperparameters(*numbers, *own)
     parts = Parts(config, numbers, tuple(decay), tuple(bias_rate), optax.scale_by_schedule(descent))
     rule = OPTIMIZERS[config.name](parts)
     if isinstance(rule, optax.GradientTransformation):

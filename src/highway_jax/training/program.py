@@ -89,11 +89,11 @@ class Program:
         labels = np.concatenate([split.labels for split in splits])
         self.examples = train.DeviceData(images, labels)
         self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
-        self._train = self.trials.compile(
+        self._train: Any = self.trials.compile(
             lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
             donate=True,
         )
-        self._evaluate = self.trials.compile(
+        self._evaluate: Any = self.trials.compile(
             lambda params, data, span: evaluate.evaluate(
                 task, params, data, span, config.evaluation.batch_size
             )

@@ -8,23 +8,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from highway_jax.sweep.trials import AnyHyperparameters
 from highway_jax.training import metrics
 
+_AnyArray = Array | np.ndarray
+
 
 class DeviceData(NamedTuple):
-    """The examples of all splits on the device, training examples first.
+    """The examples of all splits, on the host or the device, training examples first.
 
     Attributes:
         images: Pixels as stored, or whitened inputs [examples, ...].
         labels: Classes [examples].
     """
 
-    images: UInt8[Array, "examples *shape"] | Float[Array, "examples *shape"]
-    labels: Int[Array, "examples"]
+    images: UInt8[_AnyArray, "examples *shape"] | Float[_AnyArray, "examples *shape"]
+    labels: Int[_AnyArray, "examples"]
 
     def take(self, index: Int[Array, "batch"]) -> "DeviceData":
         """Returns the examples at `index`."""
