@@ -46,7 +46,7 @@ def settings(net: Net) -> dict[str, Any]:
     """Returns the settings of a net, by key of the config."""
     return {
         "model.architecture": net.architecture,
-        "model.depth": architectures.DEPTHS[net.architecture],
+        "model.depth": architectures.depth(ARCHITECTURES[net.architecture](net.width)),
         "model.width": net.width,
         "model.initializer": "msra",
         "model.dropout": False,

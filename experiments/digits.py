@@ -1,17 +1,22 @@
-"""Five seeds of a 50-layer highway net beside the plain net of the same depth, on 1,797 digits.
+"""Highway and plain nets of 50 layers on the 1,797 digits of scikit-learn, five seeds each.
 
     python -m highway_jax.main --config=experiments/digits.py
 
-The widths are the paper's (section 3.1), all else is ours. The learning rate of each net is the
-best of those tried; with the highway net's, the plain net does not train at all.
+Widths as in section 3.1 of the paper; the other settings are ours. Each net has the best learning
+rate of those tried; the plain net does not train with the highway net's.
+
+Result, two CPU cores, about a minute: test accuracy in %, best (mean ± standard deviation).
+
+    highway    98.33 (97.89 ± 0.32)
+    plain      95.00 (90.39 ± 4.43)
 """
 
 from ml_collections import ConfigDict
 
-from highway_jax.config.config import default_config
+from highway_jax.config.config import RunConfig, default_config
 
 
-def get_config() -> ConfigDict:
+def get_config() -> RunConfig:
     config = default_config()
     config.name = "digits"
     config.seeds = (0, 1, 2, 3, 4)

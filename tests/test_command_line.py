@@ -113,22 +113,25 @@ MALFORMED = [
     ("model.depth=-1", "config.model.depth is -1; allowed: a whole number from 1"),
     ("model.width=0", "config.model.width is 0; allowed: a whole number from 1"),
     ("model.width=10000000000", "config.model.width is 10000000000; allowed: a whole number"),
-    ("model.block=highwey", "config.model.block is 'highwey'; allowed: highway, plain, residual"),
+    ("model.block=highwey", "config.model.block is 'highwey'; allowed: plain, residual, highway"),
     ("model.activation=relU", "config.model.activation is 'relU'; allowed: relu, tanh"),
-    ("model.initializer=xavier", "config.model.initializer is 'xavier'; allowed: normalized, msra"),
+    (
+        "model.initializer=xavier",
+        "config.model.initializer is 'xavier'; allowed: he_normal, he_unif",
+    ),
     ("model.gate=open", "config.model.gate is 'open'; allowed: coupled, separate"),
     (
         "model.precision=tf32",
         "config.model.precision is 'tf32'; allowed: float32, tensorfloat32, bfloat16",
     ),
     ("model.dtype=float16", "config.model.dtype is 'float16'; allowed: float32, bfloat16"),
-    ("model.remat=all", "config.model.remat is 'all'; allowed: none, products, full"),
+    ("model.remat=all", "config.model.remat is 'all'; allowed: none, save_dots, full"),
     ("model.transform_bias=nan", "config.model.transform_bias is nan; allowed: a number from -1"),
     ("model.transform_bias=-1e9", "config.model.transform_bias is -1000000000.0; allowed: a numb"),
     ("data.name=minst", "config.data.name is 'minst'; allowed: digits, mnist, cifar10, cifar100"),
     ("data.valid_size=-1", "config.data.valid_size is -1; allowed: a whole number from 0"),
     ("data.valid_size=1437", "data.valid_size=1437: allowed: 0 to 1436"),
-    ("data.scaling=zca", "config.data.scaling is 'zca'; allowed: unit, caffe, signed, contrast"),
+    ("data.scaling=zca", "config.data.scaling is 'zca'; allowed: unit, caffe, signed, global"),
     ("training.batch_size=0", "config.training.batch_size is 0; allowed: a whole number from 1"),
     ("training.batch_size=1338", "config.training.batch_size is 1338; allowed: 1 to 1337, the tr"),
     ("training.epochs=0", "config.training.epochs is 0; allowed: a whole number from 1"),
@@ -146,7 +149,7 @@ MALFORMED = [
     ("optimizer.decay=1.01", "config.optimizer.decay is 1.01; allowed: a number above 0 to 1"),
     ("optimizer.schedule=cosine", "config.optimizer.schedule is 'cosine'; allowed: constant, exp"),
     (
-        "optimizer.schedule=steps",
+        "optimizer.schedule=multistep",
         "config.cases.first.optimizer.boundaries is (); allowed: at least",
     ),
     (
@@ -464,7 +467,7 @@ def test_ways_to_write_other_values(used):
         "-config.training.epochs=9",
         "--config.training.epochs=8",
         "--config.data.dir=/a b",
-        "--config.optimizer.schedule=steps",
+        "--config.optimizer.schedule=multistep",
         "--config.optimizer.boundaries=5,9",
     )
     assert config.model.depth == 7
@@ -499,7 +502,7 @@ def test_cases_can_be_overridden_one_by_one(used):
         "--config.cases.first.optimizer.learning_rate=0.5",  # Is set there as a whole number.
         "--config.cases.first.model.depth=20",  # Is not set there.
         "--config.cases.second.optimizer.boundaries=5,9",  # Nor the section.
-        "--config.cases.second.optimizer.schedule=steps",
+        "--config.cases.second.optimizer.schedule=multistep",
     )
     assert config.cases.first.to_dict() == {
         "model": {"activation": "relu", "depth": 20},
@@ -507,7 +510,7 @@ def test_cases_can_be_overridden_one_by_one(used):
     }
     assert config.cases.second.to_dict() == {
         "model": {"activation": "tanh"},
-        "optimizer": {"boundaries": (5, 9), "schedule": "steps"},
+        "optimizer": {"boundaries": (5, 9), "schedule": "multistep"},
     }
 
 

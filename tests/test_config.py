@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 
@@ -22,10 +23,11 @@ from highway_jax.config.config import (
     validate,
 )
 from highway_jax.config.schema import SCHEMA
+from highway_jax.config.sections import Config
 from highway_jax.data import datasets
 from highway_jax.errors import show
-from highway_jax.nn import stacks
-from highway_jax.registry import ACTIVATIONS, BLOCKS, INITIALIZERS
+from highway_jax.nn import architectures, stacks
+from highway_jax.registry import ACTIVATIONS, ARCHITECTURES, BLOCKS, INITIALIZERS, OPTIMIZERS
 from highway_jax.sweep import planning
 
 KEYS = st.sampled_from(sorted(SCHEMA))
@@ -37,6 +39,10 @@ def _config(**settings):
     for key, value in settings.items():
         _put(config, key.replace("__", "."), value)
     return config
+
+
+def _typed(**settings):
+    return Config.from_settings(flatten(_config(**settings)))
 
 
 def _put(config, key, value):
@@ -167,6 +173,17 @@ def test_defaults_are_valid_locked_and_in_the_order_of_the_schema():
         config.no_such_key = 1
 
 
+def test_blocks_and_configs_have_the_same_defaults():
+    model, shared = Config().model, set()
+    for name in BLOCKS:
+        for field in dataclasses.fields(BLOCKS[name]):
+            if hasattr(model, field.name) and field.name not in ("width", "dtype", "name"):
+                assert field.default == getattr(model, field.name), (name, field.name)
+                shared.add(field.name)
+    assert shared >= {"activation", "initializer", "gate", "transform_bias", "carry_bias"}
+    assert Config.from_settings(flatten(default_config())) == Config()
+
+
 def test_each_default_is_a_new_config():
     default_config().model.depth = 7
     default_config().cases.some = ConfigDict()
@@ -180,6 +197,10 @@ def test_each_default_is_a_new_config():
         ("data.name", datasets.NAMES),
         ("model.block", BLOCKS),
         ("model.activation", ACTIVATIONS),
+        ("model.initializer", INITIALIZERS),
+        ("model.first_initializer", ("same", *INITIALIZERS)),
+        ("model.architecture", ("dense", *ARCHITECTURES)),
+        ("optimizer.name", OPTIMIZERS),
         ("model.remat", stacks.REMATS),
         ("model.dtype", stacks.DTYPES),
     ],
@@ -187,11 +208,19 @@ def test_each_default_is_a_new_config():
 def test_what_is_allowed_is_what_is_implemented(key, implemented):
     assert set(SCHEMA[key].allowed.split(", ")) == set(implemented)
     for name in implemented:
-        validate(_config(**{key.replace(".", "__"): name}))
+        depth = 10
+        if key == "model.architecture" and name != "dense":
+            depth = architectures.depth(ARCHITECTURES[name](8))
+        validate(_config(**{key.replace(".", "__"): name, "model__depth": depth}))
 
 
-def test_every_initializer_allowed_is_implemented():
-    assert set(SCHEMA["model.initializer"].allowed.split(", ")) <= set(INITIALIZERS)
+def test_what_is_registered_is_allowed_from_then_on(monkeypatch):
+    with pytest.raises(UserError, match=r"model\.block is 'mine'; allowed: .*highway"):
+        validate(_config(model__block="mine"))
+    BLOCKS.names()
+    monkeypatch.setitem(BLOCKS._entries, "mine", BLOCKS["plain"])
+    validate(_config(model__block="mine"))
+    assert SCHEMA["model.block"].allowed.endswith(", mine")
 
 
 @pytest.mark.parametrize(
@@ -354,7 +383,7 @@ def test_names_of_cases_must_do_for_files(name):
     assert _refusal(config).startswith(f"config.cases has the name {show(name)}; allowed: 1 to 100")
 
 
-STEPS = {"optimizer.schedule": "steps", "optimizer.boundaries": (10, 20)}
+STEPS = {"optimizer.schedule": "multistep", "optimizer.boundaries": (10, 20)}
 
 
 @pytest.mark.parametrize(
@@ -363,13 +392,13 @@ STEPS = {"optimizer.schedule": "steps", "optimizer.boundaries": (10, 20)}
         ({}, {}, None),
         (STEPS, {}, None),
         ({}, STEPS, None),
-        ({"optimizer.schedule": "steps"}, {}, "()"),
-        ({"optimizer.schedule": "steps"}, {"optimizer.boundaries": (5,)}, None),
-        ({}, {"optimizer.schedule": "steps"}, "()"),
+        ({"optimizer.schedule": "multistep"}, {}, "()"),
+        ({"optimizer.schedule": "multistep"}, {"optimizer.boundaries": (5,)}, None),
+        ({}, {"optimizer.schedule": "multistep"}, "()"),
         (STEPS, {"optimizer.boundaries": ()}, "()"),
         (STEPS, {"optimizer.schedule": "constant"}, "(10, 20)"),
         ({"optimizer.boundaries": (10, 20)}, {}, "(10, 20)"),
-        ({"optimizer.boundaries": (10, 20)}, {"optimizer.schedule": "steps"}, None),
+        ({"optimizer.boundaries": (10, 20)}, {"optimizer.schedule": "multistep"}, None),
     ],
 )
 def test_boundaries_and_the_schedule_steps_belong_together(top, case, refused):
@@ -392,7 +421,7 @@ def _expect_boundaries(config, prefix, refused):
     else:
         message = _refusal(config)
         assert message.startswith(f"config.{prefix}optimizer.boundaries is {refused}; allowed:")
-        assert "optimizer.schedule is 'steps'" in message
+        assert "optimizer.schedule is 'multistep'" in message
 
 
 @pytest.mark.parametrize(
@@ -525,15 +554,15 @@ SEARCH = {"sweep.trials": 4, "sweep.draw.optimizer.momentum": ("choice", 0.5, 0.
             " data.valid_size is 0",
         ),
         (
-            {"sweep.grid.optimizer.schedule": ("constant", "steps")},
+            {"sweep.grid.optimizer.schedule": ("constant", "multistep")},
             "optimizer.boundaries is (); allowed: at least one step where optimizer.schedule",
         ),
         (
-            SEARCH | {"sweep.draw.optimizer.schedule": ("choice", "constant", "steps")},
+            SEARCH | {"sweep.draw.optimizer.schedule": ("choice", "constant", "multistep")},
             "optimizer.boundaries is (); allowed: at least one step where optimizer.schedule",
         ),
         (
-            {"optimizer.schedule": "steps", "sweep.grid.optimizer.boundaries": ((1,), (2, 3))},
+            {"optimizer.schedule": "multistep", "sweep.grid.optimizer.boundaries": ((1,), (2, 3))},
             None,
         ),
     ],
@@ -623,18 +652,18 @@ def test_settings_make_a_config_again():
 
 @pytest.mark.parametrize(("batch", "steps"), [(1, 10), (3, 3), (5, 2), (6, 1), (10, 1)])
 def test_an_epoch_has_only_whole_batches(batch, steps):
-    assert steps_per_epoch(_config(training__batch_size=batch), 10) == steps
+    assert steps_per_epoch(_typed(training__batch_size=batch), 10) == steps
 
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(UserError, match=r"training.batch_size is 11; allowed: 1 to 10, .* digits"):
-        steps_per_epoch(_config(training__batch_size=11), 10)
+        steps_per_epoch(_typed(training__batch_size=11), 10)
 
 
 def test_more_steps_than_can_be_counted_are_refused():
-    config = _config(training__batch_size=1, training__epochs=35791)
+    config = _typed(training__batch_size=1, training__epochs=35791)
     assert steps_per_epoch(config, 60000) * 35791 < 2**31
-    config.training.epochs = 35792
+    config = _typed(training__batch_size=1, training__epochs=35792)
     with pytest.raises(UserError, match=r"training.epochs is 35792; allowed: 1 to 35791,"):
         steps_per_epoch(config, 60000)
 
@@ -662,7 +691,7 @@ def _listed(value):
 
 
 def test_what_was_written_equals_what_is_read():
-    config = _config(seeds=(3, 4), optimizer__schedule="steps", optimizer__boundaries=(1, 2))
+    config = _config(seeds=(3, 4), optimizer__schedule="multistep", optimizer__boundaries=(1, 2))
     _put(config, "cases.some.optimizer.boundaries", (5,))
     _put(config, "sweep.grid.model.depth", (3, 4))
     validate(config)

@@ -1,5 +1,6 @@
 """The convolutional nets of Tables 1 to 3, and what their training adds to that of dense nets."""
 
+import dataclasses
 import json
 import runpy
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from highway_jax import default_config
 from highway_jax.config import config
+from highway_jax.config.sections import Data
 from highway_jax.data import datasets, preprocess
 from highway_jax.errors import UserError
 from highway_jax.nn import architectures, stacks
@@ -50,9 +52,12 @@ def test_counts_of_the_paper(name, variant, image_shape, num_classes, parameters
         assert model.multiply_adds == multiply_adds
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES.names())
+DEPTHS = {"mnist10": 10, "highway_a": 11, "highway_b": 19, "highway_c": 32, "cifar19": 19}
+
+
+@pytest.mark.parametrize("name", DEPTHS)
 def test_layers_are_counted_as_the_tables_do(name):
-    assert architectures.depth(ARCHITECTURES[name](8)) == architectures.DEPTHS[name]
+    assert architectures.depth(ARCHITECTURES[name](8)) == DEPTHS[name]
 
 
 def _small(layers, block="highway", **fields):
@@ -139,7 +144,7 @@ def test_images_too_small_are_named():
 def test_depth_and_architecture_agree():
     settings = default_config()
     settings.model.architecture = "cifar19"
-    with pytest.raises(UserError, match=r"model\.depth is 50.*19 where model\.architecture"):
+    with pytest.raises(UserError, match=r"model\.depth is 10.*19 where model\.architecture"):
         config.validate(settings)
 
 
@@ -148,8 +153,7 @@ def _images(n=50):
 
 
 def test_contrast_normalization_by_hand():
-    section = default_config().data
-    section.update({"scaling": "contrast", "contrast_std": 0.5, "subtract_mean": True})
+    section = Data(scaling="global_contrast_normalization", contrast_std=0.5, subtract_mean=True)
     images = _images()
     images[3] = 77
     x = images.astype(np.float64) / 255
@@ -186,8 +190,7 @@ def _dataset(valid):
 @pytest.mark.parametrize("valid", [0, 8])
 def test_whitening_is_fitted_on_the_training_split_and_done_once(valid):
     dataset, images = _dataset(valid)
-    section = default_config().data
-    section.update({"scaling": "contrast", "zca_epsilon": 0.1})
+    section = Data(scaling="global_contrast_normalization", zca_epsilon=0.1)
     found, prepare = preprocess.examples(section, dataset)
     plain = preprocess.fit(section, dataset.train.images, 255)
     x = np.asarray(plain(jnp.asarray(images)), np.float64).reshape(60, -1)
@@ -198,20 +201,21 @@ def test_whitening_is_fitted_on_the_training_split_and_done_once(valid):
     np.testing.assert_allclose(found.reshape(60, -1), whitened, atol=1e-3)
     np.testing.assert_array_equal(prepare(jnp.asarray(found)), found)
     assert preprocess.examples(section, dataset)[0] is found
-    section.zca_epsilon = 0.2
+    section = dataclasses.replace(section, random_flip=True)  # Not of whitening.
+    assert preprocess.examples(section, dataset)[0] is found
+    section = dataclasses.replace(section, zca_epsilon=0.2)
     assert preprocess.examples(section, dataset)[0] is not found
 
 
 def test_without_whitening_the_devices_hold_the_stored_pixels():
     dataset, images = _dataset(8)
-    found, _ = preprocess.examples(default_config().data, dataset)
+    found, _ = preprocess.examples(Data(), dataset)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, images)
 
 
 def test_every_crop_is_a_place_of_the_padded_image_mirrored_or_not():
-    section = default_config().data
-    section.update({"pad": 2, "mirror": True})
+    section = Data(random_crop_padding=2, random_flip=True)
     images = _images(1)[0].astype(np.float32)
     x = jnp.asarray(np.broadcast_to(images, (2000, 6, 5, 3)))
     padded = np.pad(images, [(2, 2), (2, 2), (0, 0)])
@@ -230,7 +234,7 @@ def test_every_crop_is_a_place_of_the_padded_image_mirrored_or_not():
 
 def test_without_augmentation_nothing_changes():
     x = jnp.asarray(_images(), jnp.float32)
-    found = preprocess.augmentation(default_config().data)(jax.random.key(0), x)
+    found = preprocess.augmentation(Data())(jax.random.key(0), x)
     np.testing.assert_array_equal(found, x)
 
 
@@ -243,8 +247,8 @@ def _early_losses(workdir):
 def test_a_convolutional_net_trains_alone_as_in_a_batch(tmp_path):
     settings = _get_config("table2_fitnets", "highway_a,short")
     settings.data.name = "digits"
-    settings.data.pad = 1
-    settings.data.mirror = False
+    settings.data.random_crop_padding = 1
+    settings.data.random_flip = False
     settings.model.width = 8
     settings.optimizer.learning_rate = 0.02
     settings.optimizer.boundaries = (1000,)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from highway_jax import UserError, run
+from highway_jax import UserError, default_config, run
 from highway_jax.runs import experiment
 from highway_jax.runtime.signals import Stopped
 from highway_jax.storage import records
@@ -102,6 +102,34 @@ def test_resume_is_straight_through_to_the_bit(small_config, tmp_path, stop_afte
     assert _results(cut) == _results(whole)
     assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert (cut / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_state_of_an_update_rule_is_resumed_to_the_bit(
+    small_config, cache, tmp_path, stop_after, name
+):
+    config = small_config
+    config.optimizer.name = name
+    config.optimizer.learning_rate = 0.003
+    config.optimizer.weight_decay = 0.01
+    config.runtime.compile_cache = str(cache)
+    config.cases.default = ConfigDict({})
+    config.cases.other = ConfigDict({"optimizer": {"beta1": 0.5, "epsilon": 1e-3}})
+    run(config, tmp_path / "whole")
+    stop_after(2)
+    with pytest.raises(Stopped, match="goes on from there"):
+        run(config, tmp_path / "cut")
+    stop_after(10**9)
+    run(config, tmp_path / "cut")
+    assert _results(tmp_path / "cut") == _results(tmp_path / "whole")
+
+
+def test_the_default_config_trains(tmp_path):
+    config = default_config()
+    config.runtime.progress = False
+    config.runtime.tensorboard = False
+    (row,) = run(config, tmp_path)
+    assert row["test_accuracy"] > 0.95
 
 
 def test_cases_with_equal_shapes_share_a_program(small_config, tmp_path):

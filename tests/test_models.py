@@ -126,7 +126,7 @@ def test_keeping_products_computes_no_convolution_again():
         gradient = jax.grad(lambda params, apply=model.apply: apply(params, images).sum())
         counts[remat] = str(jax.make_jaxpr(gradient)(params)).count("conv_general_dilated[")
     # Three runs of blocks, each of which is one convolution in one scan.
-    assert counts["products"] == counts["none"] == counts["full"] - 3
+    assert counts["save_dots"] == counts["none"] == counts["full"] - 3
 
 
 def test_activations_are_those_of_the_forward_pass():

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from highway_jax import default_config, run
+from highway_jax.config.sections import Optimizer
 from highway_jax.runtime.signals import Stopped
 from highway_jax.sweep import planning
 from highway_jax.sweep.projection import project
@@ -67,20 +68,17 @@ def test_losses_of_zero_come_first_and_long_curves_are_thinned():
             lambda e: sum(0.5 * 0.8 ** (7 * e + i) for i in range(7)),
         ),
         (
-            {"schedule": "steps", "boundaries": (3, 10)},
+            {"schedule": "multistep", "boundaries": (3, 10)},
             lambda e: sum(0.5 * 0.8 ** ((7 * e + i >= 3) + (7 * e + i >= 10)) for i in range(7)),
         ),
     ],
 )
 def test_sums_are_of_the_rates_of_the_schedule(settings, of_epoch):
-    config = default_config().optimizer
-    for key, value in settings.items():
-        config[key] = value
     one = np.ones(2, np.float32)
     numbers = Hyperparameters(
         np.zeros(2, np.uint32), 0.5 * one, 0.9 * one, np.float32([0.8, 1.0]), one, one
     )
-    sums = optimizer.summed_rates(config, 7, numbers, 4)
+    sums = optimizer.summed_rates(Optimizer(**settings), 7, numbers, 4)
     np.testing.assert_allclose(sums[0], np.cumsum([of_epoch(e) for e in range(4)]), rtol=1e-5)
     np.testing.assert_allclose(sums[1], 3.5 * np.arange(1, 5), rtol=1e-6)
 

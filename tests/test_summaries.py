@@ -39,7 +39,7 @@ def _two_values(key):
 # With these, a training depends on every setting (see `schema.USES`).
 _USING_ALL = {
     "data.valid_size": 100,
-    "data.scaling": "contrast",
+    "data.scaling": "global_contrast_normalization",
     "model.architecture": "mnist10",
     "model.gate": "separate",
     "optimizer.weight_decay": 0.001,

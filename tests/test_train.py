@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from highway_jax import default_config
+from highway_jax.config.sections import Optimizer
 from highway_jax.nn import stacks
 from highway_jax.runs import experiment
 from highway_jax.sweep import planning as trials_lib
@@ -35,7 +36,7 @@ def _task(**model):
         apply=net.apply,
         preprocess=lambda images: images.astype(jnp.float32) / 255,
         optimizer=lambda numbers: optimizer.build(
-            config.optimizer, NUM_TRAIN // BATCH, numbers, decays_weights=True
+            Optimizer(), NUM_TRAIN // BATCH, numbers, net.roles, decays_weights=True
         ),
         num_train=NUM_TRAIN,
         batch_size=BATCH,

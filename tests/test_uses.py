@@ -17,11 +17,20 @@ from highway_jax.sweep import design
 KEYS = {
     # By key: two values, settings that use it, settings that do not.
     "data.split_seed": ((0, 1), {"data.valid_size": 500}, {"data.valid_size": 0}),
-    "data.contrast_std": ((1.0, 0.5), {"data.scaling": "contrast"}, {"data.scaling": "signed"}),
+    "data.contrast_std": (
+        (1.0, 0.5),
+        {"data.scaling": "global_contrast_normalization"},
+        {"data.scaling": "signed"},
+    ),
     "model.dropout": ((True, False), None, {}),
     "model.gate": (("coupled", "separate"), {}, {"model.block": "residual"}),
     "model.transform_bias": ((-1.0, -3.0), {}, {"model.depth": 1}),
     "model.carry_bias": ((0.0, 3.0), {"model.gate": "separate"}, {}),
+    "optimizer.momentum": ((0.5, 0.9), {}, {"optimizer.name": "adam"}),
+    "optimizer.nesterov": ((False, True), {}, {"optimizer.name": "adamw"}),
+    "optimizer.beta1": ((0.5, 0.9), {"optimizer.name": "adam"}, {}),
+    "optimizer.beta2": ((0.5, 0.9), {"optimizer.name": "adam"}, {}),
+    "optimizer.epsilon": ((1e-8, 1e-2), {"optimizer.name": "adamw"}, {}),
     "optimizer.decay": (
         (0.5, 0.9),
         {"optimizer.decay_every": "step"},
@@ -32,11 +41,11 @@ KEYS = {
         {"optimizer.decay": 0.5},
         {
             "optimizer.decay": 0.5,
-            "optimizer.schedule": "steps",
+            "optimizer.schedule": "multistep",
             "optimizer.boundaries": (3,),
         },
     ),
-    "optimizer.last_decay_factor": ((1.0, 10.0), {"optimizer.weight_decay": 0.1}, {}),
+    "optimizer.head_weight_decay_multiplier": ((1.0, 10.0), {"optimizer.weight_decay": 0.1}, {}),
 }
 
 

@@ -12,11 +12,14 @@ images and 40,000 of them, padded by 8 pixels and not, 10,000 for validation and
 
 import argparse
 import bz2
+import dataclasses
 import runpy
 from pathlib import Path
 
 import numpy as np
 
+from highway_jax.config.config import flatten
+from highway_jax.config.sections import Config
 from highway_jax.data import preprocess
 from highway_jax.runs.experiment import load_data
 
@@ -46,13 +49,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=600, help="that are compressed")
     arguments = parser.parse_args()
-    config = runpy.run_path(str(EXPERIMENT))["get_config"]("cifar10")
-    dataset = load_data(config.data)
+    experiment = runpy.run_path(str(EXPERIMENT))["get_config"]("cifar10")
+    config = Config.from_settings(flatten(experiment)).data
+    dataset = load_data(config)
     print("| images | one, bytes | padded, bytes | archive, GB | GiB |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for kind, epsilon in (("contrast-normalized", 0.0), ("and whitened", config.data.zca_epsilon)):
-        config.data.zca_epsilon = epsilon
-        images, prepare = preprocess.examples(config.data, dataset)
+    for kind, epsilon in (("contrast-normalized", 0.0), ("and whitened", config.zca_epsilon)):
+        chosen = dataclasses.replace(config, zca_epsilon=epsilon)
+        images, prepare = preprocess.examples(chosen, dataset)
         inputs = np.asarray(prepare(images[: arguments.images]))
         bare, padded = (compressed(inputs, padding) for padding in (0, 8))
         total = _BARE * bare + _PADDED * padded

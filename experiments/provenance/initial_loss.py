@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from highway_jax.config.config import flatten
+from highway_jax.config.sections import Config
 from highway_jax.data import preprocess
 from highway_jax.nn import stacks
 from highway_jax.paper import published
@@ -42,7 +44,8 @@ NETS = (
 
 def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
     """Returns the mean test loss of so many freshly drawn nets."""
-    config = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
+    experiment = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
+    config = Config.from_settings(flatten(experiment))
     dataset = load_data(config.data)
     model = stacks.build(config.model, dataset.image_shape, dataset.num_classes)
     images, prepare = preprocess.examples(config.data, dataset)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from highway_jax.nn.blocks import BlockActivations, HighwayBlock, PlainBlock, ResidualBlock
     from highway_jax.nn.stacks import DenseStack, scan_blocks
     from highway_jax.runs.experiment import run
+    from highway_jax.training.optimizer import register_optimizer
 
 __all__ = [
     "BlockActivations",
@@ -22,6 +23,7 @@ __all__ = [
     "ResidualBlock",
     "UserError",
     "default_config",
+    "register_optimizer",
     "run",
     "scan_blocks",
 ]
@@ -35,6 +37,7 @@ _HOMES = {
     "ResidualBlock": "highway_jax.nn.blocks",
     "UserError": "highway_jax.errors",
     "default_config": "highway_jax.config.config",
+    "register_optimizer": "highway_jax.training.optimizer",
     "run": "highway_jax.runs.experiment",
     "scan_blocks": "highway_jax.nn.stacks",
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import logging
 import os
 import re
 import runpy
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import highway_jax
+from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import DISTRIBUTIONS, SCHEMA
 from highway_jax.errors import UserError, brief, show
@@ -92,7 +94,8 @@ def parse(argv: list[str]) -> Arguments:
         raise UserError("--workdir is ''; allowed: a directory")
     config = load(own.config)
     with _one_line():
-        _override(config, words)
+        _override(config, [words[0], *map(_renamed, words[1:])])
+    config_lib.rename(config)
     config_lib.validate(config)
     processes = (own.coordinator, own.num_processes, own.process_id, own.coordinator_timeout)
     workdir = None if own.workdir is None else Path(own.workdir)
@@ -123,6 +126,7 @@ def load(spec: str) -> ConfigDict:
             allowed = "no variant" if variant else "a variant, as in FILE:VARIANT"
             raise UserError(f"it has get_config{signature}; allowed: {allowed}") from None
         config = get_config(*variant)
+        config_lib.rename(config)
         config_lib.validate(config)
         return config.lock()
 
@@ -158,6 +162,16 @@ def _blaming(spec: str, path: Path) -> Iterator[None]:
         place = f" (line {line})" if line else ""
         message = f"{kind}{brief(text, 300)}{place}"
         raise UserError(f"--config={brief(spec, 300)}: {message}") from error
+
+
+def _renamed(word: str) -> str:
+    """Returns an override with the current name of its key."""
+    match = _OVERRIDE.match(word)
+    new = aliases.current_path(match[1]) if match else ""
+    if match is None or new == match[1]:
+        return word
+    logging.warning("--config.%s is now --config.%s", match[1], new)
+    return f"{word[: match.start(1)]}{new}{word[match.end(1) :]}"
 
 
 def _override(config: ConfigDict, words: list[str]) -> None:

@@ -1,14 +1,14 @@
 """Configs of runs: the defaults of `schema.SCHEMA`, their validation, cases, and JSON.
 
-`default_config()` returns all settings as a locked `ConfigDict`; an experiment file changes what
-differs; `validate()` checks the whole of it. Nothing here is derived from something else:
-overrides on the command line come after an experiment file, so derived counts are functions of
-the final config.
+`default_config()` returns all settings as a locked `ConfigDict`; an experiment file changes some of
+them; `validate()` checks all of them. No setting is derived from another: overrides on the command
+line come after an experiment file, so derived counts are functions of the final config.
 """
 
 import difflib
 import itertools
 import json
+import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -16,7 +16,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from highway_jax.config.schema import DISTRIBUTIONS, NAME, RULES, SCHEMA, is_name
+from highway_jax.config import aliases
+from highway_jax.config.keys import NAME, is_name
+from highway_jax.config.schema import DISTRIBUTIONS, RULES, SCHEMA
+from highway_jax.config.sections import Config
 from highway_jax.errors import UserError, brief, show
 
 NUMERIC = {
@@ -25,14 +28,17 @@ NUMERIC = {
     "decay": "optimizer.decay",
     "weight_decay": "optimizer.weight_decay",
     "transform_bias": "model.transform_bias",
+    "beta1": "optimizer.beta1",
+    "beta2": "optimizer.beta2",
+    "epsilon": "optimizer.epsilon",
 }
-"""Hyperparameters that are only numbers: trials that differ in these share one program."""
+"""Keys of the hyperparameters in which trials of one compiled program may differ, by name."""
 
 UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download")
-"""Keys (or their beginnings) that may change between the starts of one run."""
+"""Keys, or prefixes of keys, that may change between the starts of one run."""
 
 FREE_SECTIONS = ("cases", "sweep.grid", "sweep.draw")
-"""Sections of the config whose keys are the experiment's to choose."""
+"""Sections of the config that are empty unless an experiment sets keys in them."""
 
 CASE_SECTIONS = ("data", "model", "optimizer", "training", "evaluation")
 CASE_KEYS = tuple(key for key in SCHEMA if key.partition(".")[0] in CASE_SECTIONS)
@@ -41,23 +47,43 @@ CASE_KEYS = tuple(key for key in SCHEMA if key.partition(".")[0] in CASE_SECTION
 MAX_TRIALS = 10**6
 """Most trials of a run.
 
-Planning holds all of them, about 3 kB each, and results.csv has a row for each, about 300 bytes,
-that is written again after each batch.
+Planning holds all of them in memory, about 3 kB each, and results.csv has a row of about 300 bytes
+for each and is rewritten after each batch.
 """
 
 _SECTIONS = {key.rpartition(".")[0] for key in SCHEMA} - {""}
 _MAX_STEPS = 2**31 - 1
 
 
-def default_config() -> ConfigDict:
-    """Returns the defaults of `SCHEMA` as a locked `ConfigDict`, with three open, empty sections.
+class RunConfig(ConfigDict):
+    """A config, or a section of one, whose renamed keys may be set and read by earlier names."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        return super().__getattr__(attribute)
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(self._current(key))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(self._current(key), value)
+
+    def _current(self, key: str) -> str:
+        new = aliases.LEAVES.get(key) if isinstance(key, str) else None
+        if new is None or new not in self:
+            return key
+        logging.warning("the config key %s is now %s", key, new)
+        return new
+
+
+def default_config() -> RunConfig:
+    """Returns the defaults of `SCHEMA` as a locked config, with three open, empty sections.
 
     `cases` maps a name to the settings in which that case differs; a run trains every case with
     every seed. Without cases there is one, named after the run.
 
     `sweep.grid` maps settings to tuples of values, such as `{"model": {"depth": (10, 20)}}`: every
-    case is trained at every point of the grid. A case at a point is a cell. Points that differ only
-    in settings that the case does not use (`schema.USES`) are one.
+    case is trained at every point of the grid. A case at a point is a cell. Of points that differ
+    only in settings without an effect on the case (`schema.USES`), one is trained.
 
     `sweep.draw` maps settings to distributions (`schema.DISTRIBUTIONS`), from which `sweep.trials`
     settings are drawn for every cell.
@@ -69,28 +95,31 @@ def default_config() -> ConfigDict:
 
 
 def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets a dotted key, making its section if need be."""
-    section, _, leaf = key.rpartition(".")
-    if section and section not in config:
-        config[section] = ConfigDict(sort_keys=False)
-    (config[section] if section else config)[leaf] = value
+    """Sets a dotted key, and creates its section if there is none."""
+    name, _, leaf = key.rpartition(".")
+    if name and name not in config:
+        config[name] = RunConfig(sort_keys=False)
+    target: Any = config[name] if name else config
+    target[leaf] = value
 
 
 def section(config: ConfigDict, key: str) -> Any:
-    """Returns what stands at a dotted key, or None."""
+    """Returns the value or section at a dotted key, or None if there is none."""
+    found: Any = config
     for part in key.split("."):
-        config = _value(config, part) if isinstance(config, ConfigDict) and part in config else None
-    return config
+        found = _value(found, part) if isinstance(found, ConfigDict) and part in found else None
+    return found
 
 
-def unflatten(values: dict[str, Any]) -> ConfigDict:
+def unflatten(values: Mapping[str, Any]) -> RunConfig:
     """Returns the locked config whose settings by dotted key are `values`."""
-    config = ConfigDict(sort_keys=False)
+    config = RunConfig(sort_keys=False)
     for key, value in values.items():
         put(config, key, value)
     for free in FREE_SECTIONS:
         put(config, free, ConfigDict(sort_keys=False))
-    return config.lock()
+    config.lock()
+    return config
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -101,7 +130,7 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in config:
         value = _value(config, name)
-        # No valid key has more than four parts; a config that holds itself has.
+        # No valid key has more than four parts. The limit ends a config that contains itself.
         if isinstance(value, ConfigDict) and len(value) > 0 and prefix.count(".") < 4:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
@@ -109,7 +138,7 @@ def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
-    """All leaves but sections in which nothing is set."""
+    """Returns all leaves except empty sections."""
     leaves = _leaves(config)
     return {k: v for k, v in leaves if k not in _SECTIONS or not isinstance(v, ConfigDict)}
 
@@ -117,7 +146,7 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
 def _value(config: ConfigDict, name: str) -> Any:
     try:
         return config[name]
-    except RequiredValueError:  # A placeholder that nobody filled.
+    except RequiredValueError:  # A placeholder without a value.
         return None
 
 
@@ -126,10 +155,29 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
 
 
-def from_json(text: str) -> ConfigDict:
-    """Returns the valid config that `to_json` wrote.
+def current(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a config.json of any version with current names, and with all keys.
 
-    A key that has come into being since has its default, which is what was done before it.
+    A key that did not exist when the file was written gets its default, which is how the run was
+    trained. Keys that this version does not have are kept.
+
+    Raises:
+        ValueError: If a section is not a mapping.
+    """
+    result = aliases.current_tree(tree)
+    for key, entry in SCHEMA.items():
+        name, _, leaf = key.rpartition(".")
+        section = result.setdefault(name, {}) if name else result
+        if not isinstance(section, dict):
+            raise ValueError(f"{name} in config.json is {show(section)}; allowed: settings by name")
+        section.setdefault(leaf, entry.default)
+    return result
+
+
+def from_json(text: str) -> RunConfig:
+    """Returns the valid config of a saved run (see `current`).
+
+    What it names, such as its block, need not be registered in this process.
 
     Raises:
         UserError: If it is not a valid config.
@@ -137,22 +185,49 @@ def from_json(text: str) -> ConfigDict:
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):
-            return ConfigDict({k: restore(v) for k, v in value.items()}, sort_keys=False)
+            return RunConfig({k: restore(v) for k, v in value.items()}, sort_keys=False)
         return tuple(map(restore, value)) if isinstance(value, list) else value
 
     try:
-        config = restore(dict(json.loads(text)))
+        config = restore(current(dict(json.loads(text))))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"config.json cannot be read ({error}); allowed: a run's config") from error
-    for key, entry in SCHEMA.items():
-        if section(config, key) is None:
-            put(config, key, entry.default)
-    validate(config.lock())
+    validate(config.lock(), saved=True)
     return config
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks every key of `config` and of its free sections, and what keys must fulfil together.
+def rename(config: ConfigDict) -> None:
+    """Gives keys and values of a config that have earlier names their current ones.
+
+    Each is reported in the log. A config that is not valid for other reasons stays as it is.
+    """
+    if not isinstance(config, ConfigDict):
+        return
+    for path, value in dict(_leaves(config)).items():
+        new_path = aliases.current_path(path)
+        new_value = aliases.current_value(new_path, value)
+        if (new_path, new_value) == (path, value):
+            continue
+        if new_path != path:
+            logging.warning("the config key %s is now %s", path, new_path)
+        else:
+            logging.warning("config.%s: %s is now %s", path, show(value), show(new_value))
+        free = next((free for free in FREE_SECTIONS if path.startswith(f"{free}.")), "")
+        with config.unlocked():
+            if free:  # Rebuilt, since the order of its keys counts.
+                tree = aliases.current_tree(section(config, free).to_dict(), f"{free}.")
+                put(config, free, ConfigDict(tree, sort_keys=False))
+            else:
+                put(config, new_path, new_value)
+
+
+def validate(config: ConfigDict, *, saved: bool = False) -> None:
+    """Checks every key of `config` and of its free sections, and the rules between keys.
+
+    Args:
+        config: The config.
+        saved: Whether it is the config of a saved run, in which the names of blocks and of other
+            registered entries are not looked up: they need not be registered in this process.
 
     Raises:
         UserError: For the first unknown or missing key, wrong type or value that is not allowed.
@@ -162,18 +237,20 @@ def validate(config: ConfigDict) -> None:
     free = tuple(f"{section}." for section in FREE_SECTIONS)
     values = {k: v for k, v in _settings(config).items() if not f"{k}.".startswith(free)}
     for key, value in values.items():
-        _check(key, value)
+        _check(key, value, saved)
     for key, entry in SCHEMA.items():
         if key not in values:
             raise UserError(f"config.{key} is missing; allowed: {entry.allowed}")
     cases, grid, draw = (_free_section(config, key) for key in FREE_SECTIONS)
-    settings = {f"cases.{name}.": _case_settings(name, _value(cases, name)) for name in cases}
+    settings = {
+        f"cases.{name}.": _case_settings(name, _value(cases, name), saved) for name in cases
+    }
     of_cases = {key for case in settings.values() for key in case}
     grid, draw = _settings(grid), _settings(draw)
     for key, points in grid.items():
-        _check_points(key, points, of_cases)
+        _check_points(key, points, of_cases, saved)
     for key, drawn in draw.items():
-        _check_drawn(key, drawn, of_cases | set(grid))
+        _check_drawn(key, drawn, of_cases | set(grid), saved)
     if bool(draw) != bool(values["sweep.trials"]):
         raise UserError(
             f"config.sweep.trials is {values['sweep.trials']}; allowed: 0 where config.sweep.draw"
@@ -182,7 +259,7 @@ def validate(config: ConfigDict) -> None:
     _check_count(values, list(settings), grid)
     varied = grid | {key: choices for key, (kind, *choices) in draw.items() if kind == "choice"}
     for prefix, case in (settings or {"": {}}).items():
-        _check_rules(values | case, varied, prefix)
+        _check_rules(values | case, varied, prefix, saved)
 
 
 def _free_section(config: ConfigDict, key: str) -> ConfigDict:
@@ -192,7 +269,7 @@ def _free_section(config: ConfigDict, key: str) -> ConfigDict:
     return value
 
 
-def _case_settings(name: Any, case: Any) -> dict[str, Any]:
+def _case_settings(name: Any, case: Any, saved: bool) -> dict[str, Any]:
     if not is_name(name):
         raise UserError(f"config.cases has the name {show(name)}; allowed: {NAME}")
     if not isinstance(case, ConfigDict):
@@ -200,14 +277,14 @@ def _case_settings(name: Any, case: Any) -> dict[str, Any]:
     settings = _settings(case)
     for key, value in settings.items():
         _check_place(key, value, f"cases.{name}.")
-        _check(key, value, f"cases.{name}.")
+        _check(key, value, saved, f"cases.{name}.")
     return settings
 
 
-def _check_points(key: str, points: Any, taken: Collection[str]) -> None:
+def _check_points(key: str, points: Any, taken: Collection[str], saved: bool) -> None:
     _check_place(key, points, "sweep.grid.", taken)
     for value in points if isinstance(points, tuple) else ():
-        _check(key, value, "sweep.grid.")
+        _check(key, value, saved, "sweep.grid.")
     if not isinstance(points, tuple) or not points or len(set(points)) < len(points):
         raise UserError(
             f"config.sweep.grid.{key} is {show(points)}; allowed: a tuple of different values,"
@@ -215,7 +292,7 @@ def _check_points(key: str, points: Any, taken: Collection[str]) -> None:
         )
 
 
-def _check_drawn(key: str, drawn: Any, taken: Collection[str]) -> None:
+def _check_drawn(key: str, drawn: Any, taken: Collection[str], saved: bool) -> None:
     _check_place(key, drawn, "sweep.draw.", taken)
     if key == "training.epochs":
         raise UserError(
@@ -225,7 +302,7 @@ def _check_drawn(key: str, drawn: Any, taken: Collection[str]) -> None:
     kind, *bounds = drawn if isinstance(drawn, tuple) and drawn else (None,)
     is_right = isinstance(kind, str) and kind in DISTRIBUTIONS
     for value in bounds if is_right else ():
-        _check(key, value, "sweep.draw.")
+        _check(key, value, saved, "sweep.draw.")
     if is_right and kind == "choice":
         is_right = len(bounds) > 0
     elif is_right:
@@ -282,7 +359,7 @@ def _check_exists(key: str, value: Any, prefix: str) -> None:
         raise unknown_key(key, CASE_KEYS if prefix else SCHEMA, f"config.{prefix}")
 
 
-def _check(key: str, value: Any, prefix: str = "") -> None:
+def _check(key: str, value: Any, saved: bool, prefix: str = "") -> None:
     _check_exists(key, value, prefix)
     entry = SCHEMA[key]
     expected = type(entry.default)
@@ -290,21 +367,27 @@ def _check(key: str, value: Any, prefix: str = "") -> None:
     same = isinstance(value, expected) and is_bool == (expected is bool)
     if expected is float and isinstance(value, int) and not is_bool:
         same = True
-    if not same or not entry.check(value):
+    # The names in a saved run need not be registered in this process.
+    skips_names = saved and entry.registry is not None
+    if not same or not (str(value).isidentifier() if skips_names else entry.check(value)):
         raise UserError(f"config.{prefix}{key} is {show(value)}; allowed: {entry.allowed}")
 
 
-def _check_rules(values: dict[str, Any], varied: dict[str, Any], prefix: str) -> None:
+def _check_rules(values: dict[str, Any], varied: dict[str, Any], prefix: str, saved: bool) -> None:
     for rule in RULES:
+        if saved and rule.reads_registry:
+            continue
         for point in itertools.product(*(varied.get(k, (values[k],)) for k in rule.keys)):
             if not rule.check(*point):
+                first, *others = point
+                allowed = rule.allowed if isinstance(rule.allowed, str) else rule.allowed(*others)
                 raise UserError(
-                    f"config.{prefix}{rule.keys[0]} is {show(point[0])}; allowed: {rule.allowed}"
+                    f"config.{prefix}{rule.keys[0]} is {show(first)}; allowed: {allowed}"
                 )
 
 
 def unknown_key(key: str, known: Collection[str], prefix: str) -> UserError:
-    """Returns the error for a key that does not exist, with the nearest one that does."""
+    """Returns the error for a key that does not exist, which names the nearest one that does."""
     inside = [k for k in known if k.startswith(f"{key}.")]
     near = inside or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {prefix}{near[0]}?" if near else "--keys lists all of them"
@@ -312,8 +395,9 @@ def unknown_key(key: str, known: Collection[str], prefix: str) -> UserError:
 
 
 def case_settings(config: ConfigDict, name: str) -> dict[str, Any]:
-    """Returns the settings of case `name` by dotted key, all of `SCHEMA`'s."""
-    changed = flatten(config.cases[name]) if name in config.cases else {}
+    """Returns all settings of the case `name` by dotted key."""
+    case = section(config, f"cases.{name}")
+    changed = {} if case is None else flatten(case)
     values = flatten(config)
     return {key: changed.get(key, values[key]) for key in SCHEMA}
 
@@ -322,7 +406,7 @@ def case_names(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the names of a run's cases; without cases, the run's name.
 
     Args:
-        config: A config, or what config.json holds.
+        config: A config, or the content of a config.json.
     """
     tree = _tree(config)
     return tuple(tree.get("cases") or (tree["name"],))
@@ -332,7 +416,7 @@ def grid_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the keys of `sweep.grid`, in the order of `SCHEMA`.
 
     Args:
-        config: A config, or what config.json holds.
+        config: A config, or the content of a config.json.
     """
     return _ordered(_leaf_keys(_tree(config).get("sweep", {}).get("grid", {})))
 
@@ -343,8 +427,8 @@ def varied_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
     These are the keys that `sweep.grid`, `sweep.draw` or a case sets.
 
     Args:
-        config: A config, or what config.json holds. Sections and keys that its version of this
-            package did not have may be absent; keys that this version does not have come last.
+        config: A config, or the content of a config.json. Sections and keys that did not exist
+            when it was written may be absent; keys that this version does not have come last.
     """
     tree = _tree(config)
     sweep, cases = tree.get("sweep", {}), tree.get("cases", {})
@@ -369,11 +453,11 @@ def _ordered(keys: Iterable[str]) -> tuple[str, ...]:
     return (*(key for key in SCHEMA if key in known), *(key for key in known if key not in SCHEMA))
 
 
-def steps_per_epoch(config: ConfigDict, num_train: int) -> int:
-    """Returns how many whole batches an epoch has.
+def steps_per_epoch(config: Config, num_train: int) -> int:
+    """Returns the number of whole batches in an epoch.
 
     Raises:
-        UserError: If not even one batch fits the training split, or steps cannot be counted.
+        UserError: If the training split is smaller than a batch, or steps exceed 32 bits.
     """
     training = config.training
     if training.batch_size > num_train:
@@ -391,9 +475,9 @@ def steps_per_epoch(config: ConfigDict, num_train: int) -> int:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns what differs between two flattened configs, one phrase a key.
+    """Returns the differences between two flattened configs, one phrase for each key.
 
-    Keys in `UNCOMPARED` are passed over; tuples and lists compare by content.
+    Keys in `UNCOMPARED` are ignored; tuples and lists compare by content.
     """
     phrases = []
     for key in sorted({*old, *new}):

@@ -1,40 +1,61 @@
-"""What experiments share: training of convolutional nets, and the nets of Figures 2 to 4."""
+"""Variants of experiments, and the configs that several experiments start from."""
+
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from highway_jax.config.config import default_config
+from highway_jax.config.config import RunConfig, default_config
 from highway_jax.errors import UserError
 
 SHORT = 10
-"""A variant `NAME,short` trains for one part in so many, the falls of the rate in proportion."""
+"""The option `short` divides the length of training, and the schedule with it, by this factor."""
 
 
-def choose(variant: str, names: tuple[str, ...]) -> tuple[str, bool]:
-    """Splits a variant into one of `names` and whether `,short` follows.
+def choose(
+    variant: str, names: Sequence[str], options: Sequence[str] = ()
+) -> tuple[str, frozenset[str]]:
+    """Splits a variant, the text after the colon of `--config=FILE:VARIANT`, at its commas.
+
+    Args:
+        variant: Such as "mnist,short": a name, then any of the options, each once.
+        names: Allowed names.
+        options: Allowed options.
+
+    Returns:
+        The name and the options.
 
     Raises:
-        UserError: If it is neither.
+        UserError: If the variant is anything else.
     """
-    name, *options = variant.split(",")
-    if name not in names or options not in ([], ["short"]):
-        raise UserError(f"the variant is {variant!r}; allowed: {', '.join(names)}, then ,short")
-    return name, bool(options)
+    name, *given = variant.split(",")
+    chosen = frozenset(given)
+    if name not in names or len(chosen) < len(given) or not chosen <= {*options}:
+        allowed = ", ".join(names)
+        if options:
+            allowed += f"; then any of {' '.join(f',{option}' for option in options)}"
+        raise UserError(f"the variant is {variant!r}; allowed: {allowed}")
+    return name, chosen
+
+
+def set_name(config: ConfigDict, experiment: str, variant: str) -> None:
+    """Names a run by its experiment and variant."""
+    config.name = f"{experiment}-{variant.replace(',', '-')}"
 
 
 def convolutional(
     *, rate: float, boundaries: tuple[int, ...], epochs: int, short: bool
-) -> ConfigDict:
+) -> RunConfig:
     """Returns a config with the training that the authors' files of Tables 1 and 3 share.
 
-    Caffe's Nesterov with momentum 0.9; the rate falls to a tenth at each boundary; weight decay
-    0.001 of kernels, ten times that in the softmax layer; biases learn at twice the rate; kernels
-    from N(0, 2 / fan_in); batches of 100; five seeds.
+    Caffe's Nesterov momentum of 0.9; a learning rate that is divided by ten at each boundary;
+    weight decay of 0.001 for kernels, and ten times that in the softmax layer; biases with twice
+    the learning rate; kernels from N(0, 2 / fan_in); batches of 100; five seeds.
 
     Args:
         rate: Initial learning rate.
-        boundaries: Steps at which it falls.
-        epochs: The whole training.
-        short: Whether to train for a tenth of it.
+        boundaries: Steps at which it is divided by ten.
+        epochs: Number of epochs.
+        short: Whether to divide epochs and boundaries by `SHORT`.
     """
     config = default_config()
     config.seeds = (0, 1, 2, 3, 4)
@@ -43,9 +64,9 @@ def convolutional(
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = True
     config.optimizer.weight_decay = 0.001
-    config.optimizer.last_decay_factor = 10.0
-    config.optimizer.bias_rate_factor = 2.0
-    config.optimizer.schedule = "steps"
+    config.optimizer.head_weight_decay_multiplier = 10.0
+    config.optimizer.bias_learning_rate_multiplier = 2.0
+    config.optimizer.schedule = "multistep"
     config.optimizer.decay = 0.1
     parts = SHORT if short else 1
     config.optimizer.boundaries = tuple(step // parts for step in boundaries)
@@ -56,24 +77,24 @@ def convolutional(
     return config
 
 
-def cifar(name: str, *, short: bool) -> ConfigDict:
+def cifar(name: str, *, short: bool) -> RunConfig:
     """Returns a config with the training of section 3.3, for `cifar10` or `cifar100`.
 
-    200,000 steps from rate 0.025; global contrast normalization, every image to a norm of 55, and
-    ZCA whitening; crops from a border of 8 pixels, and mirroring; the first kernel from N(0, 1).
-    The paper states the normalization alone. Its scale and the whitening are inferred: both belong
-    to the data of the nets it compares with (Goodfellow et al. 2013), and the losses of freshly
-    drawn nets, the first steps, and the size of the authors' archive agree with them.
+    200,000 steps from a learning rate of 0.025; global contrast normalization to a norm of 55 for
+    each image, and ZCA whitening; random crops after padding with 8 pixels, and random flips; the
+    first kernel from N(0, 1). The paper states the normalization only. Its scale and the whitening
+    are inferred: both were used for the nets that the paper compares with (Goodfellow et al. 2013),
+    and the initial losses, the first steps and the size of the authors' archive agree with them.
     """
     config = convolutional(
         rate=0.025, boundaries=(100_000, 150_000, 175_000), epochs=400, short=short
     )
     config.data.name = name
-    config.data.scaling = "contrast"
+    config.data.scaling = "global_contrast_normalization"
     config.data.contrast_std = 55 / 3072**0.5
     config.data.zca_epsilon = 0.1
-    config.data.pad = 8
-    config.data.mirror = True
+    config.data.random_crop_padding = 8
+    config.data.random_flip = True
     config.model.first_initializer = "unit_normal"
     config.model.last_initializer = "twentieth_normal" if name == "cifar10" else "same"
     return config
@@ -81,28 +102,27 @@ def cifar(name: str, *, short: bool) -> ConfigDict:
 
 def inside(
     variant: str, name: str, *, transform_bias: float, rate: float, epochs: int
-) -> ConfigDict:
+) -> RunConfig:
     """Returns the config of a net of Figures 2 to 4 (section 4).
 
-    A fully connected highway net of 50 hidden layers of 50 units, 49 of them highway layers; all
-    training examples, batches of 100. The variant `train` trains it with five seeds, tanh and
-    momentum 0.9. `search` draws 24 settings of the rate, momentum, decay and activation, as the
-    paper took its nets from a random search.
+    A fully connected highway net of 50 hidden layers of 50 units, 49 of them highway layers, on all
+    training examples with batches of 100. The variant `train` trains it from five seeds, with tanh
+    and momentum 0.9. `search` draws 24 settings of the learning rate, momentum, decay and
+    activation, because the paper's nets are from a random search.
 
     Args:
         variant: `train` or `search`.
         name: `mnist` or `cifar100`.
-        transform_bias: Initial b_T; the paper's is -2 for MNIST and -4 for CIFAR-100.
+        transform_bias: Initial b_T; in the paper -2 for MNIST and -4 for CIFAR-100.
         rate: Learning rate of `train`.
-        epochs: Epochs of `train`; a search has 40.
+        epochs: Epochs of `train`; `search` has 40.
 
     Raises:
         UserError: If the variant is neither.
     """
-    if variant not in ("train", "search"):
-        raise UserError(f"the variant is {variant!r}; allowed: train, search")
+    choose(variant, ("train", "search"))
     config = default_config()
-    config.name = f"figure2to4_{name}-{variant}"
+    set_name(config, f"figure2to4_{name}", variant)
     config.data.name = name
     config.data.subtract_mean = True
     config.model.block = "highway"

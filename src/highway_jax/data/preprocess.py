@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from highway_jax.config.sections import Data
 from highway_jax.data.datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Preprocessing(NamedTuple):
         return x - self.mean if np.ndim(self.mean) else x
 
 
-def fit(config: Any, images: UInt8[np.ndarray, "n *shape"], max_value: int) -> Preprocessing:
+def fit(config: Data, images: UInt8[np.ndarray, "n *shape"], max_value: int) -> Preprocessing:
     """Fits the preprocessing of a data set.
 
     Args:
@@ -61,7 +62,7 @@ def fit(config: Any, images: UInt8[np.ndarray, "n *shape"], max_value: int) -> P
         images: Training images as stored.
         max_value: The largest value a stored pixel can have.
     """
-    contrast = config.contrast_std if config.scaling == "contrast" else 0.0
+    contrast = config.contrast_std if config.scaling == "global_contrast_normalization" else 0.0
     if config.scaling == "caffe":
         scale, offset = 1 / (max_value + 1), 0.0
     else:
@@ -84,7 +85,7 @@ def fit(config: Any, images: UInt8[np.ndarray, "n *shape"], max_value: int) -> P
 _UNCHANGED = Preprocessing(np.float32(1), np.float32(0), np.float32(0))
 
 
-def examples(config: Any, dataset: Dataset) -> tuple[np.ndarray, Preprocessing]:
+def examples(config: Data, dataset: Dataset) -> tuple[np.ndarray, Preprocessing]:
     """Returns the images that the devices are to hold, and what turns a batch of them into inputs.
 
     Args:
@@ -96,17 +97,13 @@ def examples(config: Any, dataset: Dataset) -> tuple[np.ndarray, Preprocessing]:
         stored, or float32 inputs where `zca_epsilon` asks for whitening.
     """
     if config.zca_epsilon:
-        return _whitened(dataset, _Settings(*(config[name] for name in _Settings._fields)))
+        return _whitened(dataset, Data(**{name: getattr(config, name) for name in _WHITENING}))
     images = np.concatenate([split.images for split in _splits(dataset)])
     return images, fit(config, dataset.train.images, dataset.max_value)
 
 
-class _Settings(NamedTuple):
-    # Those of the `data` section that whitened images depend on, as a key of the cache.
-    scaling: str
-    contrast_std: float
-    zca_epsilon: float
-    subtract_mean: bool
+# Whitened images depend on these settings alone.
+_WHITENING = ("scaling", "contrast_std", "zca_epsilon", "subtract_mean")
 
 
 def _splits(dataset: Dataset) -> tuple[Any, ...]:
@@ -114,10 +111,10 @@ def _splits(dataset: Dataset) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=1)
-def _whitened(dataset: Dataset, settings: _Settings) -> tuple[np.ndarray, Preprocessing]:
+def _whitened(dataset: Dataset, config: Data) -> tuple[np.ndarray, Preprocessing]:
     """Whitens all splits; the batches of a run, which share their data, do it once."""
     logger.info("whitening %s: this takes about a minute", dataset.name)
-    fitted = fit(settings, dataset.train.images, dataset.max_value)
+    fitted = fit(config, dataset.train.images, dataset.max_value)
     prepare = jax.jit(lambda images: fitted(images))
     stored = [split.images for split in _splits(dataset)]
     images = np.empty((sum(map(len, stored)), *dataset.image_shape), np.float32)
@@ -128,7 +125,7 @@ def _whitened(dataset: Dataset, settings: _Settings) -> tuple[np.ndarray, Prepro
             images[filled : filled + len(chunk)] = prepare(chunk)
             filled += len(chunk)
     flat = images.reshape(len(images), -1)
-    mean, matrix = zca(flat[: dataset.train.size], settings.zca_epsilon)
+    mean, matrix = zca(flat[: dataset.train.size], config.zca_epsilon)
     for first in range(0, len(flat), _CHUNK):
         chunk = flat[first : first + _CHUNK]
         chunk[:] = (chunk - mean) @ matrix
@@ -159,28 +156,30 @@ def zca(
     return mean, ((components * scales) @ components.T).astype(np.float32)
 
 
-def augmentation(config: Any) -> Callable[[PRNGKeyArray, Array], Array]:
+def augmentation(config: Data) -> Callable[[PRNGKeyArray, Array], Array]:
     """Returns what training does to each batch at random: (key, inputs) -> inputs.
 
     Every image is cropped, at a place drawn for it, from itself with a border of zeros, and
     mirrored or not (section 3.3; the border of 8 pixels is that of the authors' files).
 
     Args:
-        config: The `data` section: pad, mirror.
+        config: The `data` section: random_crop_padding, random_flip.
     """
 
     def augment(
         key: PRNGKeyArray, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
         crop_key, mirror_key = jax.random.split(key)
-        if config.pad:
-            offsets = jax.random.randint(crop_key, (len(x), 2), 0, 2 * config.pad + 1)
-            border = [(config.pad, config.pad)] * 2
+        if config.random_crop_padding:
+            offsets = jax.random.randint(
+                crop_key, (len(x), 2), 0, 2 * config.random_crop_padding + 1
+            )
+            border = [(config.random_crop_padding,) * 2] * 2
             padded = jnp.pad(x, [(0, 0), *border, (0, 0)])
             x = jax.vmap(
                 lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), x.shape[1:])
             )(padded, offsets)
-        if config.mirror:
+        if config.random_flip:
             mirrored = jax.random.bernoulli(mirror_key, shape=(len(x), 1, 1, 1))
             x = jnp.where(mirrored, x[:, :, ::-1], x)
         return x

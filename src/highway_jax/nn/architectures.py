@@ -24,6 +24,11 @@ class Plain(NamedTuple):
     kernel_size: int = 3
     padding: str = "SAME"
 
+    @property
+    def depth(self) -> int:
+        """Layers that the paper's tables count."""
+        return 1
+
 
 class Blocks(NamedTuple):
     """Blocks of the kind that `model.block` names, as wide as what comes in.
@@ -35,6 +40,11 @@ class Blocks(NamedTuple):
 
     count: int
     kernel_sizes: tuple[int, ...] = (3,)
+
+    @property
+    def depth(self) -> int:
+        """Layers that the paper's tables count."""
+        return self.count * len(self.kernel_sizes)
 
 
 class Pool(NamedTuple):
@@ -50,6 +60,11 @@ class Pool(NamedTuple):
     window: int = 2
     stride: int = 2
 
+    @property
+    def depth(self) -> int:
+        """Layers that the paper's tables count."""
+        return 0
+
 
 class Dropout(NamedTuple):
     """Sets numbers to zero at random in training, and scales the others up.
@@ -59,6 +74,11 @@ class Dropout(NamedTuple):
     """
 
     rate: float
+
+    @property
+    def depth(self) -> int:
+        """Layers that the paper's tables count."""
+        return 0
 
 
 Layer = Plain | Blocks | Pool | Dropout
@@ -131,13 +151,4 @@ def cifar19(width: int) -> tuple[Layer, ...]:
 
 def depth(layers: Sequence[Layer]) -> int:
     """Returns the depth of a net as the paper's tables count it, its softmax layer included."""
-    counts = (
-        layer.count * len(layer.kernel_sizes) if isinstance(layer, Blocks) else 1
-        for layer in layers
-        if isinstance(layer, Plain | Blocks)
-    )
-    return sum(counts) + 1
-
-
-DEPTHS = {"mnist10": 10, "highway_a": 11, "highway_b": 19, "highway_c": 32, "cifar19": 19}
-"""Layers of each net, the softmax layer included."""
+    return sum(layer.depth for layer in layers) + 1

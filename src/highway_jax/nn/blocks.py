@@ -170,7 +170,7 @@ class HighwayBlock(_Block):
     """
 
     gate: str = "coupled"
-    transform_bias: float = -1.0
+    transform_bias: float = -2.0
     carry_bias: float = 1.0
 
     @nn.compact

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from highway_jax.config.sections import Model as ModelConfig
 from highway_jax.errors import UserError
 from highway_jax.nn import architectures, convolution
 from highway_jax.nn.blocks import BlockActivations, PlainBlock, lookup
@@ -28,7 +29,7 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
 
 REMATS = {
     "none": None,
-    "products": _is_product,
+    "save_dots": _is_product,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 # Equal convolutional layers that XLA sees one after the other. A loop copies what the backward pass
@@ -58,8 +59,8 @@ def scan_blocks(
             number stands in for them (see `HighwayBlock.activations`).
         collect: What to return of each block: False for nothing, True for its activations, or a
             function of them, of which nothing else is then kept.
-        remat: What the backward pass computes again rather than keeps: "none", all but the
-            matrix "products", or "full" blocks.
+        remat: What the backward pass computes again: "none", "save_dots" for all but matrix
+            products and convolutions, or "full" blocks.
         unroll: How many blocks the body of the compiled loop has. Neither this nor `remat` changes
             the parameter tree.
 
@@ -310,6 +311,8 @@ class Model(NamedTuple):
             block's activations as `collect` arrays [blocks, ...] of its results.
         num_parameters: Trainable numbers of one net.
         num_blocks: Blocks that `gates` has a number for.
+        roles: "weight", "bias" or "gain" for each parameter, a tree like the parameters' (see
+            `roles`).
         multiply_adds: Multiplications of one example's forward pass in kernels.
     """
 
@@ -318,7 +321,46 @@ class Model(NamedTuple):
     activations: Callable[..., tuple[Array, tuple[Any, ...]]]
     num_parameters: int
     num_blocks: int
+    roles: Any
     multiply_adds: int
+
+
+ROLES = ("weight", "bias", "gain")
+
+
+def roles(params: Params, block: str) -> Any:
+    """Returns the role of each parameter, by which optimizers group them.
+
+    Weights are decayed; biases may have a learning rate of their own; gains have neither. A block
+    declares roles in `roles`, a mapping from the names of its parameters. Where it does not, a
+    scalar is a gain, a vector a bias, and anything larger a weight.
+
+    Args:
+        params: Parameters of a net, or their shapes.
+        block: Name of its block in `BLOCKS`.
+
+    Returns:
+        A tree like `params` of names in `ROLES`.
+
+    Raises:
+        UserError: If the block declares another role.
+    """
+    declared = getattr(lookup(BLOCKS, "model.block", block), "roles", {})
+    for name, role in declared.items():
+        if role not in ROLES:
+            raise UserError(
+                f"block {block!r} declares the role {role!r} for its parameter {name!r}; allowed:"
+                f" {', '.join(ROLES)}"
+            )
+
+    def role(path, leaf):
+        # The parameters of a run of blocks have an axis of blocks.
+        in_run = path[0].key.startswith("blocks")
+        rank = leaf.ndim - in_run
+        by_rank = "gain" if rank == 0 else "bias" if rank == 1 else "weight"
+        return declared.get(path[-1].key, by_rank) if in_run else by_rank
+
+    return jax.tree_util.tree_map_with_path(role, params)
 
 
 def set_transform_bias(params: Params, value: Float[Array, ""] | float) -> Params:
@@ -360,7 +402,7 @@ def unit_maps(x: Float[Array, "batch *space width"]) -> Float[Array, "batch widt
     return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))
 
 
-def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
+def build(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> Model:
     """Builds the net that the `model` section of a config describes.
 
     Args:
@@ -426,6 +468,7 @@ def build(config: Any, image_shape: tuple[int, ...], num_classes: int) -> Model:
         activations=activations,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
         num_blocks=num_blocks,
+        roles=roles(shapes, config.block),
         multiply_adds=_count(jax.make_jaxpr(apply)(shapes, example)),
     )
 

@@ -9,6 +9,7 @@ from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
+from highway_jax.config.sections import Config, Data
 from highway_jax.data import datasets as data_lib
 from highway_jax.errors import Lost, brief
 from highway_jax.runs.batch_trainer import BatchRun, TooLarge, failed_rows
@@ -41,6 +42,7 @@ def run(
         Stopped: If a signal asked to stop; the same call goes on from the checkpoint.
         Lost: If a device or another process failed; the same call goes on.
     """
+    config_lib.rename(config)
     config_lib.validate(config)
     trial_mesh.use_cores(config.runtime.devices)
     trial_mesh.devices(config.runtime.devices)
@@ -68,17 +70,17 @@ def run(
             if not batches:
                 display.say(f"{directory.path}: finished before, nothing to train")
             while batches:
-                _run_or_halve(batches[0], datasets[_data_key(batches[0].config)], context)
+                _run_or_halve(batches[0], datasets[batches[0].config.data], context)
                 batches = context.plan()
             return context.lead(context.records.results)
         finally:
             context.records.close()
 
 
-def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:
-    """Returns the data of all trials by `_data_key`, and the fingerprint of those of the cells."""
+def _load_all(config: ConfigDict) -> tuple[dict[Data, data_lib.Dataset], str]:
+    """Returns the data of all trials by section, and the fingerprint of those of the cells."""
     keys = [k for k in config_lib.CASE_KEYS if k.startswith(("data.", "training."))]
-    datasets: dict[str, data_lib.Dataset] = {}
+    datasets: dict[Data, data_lib.Dataset] = {}
     loaded: dict[tuple, data_lib.Dataset] = {}
     seen = set()
 
@@ -87,12 +89,12 @@ def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:
         if values in seen:
             return
         seen.add(values)
-        section = config_lib.unflatten(settings)
-        source = tuple(section.data[name] for name in _SOURCE)
+        typed = Config.from_settings(settings)
+        source = tuple(getattr(typed.data, name) for name in _SOURCE)
         if source not in loaded:
-            loaded[source] = load_data(section.data)
-        datasets[_data_key(section)] = loaded[source]
-        config_lib.steps_per_epoch(section, loaded[source].train.size)
+            loaded[source] = load_data(typed.data)
+        datasets[typed.data] = loaded[source]
+        config_lib.steps_per_epoch(typed, loaded[source].train.size)
 
     # All points, whatever the format: the fingerprint must not depend on it.
     for _, _, settings in design.places(config, 1):
@@ -105,23 +107,18 @@ def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:
     return datasets, fingerprint
 
 
-def _data_key(config: ConfigDict) -> str:
-    return config.data.to_json()
-
-
 _SOURCE = ("name", "valid_size", "split_seed", "dir", "cache_dir", "download")
 
 
-def load_data(section: ConfigDict) -> data_lib.Dataset:
+def load_data(config: Data) -> data_lib.Dataset:
     """Returns the data set that the `data` section of a config describes."""
-    name, valid_size, split_seed, data_dir, cache_dir, download = (section[k] for k in _SOURCE)
     return data_lib.load(
-        name,
-        valid_size=valid_size,
-        split_seed=split_seed,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        download=download,
+        config.name,
+        valid_size=config.valid_size,
+        split_seed=config.split_seed,
+        data_dir=config.dir,
+        cache_dir=config.cache_dir,
+        download=config.download,
     )
 
 

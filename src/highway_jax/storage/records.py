@@ -16,16 +16,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from highway_jax import files
-from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
 from highway_jax.errors import UserError
 from highway_jax.storage import tables
 from highway_jax.storage.summaries import summarize
-from highway_jax.storage.tables import MEASURED, RESULTS, SUMMARY
+from highway_jax.storage.tables import MEASURED, NUMBERS, RESULTS, SUMMARY
 from highway_jax.storage.tensorboard import Events
 from highway_jax.sweep import design
 
-SHOWN = ("activation", "block", "depth", "width", *config_lib.NUMERIC, "seed", "status")
+SHOWN = ("activation", "block", "depth", "width", *NUMBERS, "seed", "status")
 """Columns of results.csv that TensorBoard shows as a trial's settings, with the run's own ones."""
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from highway_jax.config import config as config_lib
-from highway_jax.config.schema import NAME, SCHEMA, is_name
+from highway_jax.config.keys import NAME, is_name
+from highway_jax.config.schema import SCHEMA
 from highway_jax.errors import UserError, show
 from highway_jax.storage import findings, tables
 from highway_jax.storage.findings import Findings
@@ -96,11 +97,11 @@ def _config(tree: dict[str, Any]) -> dict[str, Any]:
     """Returns the contents of a config.json of any version with the defaults of what it lacks."""
     if not is_name(tree.get("name")):
         raise ValueError(f"name in config.json is {show(tree.get('name'))}; allowed: {NAME}")
-    for key, entry in SCHEMA.items():
+    tree = config_lib.current(tree)
+    for key in _USED:
         section, _, leaf = key.rpartition(".")
-        values = _section(tree, section) if section else tree
-        value = values.setdefault(leaf, entry.default)
-        if key in _USED and type(value) is not type(entry.default):
+        value, entry = tree[section][leaf], SCHEMA[key]
+        if type(value) is not type(entry.default):
             raise ValueError(f"{key} in config.json is {show(value)}; allowed: {entry.allowed}")
     for name in ("grid", "draw"):
         _section(tree["sweep"], name)

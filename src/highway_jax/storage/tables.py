@@ -14,11 +14,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from highway_jax import files
+from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
 from highway_jax.errors import show
 from highway_jax.sweep import planning
 from highway_jax.sweep.design import Cell
+
+NUMBERS = ("learning_rate", "momentum", "decay", "weight_decay", "transform_bias")
+"""Numeric hyperparameters that have a column in every table."""
 
 SETTINGS: dict[str, str] = {
     "dataset": "data.name",
@@ -32,7 +36,7 @@ SETTINGS: dict[str, str] = {
     "nesterov": "optimizer.nesterov",
     "schedule": "optimizer.schedule",
     "batch_size": "training.batch_size",
-    **config_lib.NUMERIC,
+    **{name: config_lib.NUMERIC[name] for name in NUMBERS},
 }
 """Keys that have a column in every table, by the column's name.
 
@@ -141,7 +145,7 @@ def read(path: Path, num_trials: int | None = None) -> tuple[tuple[str, ...], li
     with path.open(encoding="utf-8-sig", newline="") as file:  # Spreadsheets begin it with a BOM.
         reader = csv.DictReader(file, strict=True)
         try:
-            columns = tuple(reader.fieldnames or ())
+            columns = tuple(map(aliases.current_path, reader.fieldnames or ()))
             for row in reader:
                 rows.append(_parse_row(row))
                 lines.append(reader.line_num)
@@ -174,7 +178,11 @@ def read(path: Path, num_trials: int | None = None) -> tuple[tuple[str, ...], li
 def _parse_row(row: dict[str | None, Any]) -> dict[str, Any]:
     if None in row or None in row.values():
         raise ValueError("it has more or fewer cells than the first line; allowed: as many")
-    return {name: _parse(name, text) for name, text in row.items()}
+    parsed = {}
+    for old, text in row.items():
+        name = aliases.current_path(old or "")
+        parsed[name] = aliases.current_value(SETTINGS.get(name, name), _parse(name, text))
+    return parsed
 
 
 def _parse(name: str, text: str) -> Any:

@@ -148,7 +148,7 @@ class Workdir:
         new = json.loads(config_lib.to_json(config))
         if path.exists():
             try:
-                old = json.loads(path.read_text(encoding="utf-8"))
+                old = config_lib.current(json.loads(path.read_text(encoding="utf-8")))
                 changed = config_lib.changes(_flatten(old), _flatten(new))
             except (OSError, ValueError, AttributeError, RecursionError) as error:
                 raise UserError(

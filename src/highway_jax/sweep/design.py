@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import USES
 from highway_jax.sweep import draws
@@ -60,7 +61,7 @@ def cells(config: ConfigDict, numbering: int = FORMAT) -> list[Cell]:
     known = list(places(config, numbering))
     own: Iterable = itertools.repeat([({}, seed) for seed in config.seeds])
     if sweep.trials:
-        own = draws.draw(sweep, [json.dumps([case, place]) for case, place, _ in known])
+        own = draws.draw(sweep, [_label(case, place) for case, place, _ in known])
     end = len(known) * (sweep.trials or len(config.seeds))
     for (case, _, common), drawn in zip(known, own, strict=False):
         trials = tuple(
@@ -76,6 +77,14 @@ def cells(config: ConfigDict, numbering: int = FORMAT) -> list[Cell]:
         retrained, end = range(end, end + size), end + size
         found.append(Cell(case, common, trials, (*epochs, whole), keeps, retrained))
     return found
+
+
+def _label(case: str, place: dict[str, Any]) -> str:
+    """Returns the text that a cell's draws depend on.
+
+    It has the first names of keys and values, so that a cell draws the same after they are renamed.
+    """
+    return json.dumps([case, aliases.first_names(place)])
 
 
 def places(

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt32
-from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
+from highway_jax.config.sections import Config
 
 if TYPE_CHECKING:  # Those who read saved runs need no jax, which this would import.
     from jaxtyping import Array
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of one trial; a batch of trials holds arrays [trials] of them.
+    """The numbers of one trial of momentum SGD; a batch of trials holds arrays [trials] of them.
 
     Attributes:
         seed: Draws the initial weights and the order of the examples.
-        learning_rate: Initial rate, without a (1 - momentum) factor.
-        momentum: Of the velocity.
-        decay: Factor of the rate at each decay.
-        weight_decay: L2 coefficient of kernels.
+        learning_rate: Initial learning rate, without a (1 - momentum) factor.
+        momentum: Momentum coefficient.
+        decay: Factor of the learning rate at each decay.
+        weight_decay: Coefficient of weight decay.
         transform_bias: Initial b_T of highway blocks.
     """
 
@@ -38,6 +38,37 @@ class Hyperparameters(NamedTuple):
     decay: Float[Array, "*trials"]
     weight_decay: Float[Array, "*trials"]
     transform_bias: Float[Array, "*trials"]
+
+
+class AdaptiveHyperparameters(NamedTuple):
+    """The numbers of one trial of any other update rule than momentum.
+
+    Momentum has none of the last three, so that checkpoints of earlier versions fit.
+
+    Attributes:
+        seed: Draws the initial weights and the order of the examples.
+        learning_rate: Initial learning rate.
+        momentum: Momentum coefficient.
+        decay: Factor of the learning rate at each decay.
+        weight_decay: Coefficient of weight decay.
+        transform_bias: Initial b_T of highway blocks.
+        beta1: Decay rate of the first moment estimate.
+        beta2: Decay rate of the second moment estimate.
+        epsilon: Constant in the denominator of the update.
+    """
+
+    seed: UInt32[Array, "*trials"]
+    learning_rate: Float[Array, "*trials"]
+    momentum: Float[Array, "*trials"]
+    decay: Float[Array, "*trials"]
+    weight_decay: Float[Array, "*trials"]
+    transform_bias: Float[Array, "*trials"]
+    beta1: Float[Array, "*trials"]
+    beta2: Float[Array, "*trials"]
+    epsilon: Float[Array, "*trials"]
+
+
+AnyHyperparameters = Hyperparameters | AdaptiveHyperparameters
 
 
 class Trial(NamedTuple):
@@ -80,15 +111,19 @@ class Batch(NamedTuple):
     last: bool
 
     @property
-    def config(self) -> ConfigDict:
-        """What the trials share; its numeric settings are those of the first."""
-        return config_lib.unflatten(self.trials[0].settings)
+    def config(self) -> Config:
+        """The settings of the first trial; the others' differ in numeric hyperparameters alone."""
+        return Config.from_settings(self.trials[0].settings)
 
-    def hyperparameters(self) -> Hyperparameters:
+    def hyperparameters(self) -> AnyHyperparameters:
         """Returns the trials' numbers as arrays [trials]."""
+        is_momentum = self.trials[0].settings["optimizer.name"] == "momentum"
+        kind = Hyperparameters if is_momentum else AdaptiveHyperparameters
+        arrays: dict[str, Any] = {"seed": np.asarray([t.seed for t in self.trials], np.uint32)}
         numbers = [trial.numbers for trial in self.trials]
-        arrays = {k: np.asarray([n[k] for n in numbers], np.float32) for k in numbers[0]}
-        return Hyperparameters(np.asarray([t.seed for t in self.trials], np.uint32), **arrays)
+        for name in kind._fields[1:]:
+            arrays[name] = np.asarray([n[name] for n in numbers], np.float32)
+        return kind(**arrays)
 
     def halves(self) -> list[Batch]:
         """Returns the batch as two of half the trials, or itself if it has only one."""

@@ -1,17 +1,16 @@
-"""Momentum SGD as one explicit optax chain, built from a trial's numbers inside its program.
+"""Update rules of one trial, and its learning-rate schedule, built inside its program.
 
-The update is that of the authors' frameworks: weight decay is added to the gradient, the rate
-multiplies the gradient before it enters the velocity (so that a fall of the rate does not rescale
-what the velocity already holds), and Nesterov's form looks ahead along the new velocity:
+Hyperparameters are traced, so that trials which differ in them share one compiled program. Rules
+are registered by name in `OPTIMIZERS`; `register_optimizer` adds one:
 
-    g = grad + weight_decay * w            kernels; times a factor in the softmax layer
-    g = bias_rate_factor * grad            biases
-    v = momentum * v + rate * g
-    w = w - v                              classical
-    w = w - (rate * g + momentum * v)      Nesterov, as in Caffe
+    @register_optimizer("lion")
+    def lion(parts: Parts) -> optax.GradientTransformation:
+        moments = optax.scale_by_lion(parts.numbers.beta1, parts.numbers.beta2)
+        return optax.chain(moments, *parts.decay, *parts.bias_rate, parts.descend)
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,41 +18,123 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from highway_jax.sweep.trials import Hyperparameters
+from highway_jax.config.sections import Optimizer
+from highway_jax.registry import OPTIMIZERS
+from highway_jax.sweep.trials import (
+    AdaptiveHyperparameters,
+    AnyHyperparameters,
+    Hyperparameters,
+)
+
+
+class Parts(NamedTuple):
+    """What an update rule is put together from; clipping of gradients comes before all of it.
+
+    Attributes:
+        config: The `optimizer` section.
+        numbers: The trial's hyperparameters, traced.
+        decay: Transformations that add weight decay to what they are given; none if no trial of
+            the program decays weights.
+        bias_rate: Transformations that multiply the updates of biases by
+            `bias_learning_rate_multiplier`; none if it is 1.
+        descend: Multiplies by minus the learning rate of the step.
+    """
+
+    config: Optimizer
+    numbers: AdaptiveHyperparameters
+    decay: tuple[optax.GradientTransformation, ...]
+    bias_rate: tuple[optax.GradientTransformation, ...]
+    descend: optax.GradientTransformation
+
+
+Rule = Callable[[Parts], optax.GradientTransformation | Sequence[optax.GradientTransformation]]
+"""From parts to a transformation of gradients to updates, or several to be chained."""
+
+
+def register_optimizer(name: str) -> Callable[[Rule], Rule]:
+    """Returns a decorator that registers an update rule, so that `optimizer.name` may choose it.
+
+    Its state is trained, saved and restored like the parameters: a tree of arrays.
+
+    Args:
+        name: The value of `optimizer.name`.
+
+    Raises:
+        ValueError: If the name is not an identifier, or is registered already.
+    """
+    return OPTIMIZERS.register(name)
+
+
+@register_optimizer("momentum")
+def momentum(parts: Parts) -> Sequence[optax.GradientTransformation]:
+    """Momentum SGD as in the authors' frameworks.
+
+    Weight decay is added to the gradient. The learning rate multiplies the gradient before it
+    enters the velocity, so that a decay of the rate does not rescale the velocity, and Nesterov's
+    form looks ahead along the new velocity:
+
+        g = grad + weight_decay * w                    weights; times a factor in the softmax layer
+        g = bias_learning_rate_multiplier * grad       biases
+        v = momentum * v + rate * g
+        w = w - v                                      classical
+        w = w - (rate * g + momentum * v)              Nesterov, as in Caffe
+    """
+    # Not yet chained: checkpoints hold one state for each transformation.
+    return (
+        *parts.decay,
+        *parts.bias_rate,
+        parts.descend,
+        optax.trace(decay=parts.numbers.momentum, nesterov=parts.config.nesterov),
+    )
+
+
+@register_optimizer("adam")
+def adam(parts: Parts) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015), with weight decay in the gradient."""
+    return optax.chain(*parts.decay, _adam(parts), *parts.bias_rate, parts.descend)
+
+
+@register_optimizer("adamw")
+def adamw(parts: Parts) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, times the learning rate (Loshchilov and Hutter 2019)."""
+    return optax.chain(_adam(parts), *parts.decay, *parts.bias_rate, parts.descend)
+
+
+def _adam(parts: Parts) -> optax.GradientTransformation:
+    return optax.scale_by_adam(parts.numbers.beta1, parts.numbers.beta2, parts.numbers.epsilon)
 
 
 def learning_rate(
-    config: Any, steps_per_epoch: int, numbers: Hyperparameters, step: Int[Array, ""]
+    config: Optimizer, steps_per_epoch: int, numbers: AnyHyperparameters, step: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Returns the rate at a step, counted from 0.
+    """Returns the learning rate at a step, counted from 0.
 
-    Written out because optax's own schedules branch in Python on their decay rate, which is a
-    traced number here.
+    The schedules of optax branch in Python on their decay rate, which is traced here.
 
     Args:
         config: The `optimizer` section: schedule, decay_every, boundaries.
         steps_per_epoch: Steps of an epoch.
-        numbers: The trial's numbers.
-        step: Steps taken before this one.
+        numbers: The trial's hyperparameters.
+        step: Number of steps taken before this one.
     """
     if config.schedule == "constant":
         return numbers.learning_rate
     if config.schedule == "exponential":
-        falls = step // steps_per_epoch if config.decay_every == "epoch" else step
+        decays = step // steps_per_epoch if config.decay_every == "epoch" else step
     else:
-        falls = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
-    return numbers.learning_rate * numbers.decay ** falls.astype(jnp.float32)
+        decays = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
+    return numbers.learning_rate * numbers.decay ** decays.astype(jnp.float32)
 
 
 def summed_rates(
-    config: Any, steps_per_epoch: int, numbers: Hyperparameters, epochs: int
+    config: Optimizer, steps_per_epoch: int, numbers: AnyHyperparameters, epochs: int
 ) -> np.ndarray:
-    """Returns the sums of the rates of all steps until the end of each epoch.
+    """Returns the sums of the learning rates of all steps until the end of each epoch.
 
     Args:
         config: The `optimizer` section, as for `learning_rate`.
         steps_per_epoch: Steps of an epoch.
-        numbers: Those of the trials, arrays [trials].
+        numbers: Hyperparameters of the trials, arrays [trials].
         epochs: Epochs of the whole training.
 
     Returns:
@@ -72,48 +153,52 @@ def summed_rates(
     return np.cumsum(np.asarray(sums, np.float64), axis=0).T
 
 
-def _kernels(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
-def _biases(params: Any) -> Any:
-    return jax.tree.map(lambda is_kernel: not is_kernel, _kernels(params))
-
-
-def _last_kernel(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: [entry.key for entry in path] == ["head", "kernel"], params
-    )
-
-
 def build(
-    config: Any, steps_per_epoch: int, numbers: Hyperparameters, *, decays_weights: bool
+    config: Optimizer,
+    steps_per_epoch: int,
+    numbers: AnyHyperparameters,
+    roles: Any,
+    *,
+    decays_weights: bool,
 ) -> optax.GradientTransformation:
     """Builds the update rule of one trial.
 
     Args:
-        config: The `optimizer` section: schedule, nesterov, clip_norm and both factors.
+        config: The `optimizer` section.
         steps_per_epoch: Steps of an epoch.
-        numbers: The trial's numbers; may be traced.
-        decays_weights: Whether any trial of the program decays weights; without, the term is
+        numbers: The trial's hyperparameters; may be traced.
+        roles: "weight", "bias" or "gain" for each parameter, a tree like the parameters'.
+        decays_weights: Whether any trial of the program decays weights; if none does, the term is
             left out of the program.
     """
-    parts = []
-    if config.clip_norm:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    decay, bias_rate = [], []
     if decays_weights:
-        parts.append(optax.add_decayed_weights(numbers.weight_decay, mask=_kernels))
-        if config.last_decay_factor != 1:
-            more = (config.last_decay_factor - 1) * numbers.weight_decay
-            parts.append(optax.add_decayed_weights(more, mask=_last_kernel))
-    if config.bias_rate_factor != 1:
-        parts.append(optax.masked(optax.scale(config.bias_rate_factor), _biases))
+        weights = jax.tree.map(lambda role: role == "weight", roles)
+        decay.append(optax.add_decayed_weights(numbers.weight_decay, mask=weights))
+        if config.head_weight_decay_multiplier != 1:
+            more = (config.head_weight_decay_multiplier - 1) * numbers.weight_decay
+            decay.append(optax.add_decayed_weights(more, mask=_head_only(weights)))
+    if config.bias_learning_rate_multiplier != 1:
+        biases = jax.tree.map(lambda role: role == "bias", roles)
+        scale = optax.scale(config.bias_learning_rate_multiplier)
+        bias_rate.append(optax.masked(scale, biases))
 
     def descent(step):
         return -learning_rate(config, steps_per_epoch, numbers, step)
 
-    return optax.chain(
-        *parts,
-        optax.scale_by_schedule(descent),
-        optax.trace(decay=numbers.momentum, nesterov=config.nesterov),
+    if isinstance(numbers, Hyperparameters):
+        own = (jnp.float32(value) for value in (config.beta1, config.beta2, config.epsilon))
+        numbers = AdaptiveHyperparameters(*numbers, *own)
+    parts = Parts(config, numbers, tuple(decay), tuple(bias_rate), optax.scale_by_schedule(descent))
+    rule = OPTIMIZERS[config.name](parts)
+    if isinstance(rule, optax.GradientTransformation):
+        rule = (rule,)
+    clip = (optax.clip_by_global_norm(config.clip_norm),) if config.clip_norm else ()
+    return optax.chain(*clip, *rule)
+
+
+def _head_only(mask: Any) -> Any:
+    """Returns a mask of parameters with those outside the softmax layer left out."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, chosen: chosen and path[0].key == "head", mask
     )

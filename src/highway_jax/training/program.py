@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
+from highway_jax.config.sections import Config
 from highway_jax.data import datasets as data_lib
 from highway_jax.data import preprocess
 from highway_jax.nn import stacks
-from highway_jax.sweep.trials import Batch, Hyperparameters
+from highway_jax.sweep.trials import AnyHyperparameters, Batch
 from highway_jax.training import evaluate, metrics, optimizer, train, trial_mesh
 
 # Of 4 to 100 images at once, 4 to 10 were the fastest for each of the paper's nets.
@@ -22,7 +22,7 @@ _IMAGES_IN_CACHE = 10
 SPLITS = ("train", "valid", "test")
 
 
-def _micro_batch(config: ConfigDict, platform: str) -> int:
+def _micro_batch(config: Config, platform: str) -> int:
     """Returns how many examples of a batch to compute at once: a divisor of their number.
 
     On CPU the maps of a whole batch of images leave the cache between one layer and the next, and
@@ -66,7 +66,7 @@ class Program:
         self.num_classes = dataset.num_classes
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
         # The task must not hold this program, whose arrays are to go when it is no longer used.
-        steps_per_epoch = self.steps_per_epoch
+        steps_per_epoch, roles = self.steps_per_epoch, self.model.roles
         decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
         images, prepare = preprocess.examples(config.data, dataset)
         self.task = task = train.Task(
@@ -75,7 +75,7 @@ class Program:
             preprocess=prepare,
             augment=preprocess.augmentation(config.data),
             optimizer=lambda numbers: optimizer.build(
-                config.optimizer, steps_per_epoch, numbers, decays_weights=decays_weights
+                config.optimizer, steps_per_epoch, numbers, roles, decays_weights=decays_weights
             ),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
@@ -89,11 +89,11 @@ class Program:
         labels = np.concatenate([split.labels for split in splits])
         self.examples = train.DeviceData(images, labels)
         self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
-        self._train = self.trials.compile(
+        self._train: Any = self.trials.compile(
             lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
             donate=True,
         )
-        self._evaluate = self.trials.compile(
+        self._evaluate: Any = self.trials.compile(
             lambda params, data, span: evaluate.evaluate(
                 task, params, data, span, config.evaluation.batch_size
             )
@@ -104,7 +104,7 @@ class Program:
         """The examples on every device."""
         return self.trials.share(self.examples)
 
-    def compile(self, numbers: Hyperparameters) -> float:
+    def compile(self, numbers: AnyHyperparameters) -> float:
         """Compiles training and evaluation; returns the seconds it took."""
         began = time.perf_counter()
         placed = self.trials.place(numbers)
@@ -135,11 +135,11 @@ class Program:
             - needed.alias_size_in_bytes
         ), present
 
-    def create(self, numbers: Hyperparameters) -> train.TrialState:
+    def create(self, numbers: AnyHyperparameters) -> train.TrialState:
         """Returns the state of all trials before their first step, on the devices."""
         return self._create(self.trials.place(numbers))
 
-    def shapes(self, numbers: Hyperparameters, num_trials: int) -> train.TrialState:
+    def shapes(self, numbers: AnyHyperparameters, num_trials: int) -> train.TrialState:
         """Returns the shapes of the host state of `num_trials` trials like these."""
         state = jax.eval_shape(self._create, self.trials.place(numbers))
         return jax.tree.map(
@@ -179,7 +179,7 @@ class Program:
         index = self.trials.share(np.arange(first, min(end, first + num_examples), dtype=np.int32))
         return self.trials.fetch(self._gate_means(params, self.data, index))
 
-    def learning_rates(self, numbers: Hyperparameters, step: int) -> np.ndarray:
+    def learning_rates(self, numbers: AnyHyperparameters, step: int) -> np.ndarray:
         """Returns each trial's rate at a step, [trials]."""
 
         def rate(numbers):

@@ -8,23 +8,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from highway_jax.sweep.trials import Hyperparameters
+from highway_jax.sweep.trials import AnyHyperparameters
 from highway_jax.training import metrics
+
+_AnyArray = Array | np.ndarray
 
 
 class DeviceData(NamedTuple):
-    """The examples of all splits on the device, training examples first.
+    """The examples of all splits, on the host or the device, training examples first.
 
     Attributes:
         images: Pixels as stored, or whitened inputs [examples, ...].
         labels: Classes [examples].
     """
 
-    images: UInt8[Array, "examples *shape"] | Float[Array, "examples *shape"]
-    labels: Int[Array, "examples"]
+    images: UInt8[_AnyArray, "examples *shape"] | Float[_AnyArray, "examples *shape"]
+    labels: Int[_AnyArray, "examples"]
 
     def take(self, index: Int[Array, "batch"]) -> "DeviceData":
         """Returns the examples at `index`."""
@@ -39,7 +42,7 @@ class Task(NamedTuple):
         apply: (params, inputs, dropout_keys=None) -> logits; without keys, one for each example,
             as for evaluation.
         preprocess: Stored images -> inputs.
-        optimizer: A trial's `Hyperparameters` -> its update rule.
+        optimizer: A trial's hyperparameters -> its update rule.
         num_train: Training examples.
         batch_size: Examples of a step.
         micro_batch: Those of them computed at once, a divisor of their number; a step is the same
@@ -50,7 +53,7 @@ class Task(NamedTuple):
     init: Callable
     apply: Callable
     preprocess: Callable
-    optimizer: Callable[[Hyperparameters], optax.GradientTransformation]
+    optimizer: Callable[[AnyHyperparameters], optax.GradientTransformation]
     num_train: int
     batch_size: int
     micro_batch: int
@@ -74,7 +77,7 @@ class TrialState(NamedTuple):
         diverged: Whether the loss stopped being finite; the trial is frozen since.
     """
 
-    numbers: Hyperparameters
+    numbers: AnyHyperparameters
     params: Any
     optimizer_state: Any
     step: Int[Array, ""]
@@ -82,12 +85,12 @@ class TrialState(NamedTuple):
     diverged: Bool[Array, ""]
 
 
-def _keys(numbers: Hyperparameters) -> tuple[Array, Array, Array]:
+def _keys(numbers: AnyHyperparameters) -> tuple[Array, Array, Array]:
     init_key, data_key, noise_key = jax.random.split(jax.random.key(numbers.seed), 3)
     return init_key, data_key, noise_key
 
 
-def create(task: Task, numbers: Hyperparameters) -> TrialState:
+def create(task: Task, numbers: AnyHyperparameters) -> TrialState:
     """Returns the state of a trial before its first step."""
     init_key, _, _ = _keys(numbers)
     params = task.init(init_key, numbers.transform_bias)
@@ -102,9 +105,9 @@ def create(task: Task, numbers: Hyperparameters) -> TrialState:
 
 
 def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
-    """Takes one step of momentum SGD.
+    """Takes one training step.
 
-    A loss that is not finite freezes the trial as it was before the step and marks it diverged.
+    If the loss is not finite, the trial keeps its state from before the step, marked as diverged.
 
     Args:
         task: What is fixed.

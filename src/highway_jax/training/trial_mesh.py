@@ -54,16 +54,15 @@ def use_cores(num_devices: int = 0) -> None:
     Args:
         num_devices: Virtual CPU devices, at most one a core; 0 for as many.
     """
-    if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
+    chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
+    if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # If the backends are up already, what they have is what there is.
         with contextlib.suppress(RuntimeError):
             wanted = min(num_devices, num_cores()) or num_cores()
             jax.config.update("jax_num_cpu_devices", wanted)
 
 
-def devices(num_devices: int = 0) -> list[jax.Device]:
+def devices(num_devices: int = 0) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
     """Returns the devices to use.
 
     Args:
@@ -84,7 +83,7 @@ def devices(num_devices: int = 0) -> list[jax.Device]:
     return found[: num_devices or len(found)]
 
 
-def device_memory(device: jax.Device) -> int | None:
+def device_memory(device: jax.Device) -> int | None:  # pyright: ignore[reportInvalidTypeForm]
     """Returns the bytes that programs may use on a device, or None if it does not say.
 
     CPU devices share the machine's.
@@ -168,7 +167,7 @@ class Trials:
         self.sharded = NamedSharding(self.mesh, P(AXIS))
         self._replicated = NamedSharding(self.mesh, P())
 
-    def compile(self, function: Callable, *, donate: bool = False) -> Callable:
+    def compile(self, function: Callable, *, donate: bool = False) -> jax.stages.Wrapped:
         """Returns `function(trial, *shared)` as a jitted function of all trials.
 
         Args:
