@@ -24,6 +24,7 @@ from highway_jax.config.config import (
 from highway_jax.config.schema import SCHEMA
 from highway_jax.data import datasets
 from highway_jax.errors import show
+from highway_jax.nn import model as nets
 from highway_jax.nn import stacks
 from highway_jax.registry import ACTIVATIONS, BLOCKS, INITIALIZERS
 from highway_jax.sweep import planning
@@ -181,7 +182,7 @@ def test_each_default_is_a_new_config():
         ("model.block", BLOCKS),
         ("model.activation", ACTIVATIONS),
         ("model.remat", stacks.REMATS),
-        ("model.dtype", stacks.DTYPES),
+        ("model.dtype", nets.DTYPES),
     ],
 )
 def test_what_is_allowed_is_what_is_implemented(key, implemented):
