@@ -79,7 +79,7 @@ class TorchNet:
                     for i in range(count):
                         biases = [own["bias"][i], own["transform_bias"][i]]
                         self._add("highway", own["kernel"][i], biases, size // 2)
-                case architectures.Pool():
+                case architectures.MaxPool() | architectures.GlobalAverage():
                     self._steps.append(("pool", layer))
         self._add("head", params["head"]["kernel"], [params["head"]["bias"]], 0)
 
@@ -100,8 +100,8 @@ class TorchNet:
         for kind, *rest in self._steps:
             if kind == "pool":
                 (layer,) = rest
-                if layer.window == 0:
-                    x = (x.amax if layer.kind == "max" else x.mean)((2, 3), keepdim=True)
+                if isinstance(layer, architectures.GlobalAverage):
+                    x = x.mean((2, 3), keepdim=True)
                 else:
                     x = functional.max_pool2d(x, layer.window, layer.stride, ceil_mode=True)
                 continue

@@ -122,10 +122,17 @@ def prepare_jax(name: str, rival: str, options: argparse.Namespace) -> Callable[
     from jax import lax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from highway_jax.nn.convolution import conv2d, global_avg_pool, max_pool
+    from highway_jax.nn.convolution import conv2d
+    from highway_jax.nn.pooling import global_avg_pool, max_pool
 
     implementation = "loop_safe" if rival == LOOP_SAFE else "native"
     image, net = SECTIONS[_section(name)][name]
+
+    def native_max_pool(x, window, stride):
+        # As Caffe, a partial window at the end counts.
+        pads = [(0, 0), *((0, (window - size) % stride) for size in x.shape[1:3]), (0, 0)]
+        shape, strides = (1, window, window, 1), (1, stride, stride, 1)
+        return lax.reduce_window(x, -np.inf, lax.max, shape, strides, pads)
 
     def loss(weights, x):
         weights = iter(weights)
@@ -138,7 +145,8 @@ def prepare_jax(name: str, rival: str, options: argparse.Namespace) -> Callable[
                 t = jax.nn.sigmoid(t - 1)
                 x = jax.nn.relu(h) * t + x * (1 - t)
             elif kind == "pool":
-                x = max_pool(x, *numbers, implementation=implementation)
+                pool = max_pool if rival == LOOP_SAFE else native_max_pool
+                x = pool(x, *numbers)
             else:
                 x = jnp.tanh(x) if kind == "tanh" else global_avg_pool(x)
         if name not in NETS:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import machine
+import multiply_adds
 import numpy as np
 
 from highway_jax.config import config as config_lib
@@ -83,7 +84,7 @@ def work(
         "start_seconds": time.perf_counter() - began,
         # KiB on Linux; after the warm-up, which has trained.
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "multiply_adds": program.model.multiply_adds,
+        "multiply_adds": multiply_adds.of_model(program.model, shape),
     }
 
 

@@ -27,6 +27,7 @@ _CHECKED = (
     "analysis.trained_nets",
     "data.preprocess",
     "nn.convolution",
+    "nn.pooling",
     "training.evaluate",
     "training.metrics",
     "training.optimizer",

@@ -27,6 +27,7 @@ from highway_jax.config.sections import Config
 from highway_jax.data import datasets
 from highway_jax.errors import show
 from highway_jax.nn import architectures, stacks
+from highway_jax.nn import model as nets
 from highway_jax.registry import ACTIVATIONS, ARCHITECTURES, BLOCKS, INITIALIZERS, OPTIMIZERS
 from highway_jax.sweep import planning
 
@@ -202,7 +203,7 @@ def test_each_default_is_a_new_config():
         ("model.architecture", ("dense", *ARCHITECTURES)),
         ("optimizer.name", OPTIMIZERS),
         ("model.remat", stacks.REMATS),
-        ("model.dtype", stacks.DTYPES),
+        ("model.dtype", nets.DTYPES),
     ],
 )
 def test_what_is_allowed_is_what_is_implemented(key, implemented):

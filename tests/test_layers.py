@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.nn import initializers
 
-from highway_jax import HighwayBlock, PlainBlock, ResidualBlock, UserError
+from highway_jax import HighwayBlock, PlainBlock, ResidualBlock
 from highway_jax.registry import INITIALIZERS
 
 WIDTH = 6
@@ -57,7 +57,7 @@ def test_plain_and_residual_equations(x):
         )
 
 
-def test_shut_gates_are_the_identity(x):
+def test_closed_gates_are_the_identity(x):
     block = HighwayBlock(WIDTH)
     params = _init(block, x)
     forced = block.apply({"params": params}, x, jnp.float32(0), method="activations")
@@ -92,15 +92,63 @@ def test_activations_fit_together(x):
     np.testing.assert_allclose(a.y, a.h * a.t + x * a.c, rtol=1e-6)
 
 
-def test_highway_block_refuses_to_change_the_width(x):
+def test_a_highway_block_refuses_to_change_the_width(x):
     with pytest.raises(ValueError, match="keeps its width"):
         HighwayBlock(WIDTH + 1).init(jax.random.key(0), x)
 
 
-@pytest.mark.parametrize("field", ["activation", "initializer"])
-def test_unknown_names_are_refused(x, field):
-    with pytest.raises(UserError, match=f"model.{field} is 'nonsense'; allowed: "):
-        HighwayBlock(WIDTH, **{field: "nonsense"}).init(jax.random.key(0), x)
+@pytest.mark.parametrize("field", ["activation", "initializer", "gate", "padding"])
+@pytest.mark.parametrize("value", ["nonsense", None, 3])
+def test_unknown_names_are_refused_in_the_callers_words(x, field, value):
+    with pytest.raises(ValueError, match=f"^{field} is {value!r}; allowed: ") as caught:
+        HighwayBlock(WIDTH, **{field: value}).init(jax.random.key(0), x)
+    assert "model." not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("block", "shape", "message"),
+    [
+        (
+            HighwayBlock(6, kernel_size=3),
+            (5, 6),
+            r"HighwayBlock has shape \(5, 6\); .*\[batch, hei",
+        ),
+        (PlainBlock(6, kernel_size=3), (5, 5, 6), r"PlainBlock has shape \(5, 5, 6\); allowed"),
+        (PlainBlock(6), (), r"the input of PlainBlock is a scalar; allowed: \[batch"),
+        # Without the check, one column would be added to all.
+        (ResidualBlock(6), (5, 1), "ResidualBlock keeps its width: input has 1, width is 6"),
+        (ResidualBlock(6), (5, 7), "ResidualBlock keeps its width: input has 7, width is 6"),
+        (ResidualBlock(6, kernel_size=3, padding="VALID"), (5, 8, 8, 6), "keeps the size of an im"),
+        (PlainBlock(0), (5, 6), "width is 0; allowed: at least 1"),
+        (PlainBlock(6, kernel_size=-1), (5, 6), "kernel_size is -1; allowed: at least 0"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(block, shape, message):
+    with pytest.raises(ValueError, match=message):
+        block.init(jax.random.key(0), jnp.ones(shape))
+
+
+def test_an_activation_and_an_initializer_may_be_functions(x):
+    for name, function in (("tanh", jnp.tanh), ("relu", jax.nn.relu)):
+        by_name = HighwayBlock(WIDTH, activation=name)
+        by_function = HighwayBlock(WIDTH, activation=function)
+        params = by_name.init(jax.random.key(1), x)
+        # The scale of the initializer depends on the activation.
+        jax.tree.map(np.testing.assert_array_equal, by_function.init(jax.random.key(1), x), params)
+        np.testing.assert_array_equal(by_name.apply(params, x), by_function.apply(params, x))
+    block = PlainBlock(WIDTH, activation=jnp.sin, initializer=initializers.ones)
+    params = block.init(jax.random.key(1), x)
+    expected = np.sin(np.tile(np.asarray(x).sum(-1, keepdims=True), WIDTH))
+    np.testing.assert_allclose(block.apply(params, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gate_may_be_a_python_number(x):
+    block = HighwayBlock(WIDTH)
+    params = block.init(jax.random.key(1), x)
+    for value in (0, 1.0, float("nan")):
+        forced = block.apply(params, x, value, method="activations")
+        expected = block.apply(params, x, jnp.float32(value), method="activations")
+        np.testing.assert_array_equal(forced.y, expected.y)
 
 
 # Bounds and standard deviations from the definitions, for fan_in 40 and fan_out 60.

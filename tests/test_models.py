@@ -1,4 +1,6 @@
 import re
+import runpy
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -8,10 +10,13 @@ import numpy as np
 import pytest
 
 from highway_jax import DenseStack, default_config
-from highway_jax.nn.stacks import REMATS, BlockGroup, build, scan_blocks, set_transform_bias
+from highway_jax.nn.model import build
+from highway_jax.nn.stacks import REMATS, BlockGroup, scan_blocks, set_transform_bias
 from highway_jax.registry import BLOCKS
 
 OPTIONS = {"activation": "tanh"}
+_BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+_multiply_adds = runpy.run_path(str(_BENCHMARKS / "multiply_adds.py"))["of_model"]
 
 
 def _config(**changes):
@@ -42,7 +47,7 @@ def test_parameter_counts_of_the_paper(block, width, depth, parameters):
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
     biases = (width * (1 + (depth - 1) * (2 if block == "highway" else 1))) + 10
-    assert model.multiply_adds == parameters - biases
+    assert _multiply_adds(model, (28, 28, 1)) == parameters - biases
 
 
 def test_cifar100_net_of_section_4():

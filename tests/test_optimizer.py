@@ -10,9 +10,8 @@ from ml_collections import ConfigDict
 from highway_jax import default_config, run
 from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Model, Optimizer
-from highway_jax.errors import UserError
-from highway_jax.nn import stacks
-from highway_jax.nn.stacks import roles as roles_of
+from highway_jax.nn import model as nets
+from highway_jax.nn.model import roles as roles_of
 from highway_jax.registry import BLOCKS, OPTIMIZERS
 from highway_jax.sweep.trials import Hyperparameters
 from highway_jax.training.optimizer import build, learning_rate, register_optimizer
@@ -197,7 +196,7 @@ def test_roles_are_declared_by_the_block_or_follow_from_the_rank():
             },
         }
         Declares.roles = {"mixing": "heavy"}
-        with pytest.raises(UserError, match="declares the role 'heavy' for its parameter 'mixing'"):
+        with pytest.raises(ValueError, match="declares the role 'heavy' for its parameter"):
             roles_of(params, "declares")
 
 
@@ -206,7 +205,7 @@ def test_the_papers_nets_have_kernels_that_decay_and_biases(architecture):
     depth, shape = {"dense": (3, (8, 8, 1)), "mnist10": (10, (28, 28, 1))}.get(
         architecture, (32, (32, 32, 3))
     )
-    net = stacks.build(Model(architecture=architecture, depth=depth, width=4), shape, 10)
+    net = nets.build(Model(architecture=architecture, depth=depth, width=4), shape, 10)
     for path, role in jax.tree_util.tree_leaves_with_path(net.roles):
         assert role == ("weight" if path[-1].key == "kernel" else "bias")
 

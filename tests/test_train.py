@@ -9,7 +9,7 @@ import pytest
 
 from highway_jax import default_config
 from highway_jax.config.sections import Optimizer
-from highway_jax.nn import stacks
+from highway_jax.nn import model as nets
 from highway_jax.runs import experiment
 from highway_jax.sweep import planning as trials_lib
 from highway_jax.sweep.trials import Hyperparameters
@@ -30,7 +30,7 @@ def data():
 def _task(**model):
     config = default_config()
     config.model.update({"depth": 4, "width": 8, **model})
-    net = stacks.build(config.model, (3, 3, 1), 4)
+    net = nets.build(config.model, (3, 3, 1), 4)
     return train.Task(
         init=net.init,
         apply=net.apply,
@@ -177,7 +177,7 @@ def test_an_epoch_sees_each_example_once_in_an_order_of_its_own():
 
     config = default_config().model
     config.update({"depth": 1, "width": 2})
-    net = stacks.build(config, (1,), 2)
+    net = nets.build(config, (1,), 2)
     task = _task()._replace(init=net.init, apply=net.apply, preprocess=preprocess)
     numbers = jax.tree.map(lambda a: a[0], _numbers(0.1))
     step = jax.jit(lambda s, n: train.train_steps(task, s, train.DeviceData(images, labels), n))
@@ -195,7 +195,7 @@ def test_a_step_scatters_nothing(architecture):
     # GPUs add up scatters in any order, or slowly.
     config = default_config()
     config.model.update({"architecture": architecture, "depth": 10, "width": 4})
-    model = stacks.build(config.model, (28, 28, 1), 10)
+    model = nets.build(config.model, (28, 28, 1), 10)
     images, labels = jnp.zeros((3, 28, 28, 1)), jnp.zeros(3, jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
 
@@ -251,7 +251,7 @@ def test_trials_at_once_do_not_copy_the_examples():
     num_examples, depth, width = 5000, 10, 50
     config = default_config().model
     config.update({"depth": depth, "width": width})
-    net = stacks.build(config, (28, 28, 1), 10)
+    net = nets.build(config, (28, 28, 1), 10)
     task = _task()._replace(
         init=net.init, apply=net.apply, num_train=num_examples, batch_size=100, micro_batch=100
     )

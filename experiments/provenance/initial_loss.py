@@ -19,7 +19,7 @@ import numpy as np
 from highway_jax.config.config import flatten
 from highway_jax.config.sections import Config
 from highway_jax.data import preprocess
-from highway_jax.nn import stacks
+from highway_jax.nn import model as nets
 from highway_jax.paper import published
 from highway_jax.runs.experiment import load_data
 from highway_jax.training import metrics
@@ -47,7 +47,7 @@ def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
     experiment = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
     config = Config.from_settings(flatten(experiment))
     dataset = load_data(config.data)
-    model = stacks.build(config.model, dataset.image_shape, dataset.num_classes)
+    model = nets.build(config.model, dataset.image_shape, dataset.num_classes)
     images, prepare = preprocess.examples(config.data, dataset)
     inputs = prepare(jnp.asarray(images[-dataset.test.size :][:num_images]))
     labels = jnp.asarray(dataset.test.labels[:num_images])

@@ -146,7 +146,7 @@ class Nets:
             logits, runs = self._model.activations(
                 params,
                 self._task.preprocess(examples.images),
-                collect=lambda block: (stacks.unit_maps(block.t), stacks.unit_maps(block.y)),
+                collect=lambda block: (stacks.unit_means(block.t), stacks.unit_means(block.y)),
             )
             gates, outputs = map(stacks.join_runs, zip(*runs, strict=True))
             return jnp.argmax(logits, -1), jnp.moveaxis(gates, 1, 0), jnp.moveaxis(outputs, 1, 0)
@@ -266,7 +266,7 @@ class Nets:
             of_class = jax.nn.one_hot(labels, self._num_classes) * counted[:, None]
 
             def sums(block):
-                gates = stacks.unit_maps(block.t)
+                gates = stacks.unit_means(block.t)
                 by_class = jnp.einsum("bc,bw->cw", of_class, gates, precision="highest")
                 return by_class, (_change(block) * counted).sum()
 

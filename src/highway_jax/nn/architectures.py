@@ -1,8 +1,8 @@
 """The convolutional nets of Tables 1, 2 and 3 as lists of layers.
 
-`model.width` is the width of a net's first stage; those of the others are in proportion. What the
-paper does not state, and is inferred, is said at each net. Layers are counted as the tables do: the
-softmax layer is one of them.
+`model.width` is the number of channels of a net's first stage; those of the others are in
+proportion. What the paper does not state, and is inferred, is noted at each net. Layers are counted
+as in the tables: the softmax layer is one of them.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from highway_jax.registry import ARCHITECTURES
 
 
 class Plain(NamedTuple):
-    """A plain layer, the only kind that changes the number of maps.
+    """A plain layer, the only kind that changes the number of channels.
 
     Attributes:
-        width: Its maps.
-        kernel_size: Side of its kernel; 0 for a fully connected layer of all that comes in.
+        width: Its channels.
+        kernel_size: Side of its kernel; 0 for a fully connected layer of all its inputs.
         padding: "SAME" or "VALID".
     """
 
@@ -31,7 +31,7 @@ class Plain(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Blocks of the kind that `model.block` names, as wide as what comes in.
+    """Blocks of the kind that `model.block` names, as wide as their input.
 
     Attributes:
         count: How often the group is repeated.
@@ -47,16 +47,14 @@ class Blocks(NamedTuple):
         return self.count * len(self.kernel_sizes)
 
 
-class Pool(NamedTuple):
-    """Pooling without padding; partial windows at the end count, as in Caffe.
+class MaxPool(NamedTuple):
+    """Maxima of windows, without padding; partial windows at the end count, as in Caffe.
 
     Attributes:
-        kind: "max" or "average".
-        window: Side of the window; 0 for all of the image.
+        window: Side of the window.
         stride: Between windows.
     """
 
-    kind: str = "max"
     window: int = 2
     stride: int = 2
 
@@ -66,11 +64,20 @@ class Pool(NamedTuple):
         return 0
 
 
+class GlobalAverage(NamedTuple):
+    """The mean of each channel over the whole image."""
+
+    @property
+    def depth(self) -> int:
+        """Layers that the paper's tables count."""
+        return 0
+
+
 class Dropout(NamedTuple):
-    """Sets numbers to zero at random in training, and scales the others up.
+    """Sets units to zero at random in training, and scales the others up.
 
     Attributes:
-        rate: The share set to zero.
+        rate: The share of units set to zero.
     """
 
     rate: float
@@ -81,18 +88,16 @@ class Dropout(NamedTuple):
         return 0
 
 
-Layer = Plain | Blocks | Pool | Dropout
-
-_GLOBAL_AVERAGE = Pool("average", 0, 1)
+Layer = Plain | Blocks | MaxPool | GlobalAverage | Dropout
 
 
 @ARCHITECTURES.register("mnist10")
 def mnist10(width: int) -> tuple[Layer, ...]:
     """Table 1: 10 layers, all of one width (section 3.2); the layer list is the authors' file's."""
     return (
-        *(Dropout(0.2), Plain(width, 5, "VALID"), Blocks(2), Pool("max", 3, 2)),
-        *(Dropout(0.3), Blocks(3), Pool("max", 3, 2)),
-        *(Dropout(0.4), Blocks(3), Pool("max", 2, 2), Dropout(0.5)),
+        *(Dropout(0.2), Plain(width, 5, "VALID"), Blocks(2), MaxPool(3, 2)),
+        *(Dropout(0.3), Blocks(3), MaxPool(3, 2)),
+        *(Dropout(0.4), Blocks(3), MaxPool(), Dropout(0.5)),
     )
 
 
@@ -105,17 +110,17 @@ def highway_a(width: int) -> tuple[Layer, ...]:
     this net diverges at the rate that the paper states for all of section 3.3.
     """
     return (
-        *(Dropout(0.2), Plain(width), Blocks(2), Pool(), Dropout(0.2)),
-        *(Plain(2 * width), Blocks(2), Pool(), Dropout(0.2)),
-        *(Plain(4 * width), Blocks(2), _GLOBAL_AVERAGE, Dropout(0.2)),
+        *(Dropout(0.2), Plain(width), Blocks(2), MaxPool(), Dropout(0.2)),
+        *(Plain(2 * width), Blocks(2), MaxPool(), Dropout(0.2)),
+        *(Plain(4 * width), Blocks(2), GlobalAverage(), Dropout(0.2)),
         Plain(250, 0),
     )
 
 
 def _stages_of_b(width: int) -> tuple[Layer, ...]:
     return (
-        *(Dropout(0.2), Plain(width), Blocks(4), Pool(), Dropout(0.2)),
-        *(Plain(5 * width // 2), Blocks(5), Pool(), Dropout(0.2)),
+        *(Dropout(0.2), Plain(width), Blocks(4), MaxPool(), Dropout(0.2)),
+        *(Plain(5 * width // 2), Blocks(5), MaxPool(), Dropout(0.2)),
         *(Plain(4 * width), Blocks(5)),
     )
 
@@ -127,7 +132,7 @@ def highway_b(width: int) -> tuple[Layer, ...]:
     Inferred: the net of Table 3 with the fully connected layer that its convolution of size one
     replaced (section 3.3.2), of the 250 units that fit Highway A, after the global average.
     """
-    return (*_stages_of_b(width), _GLOBAL_AVERAGE, Dropout(0.2), Plain(250, 0))
+    return (*_stages_of_b(width), GlobalAverage(), Dropout(0.2), Plain(250, 0))
 
 
 @ARCHITECTURES.register("highway_c")
@@ -137,7 +142,7 @@ def highway_c(width: int) -> tuple[Layer, ...]:
     The alternation and both counts are stated; widths, stages and the last layers are inferred.
     """
     layers: list[Layer] = [Dropout(0.2)]
-    for stage, pool in enumerate((Pool(), Pool(), _GLOBAL_AVERAGE)):
+    for stage, pool in enumerate((MaxPool(), MaxPool(), GlobalAverage())):
         layers += [Plain((stage + 1) * width), Blocks(4, (1, 3)), Blocks(1, (1,)), pool]
         layers.append(Dropout(0.2))
     return (*layers, Plain(100, 0))
@@ -146,7 +151,13 @@ def highway_c(width: int) -> tuple[Layer, ...]:
 @ARCHITECTURES.register("cifar19")
 def cifar19(width: int) -> tuple[Layer, ...]:
     """Table 3: 19 layers (section 3.3.2); the layer list is the authors' file's."""
-    return (*_stages_of_b(width), Plain(100, 1), _GLOBAL_AVERAGE, Dropout(0.2))
+    return (*_stages_of_b(width), Plain(100, 1), GlobalAverage(), Dropout(0.2))
+
+
+def count_blocks(layers: Sequence[Layer]) -> int:
+    """Returns how many blocks a net has."""
+    runs = (layer for layer in layers if isinstance(layer, Blocks))
+    return sum(run.count * len(run.kernel_sizes) for run in runs)
 
 
 def depth(layers: Sequence[Layer]) -> int:

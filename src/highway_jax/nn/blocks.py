@@ -7,21 +7,22 @@ With H(x) = f(W_H x + b_H), T(x) = sigmoid(W_T x + b_T) and C(x) = sigmoid(W_C x
     highway    y = H(x) * T(x) + x * C(x),   C = 1 - T unless `gate="separate"`
 
 W_H, W_T (and W_C) lie side by side in one `kernel`, so that a block is one matrix product; each
-part is initialised on its own. Their biases are separate parameters: `bias` (b_H),
+part is initialized separately. Their biases are separate parameters: `bias` (b_H),
 `transform_bias` (b_T) and `carry_bias` (b_C), which optimizers and analyses find by name.
+
+A new block is a subclass of `Block` with a method `activations`, registered in `BLOCKS`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from highway_jax.errors import UserError
 from highway_jax.nn import convolution
-from highway_jax.registry import ACTIVATIONS, BLOCKS, INITIALIZERS
+from highway_jax.registry import ACTIVATIONS, BLOCKS, INITIALIZERS, Registry
 
 for _name, _function in {
     "relu": jax.nn.relu,
@@ -34,12 +35,35 @@ for _name, _function in {
 }.items():
     ACTIVATIONS.register(_name)(_function)
 
+GATES = ("coupled", "separate")
 
-def lookup(table: dict, key: str, name: str):
-    """Returns `table[name]`, or raises `UserError` naming `key`, the value and what is allowed."""
-    if name not in table:
-        raise UserError(f"{key} is {name!r}; allowed: {', '.join(table)}")
-    return table[name]
+
+def choose(field: str, value: Any, allowed: Any) -> Any:
+    """Returns `value`, or raises `ValueError` that names the field, the value and what is allowed.
+
+    Example:
+        >>> from highway_jax.nn.blocks import choose
+        >>> choose("remat", "some", ("none", "full"))
+        Traceback (most recent call last):
+        ValueError: remat is 'some'; allowed: none, full
+
+    Args:
+        field: The name that the caller knows.
+        value: What the caller gave.
+        allowed: A container of the names allowed.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{field} is {value!r}; allowed: {', '.join(allowed)}")
+    return value
+
+
+def _entry(registry: Registry, field: str, value: Any) -> Any:
+    """Returns the entry of a name; a function stands for itself."""
+    if callable(value):
+        return value
+    if not isinstance(value, str) or value not in registry:
+        raise ValueError(f"{field} is {value!r}; allowed: {', '.join(registry)}, or a function")
+    return registry[value]
 
 
 class BlockActivations(NamedTuple):
@@ -48,8 +72,8 @@ class BlockActivations(NamedTuple):
     Attributes:
         x: Its input.
         h: The block state H(x).
-        t: The transform gate T(x); ones in a plain or residual block.
-        c: The carry gate C(x); zeros in a plain, ones in a residual block.
+        t: The transform gate T(x), the factor of H(x) in y; ones in a block without one.
+        c: The carry gate C(x), the factor of x in y; zeros in a plain, ones in a residual block.
         y: The block's output.
     """
 
@@ -60,26 +84,53 @@ class BlockActivations(NamedTuple):
     y: Float[Array, "batch *space width"]
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Shared fields and parameters of the blocks.
 
+    A subclass implements `activations(x, gate)`, mostly with `affine` and `nonlinear`.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax.nn.blocks import Block, BlockActivations
+        >>> class HalfResidualBlock(Block):
+        ...     @nn.compact
+        ...     def activations(self, x, gate=None):
+        ...         self.check(x)
+        ...         (z,) = self.affine(x, bias=0.0)
+        ...         h, half = self.nonlinear(z), jnp.full_like(z, 0.5)
+        ...         return BlockActivations(x, h, half, half, (h + x) / 2)
+        >>> block, x = HalfResidualBlock(4), jnp.ones((2, 4))
+        >>> block.apply(block.init(jax.random.key(0), x), x).shape
+        (2, 4)
+
     Attributes:
-        width: Units (or filter maps) of the block; input and output have this many, except that
-            a plain block takes any input.
-        activation: A name in `ACTIVATIONS`, the f of H.
-        kernel_size: 0 for a fully connected block, else the convolution kernel's side.
-        initializer: A name in `INITIALIZERS`, for the kernels of H, T and C alike.
+        width: Units (or channels) of the block; input and output have this many, except that a
+            plain block takes any input.
+        activation: The f of H: a name in `ACTIVATIONS`, or an elementwise function of arrays.
+        kernel_size: 0 for a fully connected block, else the side of the convolution's kernel.
+        initializer: A name in `INITIALIZERS`, or a function (key, shape, dtype) -> array; it draws
+            the kernels of H, T and C alike.
         padding: "SAME" or "VALID"; only a plain block may change the size of an image.
         dtype: The type of products and of the block's output. Parameters stay float32; biases,
             activations and gates are computed in float32.
+        roles: What the parameters are to an optimizer, by name: "weight" (decayed), "bias" or
+            "gain". A parameter that is not named has its role by its rank (see `model.roles`).
+        settings: The keys of a config's `model` section that this kind of block uses, beside those
+            that all blocks use.
+        keeps_width: Whether input and output must have the same shape.
     """
 
+    roles: ClassVar[Mapping[str, str]] = {"kernel": "weight", "bias": "bias"}
+    settings: ClassVar[tuple[str, ...]] = ()
+    keeps_width: ClassVar[bool] = True
+
     width: int
-    activation: str = "relu"
+    activation: str | Callable[[Array], Array] = "relu"
     kernel_size: int = 0
-    initializer: str = "normalized"
+    initializer: str | Callable[..., Array] = "normalized"
     padding: str = "SAME"
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
 
     def __call__(
         self, x: Float[Array, "batch *space inputs"]
@@ -87,9 +138,19 @@ class _Block(nn.Module):
         """Returns the block's output y."""
         return self.output(self.activations(x))
 
+    def activations(self, x: Array, gate: Any = None) -> BlockActivations:
+        """Returns all that the block computes.
+
+        Args:
+            x: Input [batch, ..., width].
+            gate: None, or a scalar: NaN leaves the gates unchanged, any other value replaces every
+                transform gate of the block. It has no effect in a block without gates.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement activations")
+
     @staticmethod
     def output(activations: BlockActivations) -> Array:
-        """Returns what the next block gets of what this one computed."""
+        """Returns what the next block takes of what this one computed."""
         return activations.y
 
     @staticmethod
@@ -97,20 +158,48 @@ class _Block(nn.Module):
         """Returns a function of what this block computed."""
         return function(activations)
 
-    def _affine(self, x: Array, **biases: float) -> list[Array]:
-        """Returns the affine maps of x, one for each bias, computed as one product.
+    def check(self, x: Array) -> None:
+        """Raises `ValueError` if the block cannot take this input."""
+        kind = type(self).__name__
+        for field, value, least in (("width", self.width, 1), ("kernel_size", self.kernel_size, 0)):
+            if value < least:
+                raise ValueError(f"{field} is {value}; allowed: at least {least}")
+        choose("padding", self.padding, convolution.PADDINGS)
+        if self.kernel_size and jnp.ndim(x) != 4:
+            raise ValueError(
+                f"the input of {kind} has shape {jnp.shape(x)}; allowed with kernel_size"
+                f" {self.kernel_size}: [batch, height, width, channels]"
+            )
+        if jnp.ndim(x) == 0:
+            raise ValueError(f"the input of {kind} is a scalar; allowed: [batch, ..., units]")
+        if not self.keeps_width:
+            return
+        if jnp.shape(x)[-1] != self.width:
+            raise ValueError(
+                f"{kind} keeps its width: input has {jnp.shape(x)[-1]}, width is {self.width}"
+            )
+        if self.kernel_size > 1 and self.padding != "SAME":
+            raise ValueError(
+                f"{kind} keeps the size of an image: padding is {self.padding!r}; allowed: SAME"
+            )
+
+    def affine(self, x: Array, **biases: float) -> list[Array]:
+        """Returns affine functions of x, one for each bias, computed as one product.
 
         Args:
             x: Input [batch, ..., inputs].
-            biases: Names of the maps' biases, and their initial values.
+            biases: Names of the functions' biases, and their initial values.
+
+        Returns:
+            float32 arrays [batch, ..., width].
         """
-        init_map = lookup(INITIALIZERS, "model.initializer", self.initializer)(self.activation)
+        draw = self._initializer()
         window = (self.kernel_size,) * 2 if self.kernel_size else ()
         shape = (*window, x.shape[-1], self.width)
 
         def init(key):
             keys = jax.random.split(key, len(biases))
-            return jnp.concatenate([init_map(k, shape, jnp.float32) for k in keys], axis=-1)
+            return jnp.concatenate([draw(k, shape, jnp.float32) for k in keys], axis=-1)
 
         kernel = self.param("kernel", init).astype(self.dtype)
         bias = jnp.concatenate(
@@ -119,9 +208,9 @@ class _Block(nn.Module):
                 for name, value in biases.items()
             ]
         )
-        # The bias is float32, and so z: its gradient is a sum over all images and positions. All
-        # maps at once: the gradient of the product is then computed where it is needed, in one
-        # piece.
+        # The bias is float32, and so is z: its gradient is a sum over all images and positions.
+        # All functions at once: the gradient of the product is then computed where it is needed,
+        # in one piece.
         x = x.astype(self.dtype)
         if self.kernel_size:
             z = convolution.conv2d(x, kernel, bias, padding=self.padding)
@@ -129,38 +218,97 @@ class _Block(nn.Module):
             z = (x @ kernel).astype(jnp.float32) + bias
         return jnp.split(z, len(biases), axis=-1)
 
-    def _nonlinear(self, z: Array) -> Array:
-        return lookup(ACTIVATIONS, "model.activation", self.activation)(z)
+    def nonlinear(self, z: Array) -> Array:
+        """Returns f(z), the block's activation."""
+        return _entry(ACTIVATIONS, "activation", self.activation)(z)
+
+    def _initializer(self) -> Callable[..., Array]:
+        found = _entry(INITIALIZERS, "initializer", self.initializer)
+        if callable(self.initializer):
+            return found
+        # An initializer's scale may depend on the activation, which it knows by name.
+        names = (name for name in ACTIVATIONS if self.activation in (name, ACTIVATIONS[name]))
+        return found(next(names, "function"))
+
+
+def force(t: Array, gate: Any) -> Array:
+    """Returns transform gates with forced values where `gate` is neither None nor NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from highway_jax.nn.blocks import force
+        >>> force(jnp.array([0.2, 0.7]), 0.0).tolist()
+        [0.0, 0.0]
+
+    Args:
+        t: Transform gates.
+        gate: None or a scalar (see `Block.activations`).
+    """
+    if gate is None:
+        return t
+    gate = jnp.asarray(gate, t.dtype)
+    return jnp.where(jnp.isnan(gate), t, gate)
 
 
 @BLOCKS.register("plain")
-class PlainBlock(_Block):
-    """The ordinary layer y = H(x) (section 2, equation 1)."""
+class PlainBlock(Block):
+    """The ordinary layer y = H(x) (section 2, equation 1).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax import PlainBlock
+        >>> block, x = PlainBlock(8, activation="tanh"), jnp.ones((2, 5))
+        >>> block.apply(block.init(jax.random.key(0), x), x).shape
+        (2, 8)
+    """
+
+    keeps_width: ClassVar[bool] = False
 
     @nn.compact
-    def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
-        """Returns all that the block computes; `gate` is accepted and has no meaning here."""
-        (z,) = self._affine(x, bias=0.0)
-        y = self._nonlinear(z).astype(self.dtype)
+    def activations(self, x: Array, gate: Any = None) -> BlockActivations:
+        """Returns all that the block computes; it has no gates."""
+        self.check(x)
+        (z,) = self.affine(x, bias=0.0)
+        y = self.nonlinear(z).astype(self.dtype)
         return BlockActivations(x, y, jnp.ones_like(y), jnp.zeros_like(y), y)
 
 
 @BLOCKS.register("residual")
-class ResidualBlock(_Block):
-    """The ungated skip y = x + H(x) (He et al. 2016 without normalisation; not in the paper)."""
+class ResidualBlock(Block):
+    """The skip connection without gates, y = x + H(x).
+
+    It is the residual block of He et al. (2016) without normalization; not in the paper.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax import ResidualBlock
+        >>> block, images = ResidualBlock(3, kernel_size=3), jnp.ones((2, 8, 8, 3))
+        >>> block.apply(block.init(jax.random.key(0), images), images).shape
+        (2, 8, 8, 3)
+    """
 
     @nn.compact
-    def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
-        """Returns all that the block computes; `gate` is accepted and has no meaning here."""
-        (z,) = self._affine(x, bias=0.0)
-        h = self._nonlinear(z)
+    def activations(self, x: Array, gate: Any = None) -> BlockActivations:
+        """Returns all that the block computes; it has no gates."""
+        self.check(x)
+        (z,) = self.affine(x, bias=0.0)
+        h = self.nonlinear(z)
         y = (x.astype(h.dtype) + h).astype(self.dtype)
         return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), y)
 
 
 @BLOCKS.register("highway")
-class HighwayBlock(_Block):
+class HighwayBlock(Block):
     """The highway layer y = H(x) * T(x) + x * C(x) (section 2, equations 2 and 3).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax import HighwayBlock
+        >>> block, x = HighwayBlock(5, transform_bias=-2.0), jnp.ones((2, 5))
+        >>> params = block.init(jax.random.key(0), x)
+        >>> closed = block.apply(params, x, gate=0.0, method="activations")
+        >>> bool((closed.y == x).all())  # a block with closed gates copies its input
+        True
 
     Attributes:
         gate: "coupled" for C = 1 - T, as in all of the paper's experiments, or "separate" for a
@@ -169,32 +317,35 @@ class HighwayBlock(_Block):
         carry_bias: Initial b_C of a separate carry gate.
     """
 
+    roles: ClassVar[Mapping[str, str]] = {
+        "kernel": "weight",
+        "bias": "bias",
+        "transform_bias": "bias",
+        "carry_bias": "bias",
+    }
+    settings: ClassVar[tuple[str, ...]] = ("gate", "transform_bias", "carry_bias")
+
     gate: str = "coupled"
     transform_bias: float = -2.0
     carry_bias: float = 1.0
 
     @nn.compact
-    def activations(self, x: Array, gate: Array | None = None) -> BlockActivations:
+    def activations(self, x: Array, gate: Any = None) -> BlockActivations:
         """Returns all that the block computes.
 
         Args:
             x: Input [batch, ..., width].
-            gate: None, or a scalar: NaN leaves the gates alone, any other number stands in for
-                every transform gate (0 shuts them, so a coupled block copies its input; 1 opens
+            gate: None, or a scalar: NaN leaves the gates unchanged, any other value replaces every
+                transform gate (0 closes them, so that a coupled block copies its input; 1 opens
                 them, so that it is a plain block).
         """
-        if x.shape[-1] != self.width:
-            raise ValueError(
-                f"a highway block keeps its width: input has {x.shape[-1]}, width is {self.width}"
-            )
-        separate = lookup({"coupled": False, "separate": True}, "model.gate", self.gate)
+        self.check(x)
+        separate = choose("gate", self.gate, GATES) == "separate"
         biases = {"bias": 0.0, "transform_bias": self.transform_bias}
         if separate:
             biases["carry_bias"] = self.carry_bias
-        z_h, z_t, *z_c = self._affine(x, **biases)
-        h, t = self._nonlinear(z_h), jax.nn.sigmoid(z_t)
-        if gate is not None:
-            t = jnp.where(jnp.isnan(gate), t, gate.astype(t.dtype))
+        z_h, z_t, *z_c = self.affine(x, **biases)
+        h, t = self.nonlinear(z_h), force(jax.nn.sigmoid(z_t), gate)
         c = jax.nn.sigmoid(z_c[0]) if separate else 1 - t
         y = (h * t + x.astype(h.dtype) * c).astype(self.dtype)
         return BlockActivations(x, h, t, c, y)

@@ -1,25 +1,23 @@
-"""Stacks of layers: plain layers that change the width, runs of equal blocks, a softmax.
+"""Stacks of layers: plain layers that change the width, runs of equal blocks, a softmax layer.
 
 The blocks of a run are one `nn.scan`, so that compiling a net takes the same time at every depth.
-The rest of the package sees a `Model` of pure functions and never a linen module.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from highway_jax.config.sections import Model as ModelConfig
-from highway_jax.errors import UserError
-from highway_jax.nn import architectures, convolution
-from highway_jax.nn.blocks import BlockActivations, PlainBlock, lookup
-from highway_jax.registry import ARCHITECTURES, BLOCKS
+from highway_jax.nn import architectures, pooling
+from highway_jax.nn.blocks import BlockActivations, PlainBlock, choose
+from highway_jax.registry import BLOCKS
 
 Params = Any
+Gates = Float[Array, "blocks"] | Sequence[float]
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
@@ -32,44 +30,65 @@ REMATS = {
     "save_dots": _is_product,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-# Equal convolutional layers that XLA sees one after the other. A loop copies what the backward pass
-# needs into and out of arrays of all layers, some 5 % of a step; on the other hand unrolled layers
-# are compiled one by one, a fifth of a second each.
-MAX_UNROLLED = 16
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def scan_blocks(
     block: nn.Module,
     x: Array,
     num_blocks: int,
-    gates: Float[Array, "blocks"] | None = None,
+    gates: Gates | None = None,
     *,
     collect: Callable[[BlockActivations], Any] | bool = False,
     remat: str = "none",
     unroll: int = 1,
 ) -> tuple[Array, Any]:
-    """Applies `num_blocks` copies of `block`, each with parameters of its own, in one `nn.scan`.
+    """Applies `num_blocks` copies of `block`, each with its own parameters, in one `nn.scan`.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax import HighwayBlock, scan_blocks
+        >>> class Net(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         x, _ = scan_blocks(HighwayBlock(8, name="blocks"), x, 50)
+        ...         return nn.Dense(10)(x)
+        >>> net, x = Net(), jnp.ones((2, 8))
+        >>> params = net.init(jax.random.key(0), x)
+        >>> params["params"]["blocks"]["kernel"].shape  # W_H and W_T of 50 layers
+        (50, 8, 16)
+        >>> net.apply(params, x).shape
+        (2, 10)
 
     Args:
-        block: A block as a submodule of the caller; its parameters gain a leading axis of layers.
+        block: A block as a submodule of the caller; its parameters gain a leading axis of blocks.
         x: Input [batch, ..., width].
         num_blocks: How many copies; 0 returns x.
-        gates: None, or one number per block: NaN leaves its transform gates alone, any other
-            number stands in for them (see `HighwayBlock.activations`).
+        gates: None, or one value per block: NaN leaves its transform gates unchanged, any other
+            value replaces them (see `HighwayBlock.activations`). For a `BlockGroup`
+            [groups, blocks of a group].
         collect: What to return of each block: False for nothing, True for its activations, or a
             function of them, of which nothing else is then kept.
-        remat: What the backward pass computes again: "none", "save_dots" for all but matrix
-            products and convolutions, or "full" blocks.
-        unroll: How many blocks the body of the compiled loop has. Neither this nor `remat` changes
-            the parameter tree.
+        remat: What the backward pass computes again rather than keeps: "none", all but the
+            matrix products and convolutions ("save_dots"), or "full" blocks.
+        unroll: At most how many blocks the body of the compiled loop has. Neither this nor `remat`
+            changes the parameter tree.
 
     Returns:
         The last block's output, and what was collected, as arrays [blocks, ...]: for True
         `BlockActivations` of arrays [blocks, batch, ..., width]; None if nothing was.
+
+    Raises:
+        TypeError: If `block` is not a block.
+        ValueError: If another argument is not allowed, or the block is not a submodule of a module
+            that is being initialized or applied.
     """
+    _check_scan(block, num_blocks, unroll)
+    choose("remat", remat, REMATS)
     if num_blocks == 0:
         return x, None
+    if gates is not None:
+        gates = _as_gates(gates, num_blocks)
 
     def body(block, x, gate):
         activations = block.activations(x, gate)
@@ -78,16 +97,55 @@ def scan_blocks(
         return block.output(activations), (activations if collect else None)
 
     if remat != "none":
-        body = nn.remat(body, prevent_cse=False, policy=lookup(REMATS, "model.remat", remat))
+        body = nn.remat(body, prevent_cse=False, policy=REMATS[remat])
     scan = nn.scan(
         body,
         variable_axes={"params": 0},
         split_rngs={"params": True},
         in_axes=nn.broadcast if gates is None else 0,
         length=num_blocks,
-        unroll=unroll,
+        unroll=_body_size(num_blocks, unroll),
     )
     return scan(block, x, gates)
+
+
+def _check_scan(block: Any, num_blocks: int, unroll: int) -> None:
+    needed = ("activations", "output", "observe")
+    if not isinstance(block, nn.Module) or not all(hasattr(block, name) for name in needed):
+        kind = block if isinstance(block, type) else type(block)
+        raise TypeError(
+            f"block is {'the class' if block is kind else 'of the class'} {kind.__name__};"
+            " allowed: an instance of a Block such as HighwayBlock(width)"
+        )
+    for name, value, least in (("num_blocks", num_blocks, 0), ("unroll", unroll, 1)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; allowed: a whole number of at least {least}")
+    if block.scope is None:
+        raise ValueError(
+            f"block is a {type(block).__name__} outside of a module; allowed: a submodule of the"
+            " module that calls scan_blocks, which must be in its init or apply"
+        )
+
+
+def _as_gates(gates: Any, num_blocks: int) -> Array:
+    """Returns gates as an array [blocks, ...]."""
+    gates = jnp.asarray(gates, jnp.float32)
+    if gates.ndim == 0 or len(gates) != num_blocks:
+        raise ValueError(
+            f"gates have shape {gates.shape}; allowed: one value for each of {num_blocks} blocks"
+        )
+    return gates
+
+
+def _body_size(num_blocks: int, most: int) -> int:
+    """Returns how many blocks the body of a loop has.
+
+    It divides `num_blocks` where a divisor is near enough: what is left after the last whole body
+    is compiled apart, and its results are copied to those of the loop.
+    """
+    most = min(num_blocks, most)
+    divisor = max(size for size in range(1, most + 1) if num_blocks % size == 0)
+    return divisor if 2 * divisor > most else most
 
 
 class BlockGroup(nn.Module):
@@ -96,7 +154,7 @@ class BlockGroup(nn.Module):
     Attributes:
         block: A name in `BLOCKS`.
         kernel_sizes: The kernel's side of each.
-        width: Maps of every block.
+        width: Channels of every block.
         options: Further fields of the blocks.
     """
 
@@ -111,7 +169,7 @@ class BlockGroup(nn.Module):
 
         Args:
             x: Input [batch, ..., width].
-            gates: None, or one number a block (see `HighwayBlock.activations`).
+            gates: None, or one value per block (see `HighwayBlock.activations`).
         """
         found = []
         for i, size in enumerate(self.kernel_sizes):
@@ -134,8 +192,17 @@ class BlockGroup(nn.Module):
 
 
 def _fields(block: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of the options that a kind of block has."""
-    known = lookup(BLOCKS, "model.block", block).__dataclass_fields__
+    """Returns those of the options that a kind of block has.
+
+    Raises:
+        ValueError: If there is no such block, or no block has one of the options.
+    """
+    known = BLOCKS[choose("block", block, BLOCKS)].__dataclass_fields__
+    every = {name for kind in BLOCKS for name in BLOCKS[kind].__dataclass_fields__}
+    every -= {"width", "kernel_size", "padding", "parent", "name"}
+    for name in options:
+        if name not in every:
+            raise ValueError(f"options has {name!r}; allowed: {', '.join(sorted(every))}")
     return {name: value for name, value in options.items() if name in known}
 
 
@@ -155,6 +222,15 @@ def _ends(
 class DenseStack(nn.Module):
     """A fully connected net of `depth` hidden layers (section 3.1) and a softmax layer.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax import DenseStack
+        >>> net = DenseStack("highway", depth=50, width=50, num_classes=10)
+        >>> x = jnp.ones((2, 28, 28, 1))
+        >>> logits, _ = net.apply(net.init(jax.random.key(0), x), x)
+        >>> logits.shape
+        (2, 10)
+
     Attributes:
         block: A name in `BLOCKS`.
         depth: Hidden layers: one plain layer that changes the width, then depth - 1 blocks.
@@ -162,41 +238,56 @@ class DenseStack(nn.Module):
         num_classes: Units of the softmax layer.
         options: Further fields of the block, such as `activation` or `gate`.
         remat: See `scan_blocks`.
-        first_initializer: A name in `INITIALIZERS` for the first layer, or "same".
-        last_initializer: The softmax layer's.
+        unroll: See `scan_blocks`.
+        first_initializer: The initializer of the first layer (see `Block`), or "same".
+        last_initializer: That of the softmax layer.
     """
 
     block: str
     depth: int
     width: int
     num_classes: int
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = FrozenDict()
     remat: str = "none"
-    first_initializer: str = "same"
-    last_initializer: str = "same"
+    unroll: int = 1
+    first_initializer: Any = "same"
+    last_initializer: Any = "same"
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch *shape"],
-        gates: Array | None = None,
+        gates: Gates | None = None,
         collect: Callable[[BlockActivations], Any] | bool = False,
     ) -> tuple[Float[Array, "batch classes"], Any]:
         """Returns float32 logits, and what is to be collected of the blocks (see `scan_blocks`)."""
+        if jnp.ndim(x) < 2:
+            raise ValueError(f"the input has shape {jnp.shape(x)}; allowed: [batch, ...]")
+        if self.depth < 1:
+            raise ValueError(f"depth is {self.depth}; allowed: at least 1")
         first, last = _ends(self.options, self.first_initializer, self.last_initializer)
         x = x.reshape(x.shape[0], -1)
         x = PlainBlock(self.width, **first, name="input")(x)
-        block_class = lookup(BLOCKS, "model.block", self.block)
-        block = block_class(self.width, **_fields(self.block, self.options), name="blocks")
-        x, collected = scan_blocks(
-            block, x, self.depth - 1, gates, collect=collect, remat=self.remat
-        )
+        fields = _fields(self.block, self.options)
+        block = BLOCKS[self.block](self.width, **fields, name="blocks")
+        settings = {"collect": collect, "remat": self.remat, "unroll": self.unroll}
+        x, collected = scan_blocks(block, x, self.depth - 1, gates, **settings)
         logits = PlainBlock(self.num_classes, **last, name="head")(x)
         return logits, collected
 
 
 class ConvStack(nn.Module):
-    """A convolutional net of layers in a row, and a softmax layer.
+    """A convolutional net: a sequence of layers, and a softmax layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax.nn.architectures import Blocks, GlobalAverage, MaxPool, Plain
+        >>> from highway_jax.nn.stacks import ConvStack
+        >>> layers = (Plain(16), Blocks(3), MaxPool(2, 2), Blocks(3), GlobalAverage())
+        >>> net, images = ConvStack("highway", layers, num_classes=10), jnp.ones((2, 8, 8, 3))
+        >>> logits, _ = net.apply(net.init(jax.random.key(0), images), images)
+        >>> logits.shape
+        (2, 10)
 
     Attributes:
         block: A name in `BLOCKS`.
@@ -204,23 +295,25 @@ class ConvStack(nn.Module):
         num_classes: Units of the softmax layer.
         options: Further fields of the blocks.
         remat: See `scan_blocks`.
-        first_initializer: A name in `INITIALIZERS` for the first layer, or "same".
-        last_initializer: The softmax layer's.
+        unroll: See `scan_blocks`.
+        first_initializer: The initializer of the first layer (see `Block`), or "same".
+        last_initializer: That of the softmax layer.
     """
 
     block: str
     layers: tuple[architectures.Layer, ...]
     num_classes: int
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = FrozenDict()
     remat: str = "none"
-    first_initializer: str = "same"
-    last_initializer: str = "same"
+    unroll: int = 1
+    first_initializer: Any = "same"
+    last_initializer: Any = "same"
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch height width channels"],
-        gates: Float[Array, "blocks"] | None = None,
+        gates: Gates | None = None,
         collect: Callable[[BlockActivations], Any] | bool = False,
         dropout_keys: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "batch classes"], tuple[Any, ...] | None]:
@@ -228,10 +321,16 @@ class ConvStack(nn.Module):
 
         Args:
             x: Images.
-            gates: None, or a number for each block of the net (see `scan_blocks`).
+            gates: None, or a value for each block of the net (see `scan_blocks`).
             collect: What to return of each block (see `scan_blocks`).
             dropout_keys: A key for each image, with which units are dropped; None drops none.
         """
+        if jnp.ndim(x) != 4:
+            raise ValueError(
+                f"images have shape {jnp.shape(x)}; allowed: [batch, height, width, channels]"
+            )
+        if gates is not None:
+            gates = _as_gates(gates, architectures.count_blocks(self.layers))
         fields, last = _ends(self.options, self.first_initializer, self.last_initializer)
         plain = _fields("plain", self.options)
         runs, done = [], 0
@@ -242,15 +341,17 @@ class ConvStack(nn.Module):
                     if dropout_keys is not None:
                         own_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
                         x = _drop(rate, own_keys, x)
-                case architectures.Pool():
-                    x = _pool(layer, x)
+                case architectures.MaxPool(window, stride):
+                    x = pooling.max_pool(x, window, stride)
+                case architectures.GlobalAverage():
+                    x = pooling.global_avg_pool(x)
                 case architectures.Plain(width, kernel_size, padding):
                     x = x if kernel_size else x.reshape(len(x), -1)
                     sizes = {"kernel_size": kernel_size, "padding": padding}
                     x = PlainBlock(width, **sizes, **fields, name=name)(x)
                     fields = plain
                 case architectures.Blocks():
-                    num_blocks = layer.count * len(layer.kernel_sizes)
+                    num_blocks = architectures.count_blocks((layer,))
                     own = None if gates is None else gates[done : done + num_blocks]
                     x, collected = self._run(layer, x, own, collect, name)
                     runs.append(collected)
@@ -266,7 +367,7 @@ class ConvStack(nn.Module):
         collect: Callable[[BlockActivations], Any] | bool,
         name: str,
     ) -> tuple[Array, Any]:
-        """Applies a run of blocks; what is collected is [blocks, ...] whatever the groups."""
+        """Applies a run of blocks; what is collected is [blocks, ...] with or without groups."""
         sizes, options = layer.kernel_sizes, _fields(self.block, self.options)
         if len(sizes) == 1:
             block = BLOCKS[self.block](x.shape[-1], kernel_size=sizes[0], **options, name=name)
@@ -274,9 +375,9 @@ class ConvStack(nn.Module):
             block = BlockGroup(self.block, sizes, x.shape[-1], options, name=name)
             gates = gates if gates is None else gates.reshape(layer.count, len(sizes))
         # Drawing the parameters is done once: there a loop is only faster to compile.
-        unroll = 1 if self.is_initializing() else min(layer.count, MAX_UNROLLED)
-        settings = {"remat": self.remat, "unroll": unroll}
-        x, found = scan_blocks(block, x, layer.count, gates, collect=collect, **settings)
+        unroll = 1 if self.is_initializing() else self.unroll
+        settings = {"collect": collect, "remat": self.remat, "unroll": unroll}
+        x, found = scan_blocks(block, x, layer.count, gates, **settings)
         if collect and len(sizes) > 1:
             found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
         return x, found
@@ -288,79 +389,6 @@ def _drop(rate: float, keys: PRNGKeyArray, x: Array) -> Array:
     # As one axis an example, which XLA:CPU compiles ten times faster (see `initializers._flat`).
     flat = x.reshape(len(x), -1)
     return jax.vmap(lambda x, key: drop.apply({}, x, rng=key))(flat, keys).reshape(x.shape)
-
-
-def _pool(layer: architectures.Pool, x: Array) -> Array:
-    if layer.window == 0:
-        reduce = jnp.max if layer.kind == "max" else jnp.mean
-        return reduce(x, axis=(1, 2), keepdims=True)
-    pool = convolution.max_pool if layer.kind == "max" else convolution.avg_pool
-    return pool(x, layer.window, layer.stride)
-
-
-class Model(NamedTuple):
-    """A net as pure functions.
-
-    Attributes:
-        init: (key, transform_bias) -> params; the initial gate bias may be a traced number.
-        apply: (params, x, dropout_keys=None, gates=None) -> float32 logits [batch, classes]; x is
-            float [batch, ...]; without keys, one for each example, no units are dropped; `gates`
-            [blocks] forces the transform gates of blocks where it is not NaN.
-        activations: (params, x, gates=None, collect=True) -> (logits, a `BlockActivations` of
-            arrays [blocks, batch, ...] for each run of equal blocks), or with a function of a
-            block's activations as `collect` arrays [blocks, ...] of its results.
-        num_parameters: Trainable numbers of one net.
-        num_blocks: Blocks that `gates` has a number for.
-        roles: "weight", "bias" or "gain" for each parameter, a tree like the parameters' (see
-            `roles`).
-        multiply_adds: Multiplications of one example's forward pass in kernels.
-    """
-
-    init: Callable[[PRNGKeyArray, Float[Array, ""]], Params]
-    apply: Callable[..., Array]
-    activations: Callable[..., tuple[Array, tuple[Any, ...]]]
-    num_parameters: int
-    num_blocks: int
-    roles: Any
-    multiply_adds: int
-
-
-ROLES = ("weight", "bias", "gain")
-
-
-def roles(params: Params, block: str) -> Any:
-    """Returns the role of each parameter, by which optimizers group them.
-
-    Weights are decayed; biases may have a learning rate of their own; gains have neither. A block
-    declares roles in `roles`, a mapping from the names of its parameters. Where it does not, a
-    scalar is a gain, a vector a bias, and anything larger a weight.
-
-    Args:
-        params: Parameters of a net, or their shapes.
-        block: Name of its block in `BLOCKS`.
-
-    Returns:
-        A tree like `params` of names in `ROLES`.
-
-    Raises:
-        UserError: If the block declares another role.
-    """
-    declared = getattr(lookup(BLOCKS, "model.block", block), "roles", {})
-    for name, role in declared.items():
-        if role not in ROLES:
-            raise UserError(
-                f"block {block!r} declares the role {role!r} for its parameter {name!r}; allowed:"
-                f" {', '.join(ROLES)}"
-            )
-
-    def role(path, leaf):
-        # The parameters of a run of blocks have an axis of blocks.
-        in_run = path[0].key.startswith("blocks")
-        rank = leaf.ndim - in_run
-        by_rank = "gain" if rank == 0 else "bias" if rank == 1 else "weight"
-        return declared.get(path[-1].key, by_rank) if in_run else by_rank
-
-    return jax.tree_util.tree_map_with_path(role, params)
 
 
 def set_transform_bias(params: Params, value: Float[Array, ""] | float) -> Params:
@@ -397,96 +425,6 @@ def join_runs(runs: Iterable[Float[Array, "blocks *rest width"]]) -> Array:
     return jnp.concatenate([jnp.pad(run, pad) for run, pad in zip(runs, pads, strict=True)])
 
 
-def unit_maps(x: Float[Array, "batch *space width"]) -> Float[Array, "batch width"]:
+def unit_means(x: Float[Array, "batch *space width"]) -> Float[Array, "batch width"]:
     """Returns an activation of one block as float32, averaged over an image's positions."""
     return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))
-
-
-def build(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> Model:
-    """Builds the net that the `model` section of a config describes.
-
-    Args:
-        config: The `model` section.
-        image_shape: Shape of one example, without the batch.
-        num_classes: Outputs of the softmax layer.
-
-    Raises:
-        UserError: If the images are too small for the net.
-    """
-    options = {
-        "activation": config.activation,
-        "initializer": config.initializer,
-        "dtype": lookup(DTYPES, "model.dtype", config.dtype),
-        "gate": config.gate,
-        "carry_bias": config.carry_bias,
-    }
-    ends = {
-        "remat": config.remat,
-        "first_initializer": config.first_initializer,
-        "last_initializer": config.last_initializer,
-    }
-    if config.architecture == "dense":
-        net = DenseStack(config.block, config.depth, config.width, num_classes, options, **ends)
-        num_blocks, can_drop = config.depth - 1, False
-    else:
-        make = lookup(ARCHITECTURES, "model.architecture", config.architecture)
-        layers = make(config.width)
-        net = ConvStack(config.block, layers, num_classes, options, **ends)
-        runs = [layer for layer in layers if isinstance(layer, architectures.Blocks)]
-        num_blocks = sum(run.count * len(run.kernel_sizes) for run in runs)
-        can_drop = config.dropout
-    example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    try:
-        shapes = jax.eval_shape(net.init, jax.random.key(0), example)["params"]
-    except UserError as error:
-        raise UserError(
-            f"config.model.architecture is {config.architecture!r}; images of"
-            f" {'x'.join(map(str, image_shape))} are too small for it ({error})"
-        ) from error
-
-    def init(key, transform_bias):
-        params = net.init(key, jnp.zeros(example.shape))["params"]
-        return set_transform_bias(params, transform_bias)
-
-    def call(params, *arguments, **options):
-        # Every product keeps it, so that its gradients are computed alike.
-        with jax.default_matmul_precision(config.precision):
-            return net.apply({"params": params}, *arguments, **options)
-
-    def apply(params, x, dropout_keys=None, gates=None):
-        if dropout_keys is None or not can_drop:
-            return call(params, x, gates)[0]
-        return call(params, x, gates, dropout_keys=dropout_keys)[0]
-
-    def activations(params, x, gates=None, collect=True):
-        logits, runs = call(params, x, gates, collect=collect)
-        return logits, runs if isinstance(net, ConvStack) else (runs,)
-
-    return Model(
-        init=init,
-        apply=apply,
-        activations=activations,
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
-        num_blocks=num_blocks,
-        roles=roles(shapes, config.block),
-        multiply_adds=_count(jax.make_jaxpr(apply)(shapes, example)),
-    )
-
-
-def _count(jaxpr: Any) -> int:
-    """Returns the multiplications of all matrix products and convolutions of a program."""
-    total = 0
-    for equation in jaxpr.eqns:
-        operands = [variable.aval for variable in equation.invars]
-        if equation.primitive.name == "dot_general":
-            contracted, _ = equation.params["dimension_numbers"][0]
-            each = math.prod(operands[0].shape[axis] for axis in contracted)
-            total += equation.outvars[0].aval.size * each
-        elif equation.primitive.name == "conv_general_dilated":
-            outputs = equation.outvars[0].aval
-            total += outputs.size // outputs.shape[-1] * operands[1].size
-        else:
-            repeated = equation.params.get("length", 1)
-            inner = (value for value in equation.params.values() if hasattr(value, "eqns"))
-            total += repeated * sum(map(_count, inner))
-    return total

@@ -14,12 +14,12 @@ from highway_jax.training.train import DeviceData, Task
 def evaluate(
     task: Task, params: Any, data: DeviceData, span: Int[Array, "2"], batch_size: int
 ) -> metrics.Sums:
-    """Returns the metrics' sums over the examples of a split, in one compiled loop.
+    """Returns the sums of the metrics over the examples of a split, in one compiled loop.
 
-    Which split is a number too: the same program serves them all.
+    The span may be traced, so that one program evaluates every split.
 
     Args:
-        task: What is fixed.
+        task: What does not vary between trials.
         params: One net's parameters.
         data: The examples of all splits.
         span: First example of the split, and the one after its last.
@@ -33,7 +33,17 @@ def evaluate(
 
 
 def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: int) -> Any:
-    """Returns the sum of a function of batches over a stretch of examples, in one compiled loop.
+    """Returns the sum of a function of batches over a span of examples, in one compiled loop.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from highway_jax.training.evaluate import add_up
+        >>> from highway_jax.training.train import DeviceData
+        >>> data = DeviceData(jnp.zeros((10, 2)), jnp.arange(10))
+        >>> def labels_of(images, labels, counted):
+        ...     return (labels * counted).sum()
+        >>> int(add_up(labels_of, data, jnp.array([2, 9]), batch_size=4))  # 2 + 3 + ... + 8
+        35
 
     Args:
         look: (images, labels, counted [batch]) -> a tree of sums over those examples that are
@@ -47,7 +57,7 @@ def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: 
 
     def body(i, total):
         index = first + i * batch_size + jnp.arange(batch_size)
-        # The last batch is filled up with copies of the last example that do not count.
+        # The last batch is filled with copies of the last example, which are not counted.
         images, labels = data.take(jnp.minimum(index, end - 1))
         return jax.tree.map(jnp.add, total, look(images, labels, index < end))
 

@@ -1,4 +1,4 @@
-"""Metrics as sums and counts: added over batches, divided once."""
+"""Metrics as sums and counts, which are added over batches and divided once."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,18 @@ from jaxtyping import Array, Bool, Float, Int
 class Sums(NamedTuple):
     """Sums over examples.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from highway_jax.training import metrics
+        >>> logits, labels = jnp.array([[9.0, 0.0], [9.0, 0.0]]), jnp.array([0, 1])
+        >>> found = metrics.sums(logits, labels, jnp.array([True, True]))
+        >>> float((found + found).accuracy)
+        0.5
+
     Attributes:
         loss: Sum of cross-entropies in nats.
-        correct: Examples whose largest logit is their label's.
-        count: Examples.
+        correct: Number of examples whose largest logit is that of their label.
+        count: Number of examples.
     """
 
     loss: Float[Array, "*trials"]
@@ -51,8 +59,8 @@ def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, "batch"]:
     """Returns the softmax cross-entropy of each example in nats."""
-    # One-hot labels, as the gradient of picking each label's logit is a scatter, which GPUs do in
-    # any order or, where the order must be the same each time, slowly.
+    # Labels are one-hot because the gradient of indexing the logits is a scatter: on GPU its order
+    # of additions varies between runs, and its deterministic form is slow.
     return optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]))
 
 
@@ -61,7 +69,7 @@ def sums(
     labels: Int[Array, "batch"],
     mask: Bool[Array, "batch"],
 ) -> Sums:
-    """Returns the sums over the examples of a batch that `mask` admits."""
+    """Returns the sums over the examples of a batch where `mask` is true."""
     losses = cross_entropy(logits, labels)
     correct = jnp.argmax(logits, axis=-1) == labels
     return Sums(

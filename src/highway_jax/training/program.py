@@ -1,4 +1,4 @@
-"""The compiled functions of one batch of trials, with the data on their devices."""
+"""The compiled functions of one batch of trials, with the examples on their devices."""
 
 import functools
 import time
@@ -12,6 +12,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config
 from highway_jax.data import datasets as data_lib
 from highway_jax.data import preprocess
+from highway_jax.nn import model as nets
 from highway_jax.nn import stacks
 from highway_jax.sweep.trials import AnyHyperparameters, Batch
 from highway_jax.training import evaluate, metrics, optimizer, train, trial_mesh
@@ -23,11 +24,11 @@ SPLITS = ("train", "valid", "test")
 
 
 def _micro_batch(config: Config, platform: str) -> int:
-    """Returns how many examples of a batch to compute at once: a divisor of their number.
+    """Returns how many examples of a batch to compute at once: a divisor of the batch size.
 
-    On CPU the maps of a whole batch of images leave the cache between one layer and the next, and
-    a few images at a time are 1.1 to 1.2 times faster. So that is the default where a number near
-    `_IMAGES_IN_CACHE` divides the batch.
+    On CPU the activations of a whole batch of images leave the cache between one layer and the
+    next, and a few images at a time are 1.1 to 1.2 times faster. So that is the default where a
+    number near `_IMAGES_IN_CACHE` divides the batch size.
     """
     batch_size, most = config.training.batch_size, config.runtime.micro_batch
     convolves = config.model.architecture != "dense"
@@ -37,14 +38,14 @@ def _micro_batch(config: Config, platform: str) -> int:
 
 
 class Program:
-    """What one batch of trials runs: create, train and evaluate all trials at once.
+    """Creates, trains and evaluates all trials of a batch at once.
 
     Attributes:
         config: The settings that the trials share.
-        model: Their net.
-        task: What is fixed for all of them.
-        trials: Where they run.
-        examples: Those of all splits, on the host.
+        model: The net that they train.
+        task: What does not vary between them.
+        trials: The devices that they run on.
+        examples: The examples of all splits, on the host.
         spans: First example of each split that has any, and the one after its last.
         num_classes: Classes of the data set.
         convolves: Whether the net is convolutional.
@@ -55,7 +56,13 @@ class Program:
         """Builds the functions; nothing is compiled before `compile`."""
         config = batch.config
         self.config = config
-        self.model = stacks.build(config.model, dataset.image_shape, dataset.num_classes)
+        self.convolves = config.model.architecture != "dense"
+        runtime = config.runtime
+        self.trials = trial_mesh.Trials(
+            len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
+        )
+        platform = self.trials.platform
+        self.model = nets.build(config.model, dataset.image_shape, dataset.num_classes, platform)
         splits = [getattr(dataset, name) for name in SPLITS]
         ends = np.cumsum([0, *(split.size for split in splits)])
         self.spans = {
@@ -65,7 +72,7 @@ class Program:
         }
         self.num_classes = dataset.num_classes
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
-        # The task must not hold this program, whose arrays are to go when it is no longer used.
+        # The task must not hold this program, so that its arrays are freed once it is unused.
         steps_per_epoch, roles = self.steps_per_epoch, self.model.roles
         decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
         images, prepare = preprocess.examples(config.data, dataset)
@@ -79,12 +86,7 @@ class Program:
             ),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
-            micro_batch=_micro_batch(config, trial_mesh.devices()[0].platform),
-        )
-        self.convolves = config.model.architecture != "dense"
-        runtime = config.runtime
-        self.trials = trial_mesh.Trials(
-            len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
+            micro_batch=_micro_batch(config, platform),
         )
         labels = np.concatenate([split.labels for split in splits])
         self.examples = train.DeviceData(images, labels)
@@ -105,7 +107,7 @@ class Program:
         return self.trials.share(self.examples)
 
     def compile(self, numbers: AnyHyperparameters) -> float:
-        """Compiles training and evaluation; returns the seconds it took."""
+        """Compiles training and evaluation, and returns how many seconds that took."""
         began = time.perf_counter()
         placed = self.trials.place(numbers)
         state = jax.eval_shape(self._create, placed)
@@ -119,10 +121,10 @@ class Program:
         return time.perf_counter() - began
 
     def memory(self) -> tuple[int, int] | None:
-        """Returns the bytes that training needs on each device, and those a device has.
+        """Returns the bytes that training needs on each device, and those that a device has.
 
-        The compiler's own count of the compiled program; before `compile` there is none. None
-        where the compiler or the device does not say.
+        The need is the compiler's count for the compiled program, so call `compile` first. Returns
+        None where the compiler or the device reports none.
         """
         needed = self._train.memory_analysis()
         present = trial_mesh.device_memory(self.trials.mesh.devices.flat[0])
@@ -140,7 +142,7 @@ class Program:
         return self._create(self.trials.place(numbers))
 
     def shapes(self, numbers: AnyHyperparameters, num_trials: int) -> train.TrialState:
-        """Returns the shapes of the host state of `num_trials` trials like these."""
+        """Returns a host state of zeros with the shapes and types of `num_trials` trials."""
         state = jax.eval_shape(self._create, self.trials.place(numbers))
         return jax.tree.map(
             lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
@@ -148,7 +150,7 @@ class Program:
         )
 
     def train(self, state: train.TrialState, num_steps: int) -> train.TrialState:
-        """Takes steps within an epoch; the state given is used up."""
+        """Takes steps within an epoch; the buffers of the state passed in are reused."""
         return jax.block_until_ready(self._train(state, self.data, self._steps(num_steps)))
 
     def evaluate(self, params: Any, split: str) -> metrics.Sums:
@@ -161,9 +163,9 @@ class Program:
         def means(params, data, index):
             images = self.task.preprocess(data.take(index).images)
             # Averaged block by block: the gates of all blocks, examples and trials of a large
-            # batch are more than a device holds.
+            # batch need more memory than a device has.
             _, runs = self.model.activations(
-                params, images, collect=lambda block: stacks.unit_maps(block.t).mean(0)
+                params, images, collect=lambda block: stacks.unit_means(block.t).mean(0)
             )
             return stacks.join_runs(runs)
 
@@ -180,7 +182,7 @@ class Program:
         return self.trials.fetch(self._gate_means(params, self.data, index))
 
     def learning_rates(self, numbers: AnyHyperparameters, step: int) -> np.ndarray:
-        """Returns each trial's rate at a step, [trials]."""
+        """Returns the learning rate of each trial at a step, [trials]."""
 
         def rate(numbers):
             section = self.config.optimizer

@@ -163,7 +163,7 @@ def run(device: jax.Device) -> None:
         check = make()
         if (gap := difference(check, device, options)) > _TOLERANCE:
             raise UserError(
-                f"jax {jax.__version__} computes {check.name} incorrectly on {device.device_kind}: off by"
-                f" {gap:.1e} of the largest value, where {_TOLERANCE:.0e} are allowed; install"
+                f"jax {jax.__version__} computes {check.name} incorrectly on {device.device_kind}:"
+                f" off by {gap:.1e} of the largest value (allowed: {_TOLERANCE:.0e}); install"
                 " another version of jax"
             )

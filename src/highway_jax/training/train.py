@@ -1,6 +1,6 @@
-"""Training as pure functions of one trial: its state, a step, a stretch of steps.
+"""Training as pure functions of one trial: its state, one step, several steps.
 
-Nothing here knows how many trials there are, where they run, or what time it is.
+These functions do not depend on how many trials there are, nor on the devices that they run on.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class DeviceData(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is fixed for all trials of a program.
+    """What does not vary between the trials of a program.
 
     Attributes:
         init: (key, transform_bias) -> params.
@@ -45,8 +45,8 @@ class Task(NamedTuple):
         optimizer: A trial's hyperparameters -> its update rule.
         num_train: Training examples.
         batch_size: Examples of a step.
-        micro_batch: Those of them computed at once, a divisor of their number; a step is the same
-            for any, but for rounding.
+        micro_batch: How many of them are computed at once, a divisor of `batch_size`; it changes
+            a step by rounding only.
         augment: (key, inputs) -> inputs as training sees them.
     """
 
@@ -66,7 +66,7 @@ class Task(NamedTuple):
 
 
 class TrialState(NamedTuple):
-    """All that going on with a trial needs.
+    """All that is needed to resume a trial.
 
     Attributes:
         numbers: The trial's hyperparameters.
@@ -74,7 +74,7 @@ class TrialState(NamedTuple):
         optimizer_state: The optimizer's state.
         step: Steps taken.
         sums: Training metrics since the epoch began, each batch before its update.
-        diverged: Whether the loss stopped being finite; the trial is frozen since.
+        diverged: Whether a loss was not finite; the trial is frozen from that step on.
     """
 
     numbers: AnyHyperparameters
@@ -107,17 +107,18 @@ def create(task: Task, numbers: AnyHyperparameters) -> TrialState:
 def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
     """Takes one training step.
 
-    If the loss is not finite, the trial keeps its state from before the step, marked as diverged.
+    A loss that is not finite freezes the trial in its state before the step, and marks it as
+    diverged.
 
     Args:
-        task: What is fixed.
+        task: What does not vary between trials.
         state: The trial before the step.
         batch: `batch_size` examples.
     """
     _, _, noise_key = _keys(state.numbers)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
     inputs = task.augment(augment_key, task.preprocess(batch.images))
-    # A key for each example: what is dropped of it does not depend on what it is computed with.
+    # A key for each example: what is dropped does not depend on the micro-batch it is part of.
     dropout_keys = jax.random.split(dropout_key, task.batch_size)
     grads, sums = _gradients(task, state.params, (inputs, batch.labels, dropout_keys))
     updates, optimizer_state = task.optimizer(state.numbers).update(
@@ -140,7 +141,7 @@ def _gradients(task: Task, params: Any, examples: Any) -> tuple[Any, metrics.Sum
     """Returns the gradient of the mean loss, and the examples' metrics.
 
     Args:
-        task: What is fixed.
+        task: What does not vary between trials.
         params: The net's parameters.
         examples: Inputs, labels and dropout keys, each [batch_size, ...].
     """
@@ -168,15 +169,15 @@ def train_steps(
 ) -> TrialState:
     """Takes steps within one epoch, in one compiled loop of any length.
 
-    The order of the examples depends on the seed and the epoch alone, so a stretch may begin
-    anywhere: cutting an epoch into other stretches gives the same bits.
+    The order of the examples depends on the seed and the epoch alone, so that the results do not
+    depend on how the steps of an epoch are divided among calls.
 
     Args:
-        task: What is fixed.
-        state: The trial; a diverged one is returned as it is, and takes no step when trials are
+        task: What does not vary between trials.
+        state: The trial; a diverged one is returned unchanged, and takes no step when trials are
             mapped.
         data: The examples, of which the first `num_train` are trained on.
-        num_steps: How many; must not reach past the end of the epoch that `state.step` is in.
+        num_steps: How many steps; at most the rest of the epoch that `state.step` is in.
     """
     _, data_key, _ = _keys(state.numbers)
     epoch, first = jnp.divmod(state.step, task.steps_per_epoch)

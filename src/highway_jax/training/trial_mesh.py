@@ -1,9 +1,9 @@
-"""The trial axis: one function of one trial, made a compiled function of a batch of trials.
+"""The trial axis: a function of one trial becomes a compiled function of a batch of trials.
 
 Trials are sharded over a mesh axis `trials`; the trials of one device run in turn (`map`) or at
 once (`vmap`). On CPU, where a batched small matrix product is no faster than several, trials run
-in turn and every core is a device of its own (`use_cores`). So do those of convolutional nets
-everywhere: at once they would be grouped convolutions, which GPUs and TPUs are slow at.
+in turn, and every core is a device (`use_cores`). Trials of convolutional nets run in turn on every
+platform: at once they would be grouped convolutions, which are slow on GPU and TPU.
 """
 
 import contextlib
@@ -47,9 +47,9 @@ def num_cores() -> int:
 
 
 def use_cores(num_devices: int = 0) -> None:
-    """Makes one virtual CPU device for each core, if jax's backends are not up yet.
+    """Makes one virtual CPU device for each core, if JAX has not started its backends yet.
 
-    Leaves alone what the user set through jax's own options.
+    It keeps a number of devices that the user has set through JAX's own options.
 
     Args:
         num_devices: Virtual CPU devices, at most one a core; 0 for as many.
@@ -66,10 +66,10 @@ def devices(num_devices: int = 0) -> list[jax.Device]:  # pyright: ignore[report
     """Returns the devices to use.
 
     Args:
-        num_devices: How many; 0 for all there are.
+        num_devices: How many; 0 for all.
 
     Raises:
-        UserError: If there are fewer, or jax cannot start any.
+        UserError: If there are fewer, or JAX cannot start any.
     """
     try:
         found = jax.devices()
@@ -86,7 +86,7 @@ def devices(num_devices: int = 0) -> list[jax.Device]:  # pyright: ignore[report
 def device_memory(device: jax.Device) -> int | None:  # pyright: ignore[reportInvalidTypeForm]
     """Returns the bytes that programs may use on a device, or None if it does not say.
 
-    CPU devices share the machine's.
+    CPU devices share the memory of the machine equally.
     """
     if device.process_index != jax.process_index():
         device = jax.local_devices()[0]  # Only those of this process can be asked.
@@ -97,17 +97,17 @@ def device_memory(device: jax.Device) -> int | None:  # pyright: ignore[reportIn
 
 
 def is_memory(error: Exception) -> bool:
-    """Returns whether an error says that memory ended."""
+    """Returns whether an error says that there was not enough memory."""
     return isinstance(error, MemoryError) or bool(
         re.search(r"out of memory|RESOURCE_EXHAUSTED", str(error), re.I)
     )
 
 
 def check_devices() -> None:
-    """Multiplies and convolves a little on every device of this process.
+    """Runs a small product and a small convolution on every device of this process.
 
     Raises:
-        JaxRuntimeError: If one cannot, whatever the program.
+        JaxRuntimeError: If a device fails.
     """
     for device in jax.local_devices():
         with jax.default_device(device):
@@ -120,24 +120,26 @@ def check_devices() -> None:
 
 @functools.cache
 def compiler_options(platform: str) -> dict[str, Any]:
-    """Returns the options for a platform that this version of the compiler knows."""
+    """Returns those of the options for a platform that this version of the compiler has."""
     if platform != "cpu":
         return {}
     known = {}
-    for name, value in CPU_OPTIONS.items():
-        with contextlib.suppress(JaxRuntimeError):
-            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-            known[name] = value
+    with jax.default_device(jax.local_devices(backend=platform)[0]):
+        for name, value in CPU_OPTIONS.items():
+            with contextlib.suppress(JaxRuntimeError):
+                jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+                known[name] = value
     return known
 
 
 class Trials:
-    """Where a batch of trials runs.
+    """The devices that a batch of trials runs on.
 
     Attributes:
         num_trials: Trials of the batch.
         mesh: The devices, in one axis; never more than there are trials.
-        num_slots: Trials with the filling that gives each device equally many.
+        num_slots: Trials, and the copies of the last that give each device equally many.
+        platform: The platform of the devices, such as "cpu".
         mode: "map" or "vmap" over the trials of one device.
         sharded: The sharding of a batch of trials.
     """
@@ -161,7 +163,8 @@ class Trials:
             chosen = chosen[:num_trials]
         self.num_trials = num_trials
         self.num_slots = math.ceil(num_trials / len(chosen)) * len(chosen)
-        in_turn = convolves or chosen[0].platform == "cpu"
+        self.platform = chosen[0].platform
+        in_turn = convolves or self.platform == "cpu"
         self.mode = mode if mode != "auto" else "map" if in_turn else "vmap"
         self.mesh = Mesh(np.array(chosen), (AXIS,))
         self.sharded = NamedSharding(self.mesh, P(AXIS))
@@ -181,20 +184,20 @@ class Trials:
             return jax.lax.map(lambda trial: function(trial, *shared), trials)
 
         def everywhere(trials, *shared):
-            # check_vma is off because the convolution's own gradient rules cannot state how
-            # their results vary over the mesh; nothing here crosses it.
+            # check_vma is off because the gradient rules of the convolution do not state how their
+            # results vary over the mesh; no value is exchanged between devices.
             specs = (P(AXIS), *(P() for _ in shared))
             mapped = jax.shard_map(
                 one_device, mesh=self.mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False
             )
             return mapped(trials, *shared)
 
-        options = compiler_options(self.mesh.devices.flat[0].platform)
+        options = compiler_options(self.platform)
         donated = (0,) if donate else ()
         return jax.jit(everywhere, donate_argnums=donated, compiler_options=options)
 
     def place(self, tree: Any) -> Any:
-        """Puts host arrays [num_trials, ...] onto the devices, the last trial filling the slots."""
+        """Puts host arrays [num_trials, ...] onto the devices; spare slots copy the last trial."""
         index = np.minimum(np.arange(self.num_slots), self.num_trials - 1)
 
         def put(leaf):

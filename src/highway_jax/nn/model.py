@@ -1,0 +1,197 @@
+"""A net as pure functions, built from the `model` section of a config.
+
+The packages above see a `Model` and never a linen module.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from highway_jax.config.sections import Model as ModelConfig
+from highway_jax.errors import UserError
+from highway_jax.nn import architectures
+from highway_jax.nn.blocks import choose
+from highway_jax.nn.pooling import ImageTooSmallError
+from highway_jax.nn.stacks import ConvStack, DenseStack, Params, set_transform_bias
+from highway_jax.registry import ARCHITECTURES, BLOCKS
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+_CONVOLUTIONS_UNROLLED = 16
+_PRODUCTS_UNROLLED = 10
+
+
+class Model(NamedTuple):
+    """A net as pure functions.
+
+    Attributes:
+        init: (key, transform_bias) -> params; the initial gate bias may be a traced number.
+        apply: (params, x, dropout_keys=None, gates=None) -> float32 logits [batch, classes]; x is
+            float [batch, ...]; without keys, one for each example, no units are dropped; `gates`
+            [blocks] replaces the transform gates of blocks where it is not NaN.
+        activations: (params, x, gates=None, collect=True) -> (logits, a `BlockActivations` of
+            arrays [blocks, batch, ...] for each run of equal blocks), or with a function of a
+            block's activations as `collect` arrays [blocks, ...] of its results.
+        roles: The role of each parameter, "weight", "bias" or "gain", as a tree like params.
+        num_parameters: Trainable parameters of one net.
+        num_blocks: Blocks that `gates` has a value for.
+    """
+
+    init: Callable[[PRNGKeyArray, Float[Array, ""]], Params]
+    apply: Callable[..., Array]
+    activations: Callable[..., tuple[Array, tuple[Any, ...]]]
+    roles: Params
+    num_parameters: int
+    num_blocks: int
+
+
+def build(
+    config: ModelConfig, image_shape: tuple[int, ...], num_classes: int, platform: str | None = None
+) -> Model:
+    """Builds the net that the `model` section of a config describes.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from highway_jax.config.sections import Model
+        >>> from highway_jax.nn.model import build
+        >>> model = build(Model(depth=50, width=50), (28, 28, 1), 10)
+        >>> model.num_parameters
+        289660
+        >>> params = model.init(jax.random.key(0), -2.0)
+        >>> model.apply(params, jnp.ones((2, 28, 28, 1))).shape
+        (2, 10)
+
+    Args:
+        config: The `model` section.
+        image_shape: Shape of one example, without the batch.
+        num_classes: Outputs of the softmax layer.
+        platform: The platform that programs of the net are compiled for, such as "cpu"; None if
+            that is not known. It affects speed and compile time, never the parameters.
+
+    Raises:
+        UserError: If the images are too small for the net.
+    """
+    net, num_blocks = _net(config, num_classes, platform)
+    can_drop = isinstance(net, ConvStack) and config.dropout
+    example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    try:
+        shapes = jax.eval_shape(net.init, jax.random.key(0), example)["params"]
+    except ImageTooSmallError as error:
+        raise UserError(
+            f"config.model.architecture is {config.architecture!r}; images of"
+            f" {'x'.join(map(str, image_shape))} are too small for it ({error})"
+        ) from error
+
+    def init(key, transform_bias):
+        params = net.init(key, jnp.zeros(example.shape))["params"]
+        return set_transform_bias(params, transform_bias)
+
+    def call(params, *arguments, **options):
+        # Every product keeps it, so that its gradients have the same precision.
+        with jax.default_matmul_precision(config.precision):
+            return net.apply({"params": params}, *arguments, **options)
+
+    def apply(params, x, dropout_keys=None, gates=None):
+        if dropout_keys is None or not can_drop:
+            return call(params, x, gates)[0]
+        return call(params, x, gates, dropout_keys=dropout_keys)[0]
+
+    def activations(params, x, gates=None, collect=True):
+        logits, runs = call(params, x, gates, collect=collect)
+        return logits, runs if isinstance(net, ConvStack) else (runs,)
+
+    return Model(
+        init=init,
+        apply=apply,
+        activations=activations,
+        roles=roles(shapes, config.block),
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+        num_blocks=num_blocks,
+    )
+
+
+def _net(
+    config: ModelConfig, num_classes: int, platform: str | None
+) -> tuple[DenseStack | ConvStack, int]:
+    """Returns the linen module, and how many blocks it has."""
+    options = {
+        "activation": config.activation,
+        "initializer": config.initializer,
+        "dtype": DTYPES[choose("dtype", config.dtype, DTYPES)],
+    }
+    # The initial gate bias is a number of each trial, which `Model.init` takes.
+    own = BLOCKS[choose("block", config.block, BLOCKS)].settings
+    options |= {
+        name: getattr(config, name)
+        for name in own
+        if hasattr(config, name) and name != "transform_bias"
+    }
+    is_dense = config.architecture == "dense"
+    common = {
+        "options": options,
+        "remat": config.remat,
+        "unroll": _unroll(platform, convolves=not is_dense),
+        "first_initializer": config.first_initializer,
+        "last_initializer": config.last_initializer,
+    }
+    if is_dense:
+        net = DenseStack(config.block, config.depth, config.width, num_classes, **common)
+        return net, config.depth - 1
+    make = ARCHITECTURES[choose("architecture", config.architecture, ARCHITECTURES)]
+    layers = make(config.width)
+    net = ConvStack(config.block, layers, num_classes, **common)
+    return net, architectures.count_blocks(layers)
+
+
+def _unroll(platform: str | None, *, convolves: bool) -> int:
+    """Returns how many blocks a loop's body has at most."""
+    if convolves and platform == "cpu":
+        # A loop copies what the backward pass needs into and out of arrays of all layers, some 5 %
+        # of a step. Unrolled layers are compiled one by one: a fifth of a second each on CPU, but
+        # one to three seconds on TPU.
+        return _CONVOLUTIONS_UNROLLED
+    if not convolves and platform in ("gpu", "cuda", "rocm"):
+        # A GPU launches a kernel for every copy into and out of those arrays, which takes as long
+        # as the product of a narrow layer. A body of several layers copies for all of them at once.
+        return _PRODUCTS_UNROLLED
+    return 1
+
+
+ROLES = ("weight", "bias", "gain")
+
+
+def roles(params: Params, block: str) -> Params:
+    """Returns the role of each parameter of a net, by which optimizers group them.
+
+    Weights are decayed, and biases may have a learning rate of their own. A block declares roles by
+    the names of its parameters (`Block.roles`). Where it does not, a scalar is a gain, a vector a
+    bias, and anything larger a weight.
+
+    Args:
+        params: Parameters of a net, or their shapes.
+        block: Name of its block in `BLOCKS`.
+
+    Returns:
+        A tree like `params` of names in `ROLES`.
+
+    Raises:
+        ValueError: If the block declares another role.
+    """
+    declared = getattr(BLOCKS[block], "roles", {})
+    for name, role in declared.items():
+        if role not in ROLES:
+            raise ValueError(
+                f"block {block!r} declares the role {role!r} for its parameter {name!r}; allowed:"
+                f" {', '.join(ROLES)}"
+            )
+
+    def role(path, leaf):
+        # The parameters of a run of blocks have an axis of blocks.
+        in_run = path[0].key.startswith("blocks")
+        by_rank = {0: "gain", 1: "bias"}.get(leaf.ndim - in_run, "weight")
+        return declared.get(path[-1].key, by_rank) if in_run else by_rank
+
+    return jax.tree_util.tree_map_with_path(role, params)
