@@ -156,7 +156,12 @@ def get_config():
     config.cases.first = ConfigDict(
         {"optimizer": {"schedule": "steps", "boundaries": (3,), "last_decay_factor": 10.0}}
     )
-    config.sweep.grid = ConfigDict({"model": {"remat": ("none", "products"), "depth": (2, 3)}})
+    config.sweep.grid = ConfigDict(
+        {
+            "model": {"remat": ("none", "products"), "depth": (2, 3)},
+            "data": {"mirror": (True, False), "name": ("digits", "mnist")},
+        }
+    )
     return config
 """
 
@@ -184,10 +189,13 @@ def test_an_experiment_file_and_flags_may_use_earlier_names(tmp_path, caplog):
         },
         "data": {"scaling": "global_contrast_normalization"},
     }
-    assert config.sweep.grid.to_dict() == {
-        "model": {"remat": ("none", "save_dots"), "depth": (2, 3)}
-    }
-    assert list(config.sweep.grid.model) == ["remat", "depth"]
+    # In the order that they had, which numbers the trials.
+    assert list(config_lib.flatten(config.sweep.grid).items()) == [
+        ("data.random_flip", (True, False)),
+        ("data.name", ("digits", "mnist")),
+        ("model.depth", (2, 3)),
+        ("model.remat", ("none", "save_dots")),
+    ]
     for line in (
         "--config.data.pad is now --config.data.random_crop_padding",
         "--config.data.mirror is now --config.data.random_flip",

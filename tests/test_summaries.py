@@ -43,6 +43,7 @@ _USING_ALL = {
     "model.architecture": "mnist10",
     "model.gate": "separate",
     "optimizer.weight_decay": 0.001,
+    "optimizer.name": "unheard_of",  # Neither momentum nor Adam.
 }
 
 

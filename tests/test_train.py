@@ -179,6 +179,15 @@ def test_an_epoch_sees_each_example_once_in_an_order_of_its_own():
     config.update({"depth": 1, "width": 2})
     net = nets.build(config, (1,), 2)
     task = _task()._replace(init=net.init, apply=net.apply, preprocess=preprocess)
+    net = stacks.build(config, (1,), 2)
+    task = _task()._replace(
+        init=net.init,
+        apply=net.apply,
+        preprocess=preprocess,
+        optimizer=lambda numbers: optimizer.build(
+            Optimizer(), 4, numbers, net.roles, decays_weights=True
+        ),
+    )
     numbers = jax.tree.map(lambda a: a[0], _numbers(0.1))
     step = jax.jit(lambda s, n: train.train_steps(task, s, train.DeviceData(images, labels), n))
     state = train.create(task, numbers)

@@ -95,11 +95,13 @@ def default_config() -> RunConfig:
 
 
 def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets a dotted key, and creates its section if there is none."""
-    name, _, leaf = key.rpartition(".")
-    if name and name not in config:
-        config[name] = RunConfig(sort_keys=False)
-    target: Any = config[name] if name else config
+    """Sets a dotted key, and creates the sections that it is in where there are none."""
+    *names, leaf = key.split(".")
+    target: Any = config
+    for name in names:
+        if name not in target:
+            target[name] = RunConfig(sort_keys=False)
+        target = target[name]
     target[leaf] = value
 
 
@@ -214,9 +216,13 @@ def rename(config: ConfigDict) -> None:
             logging.warning("config.%s: %s is now %s", path, show(value), show(new_value))
         free = next((free for free in FREE_SECTIONS if path.startswith(f"{free}.")), "")
         with config.unlocked():
-            if free:  # Rebuilt, since the order of its keys counts.
-                tree = aliases.current_tree(section(config, free).to_dict(), f"{free}.")
-                put(config, free, ConfigDict(tree, sort_keys=False))
+            if free:  # Rebuilt, so that its keys keep their order, which numbers trials.
+                leaves = dict(_leaves(section(config, free), f"{free}."))
+                put(config, free, RunConfig(sort_keys=False))
+                for old, kept in leaves.items():
+                    put(
+                        config, new_path if old == path else old, new_value if old == path else kept
+                    )
             else:
                 put(config, new_path, new_value)
 

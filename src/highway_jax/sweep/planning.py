@@ -165,12 +165,8 @@ def outdated(
             continue
         current = {trial.index for trial in _retrained(config, cell, best)}
         if len(cell.retrained) == len(current):  # The index does not say which setting it is.
-            numbers = cell.trials[best].numbers
-            current = {
-                i
-                for i in current.intersection(indices)
-                if all(disk.rows[i].get(k, number) == number for k, number in numbers.items())
-            }
+            numbers = cell.trials[best].numbers.items()
+            current = {i for i in current.intersection(indices) if numbers <= disk.rows[i].items()}
         if stale := sorted({*indices} - current):
             lines.append(
                 f"{cell.case}-best: {name_trials(stale)} trained a setting that is no longer the"

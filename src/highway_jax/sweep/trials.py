@@ -89,8 +89,9 @@ class Trial(NamedTuple):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Its numeric hyperparameters by name."""
-        return {name: float(self.settings[key]) for name, key in config_lib.NUMERIC.items()}
+        """Its numeric hyperparameters that have columns in every table, by name."""
+        names = Hyperparameters._fields[1:]
+        return {name: float(self.settings[config_lib.NUMERIC[name]]) for name in names}
 
 
 class Batch(NamedTuple):
@@ -120,9 +121,9 @@ class Batch(NamedTuple):
         is_momentum = self.trials[0].settings["optimizer.name"] == "momentum"
         kind = Hyperparameters if is_momentum else AdaptiveHyperparameters
         arrays: dict[str, Any] = {"seed": np.asarray([t.seed for t in self.trials], np.uint32)}
-        numbers = [trial.numbers for trial in self.trials]
         for name in kind._fields[1:]:
-            arrays[name] = np.asarray([n[name] for n in numbers], np.float32)
+            values = [float(trial.settings[config_lib.NUMERIC[name]]) for trial in self.trials]
+            arrays[name] = np.asarray(values, np.float32)
         return kind(**arrays)
 
     def halves(self) -> list[Batch]:

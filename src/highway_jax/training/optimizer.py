@@ -101,7 +101,15 @@ def adamw(parts: Parts) -> optax.GradientTransformation:
 
 
 def _adam(parts: Parts) -> optax.GradientTransformation:
-    return optax.scale_by_adam(parts.numbers.beta1, parts.numbers.beta2, parts.numbers.epsilon)
+    numbers = parts.numbers
+    rule = optax.scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon)
+
+    def update(updates, state, params=None):
+        # It raises the decay rates, which are float32 arrays here, to an integer power.
+        with jax.numpy_dtype_promotion("standard"):
+            return rule.update(updates, state, params)
+
+    return optax.GradientTransformation(rule.init, update)
 
 
 def learning_rate(
