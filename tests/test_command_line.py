@@ -201,11 +201,17 @@ def test_a_bad_override_is_refused(override, words, used, refusal):
         (["--config=FILE", "--workdir"], "Missing value for flag --workdir"),
         (["--config=FILE", "--workdir="], "--workdir is ''; allowed: a directory"),
         (["--config=FILE", "--config.model.depth"], "Missing value for flag --config.model.depth"),
-        (["--config=FILE", "--wrokdir=x"], "--wrokdir is not a flag; allowed: --config=FILE,"),
+        (["--config=FILE", "--wrokdir=x"], "--wrokdir is not a flag; did you mean --workdir?"),
         (["--config=FILE", "-x"], "--x is not a flag; allowed: --config=FILE, --config.KEY=VALUE"),
         (["--config=FILE", "train"], "'train' is not a flag; allowed: --config=FILE,"),
-        (["FILE"], "--config is not given; allowed: an experiment file"),
-        (["--config=FILE", "FILE", "--workdir=x"], "is not a flag; allowed: --config=FILE,"),
+        (["FILE"], "--config is not given; did you mean --config=FILE?"),
+        (["digits"], "--config is not given; did you mean --config=digits?"),
+        (
+            ["--config=FILE", "digits:x"],
+            "'digits:x' is not a flag; did you mean --config=digits:x?",
+        ),
+        (["--config=FILE", "FILE", "--workdir=x"], "is not a flag; did you mean --config=FILE?"),
+        (["--config=FILE", "--extnd"], "--extnd is not a flag; did you mean --extend?"),
         (["--config=FILE", "--noconfig.model.depth"], "--noconfig.model.depth is not a flag"),
         (["--help=3"], "--help is '3'; allowed: True or False"),
         (["--flagfile=/no/such"], "Unable to open flagfile"),
@@ -221,7 +227,7 @@ def test_a_bad_override_is_refused(override, words, used, refusal):
 )
 def test_words_that_are_not_understood_are_refused(words, line, used, refusal):
     words = [word.replace("FILE", f"{used}/small.py") for word in words]
-    assert line in refusal(used, *words)
+    assert line.replace("=FILE?", f"={used}/small.py?") in refusal(used, *words)
 
 
 FILES = [
@@ -229,17 +235,23 @@ FILES = [
     ("x = 1\n  y = 2\n", "IndentationError: unexpected indent (line 2)"),
     ("def get_config():\n    return 3\n", "config is 3; allowed: a ml_collections.ConfigDict"),
     ("def get_config():\n    pass\n", "config is None; allowed: a ml_collections.ConfigDict"),
-    ("x = 1\n", "it does not define get_config(); see experiments/digits.py"),
-    ("get_config = 3\n", "it does not define get_config(); see experiments/digits.py"),
-    ("", "it does not define get_config(); see experiments/digits.py"),
+    ("x = 1\n", "the file does not define get_config(); see experiments/digits.py"),
+    ("get_config = 3\n", "the file does not define get_config(); see experiments/digits.py"),
+    ("", "the file does not define get_config(); see experiments/digits.py"),
     ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module' (line 1)"),
     ("\nx = 1 / 0\n", "ZeroDivisionError: division by zero (line 2)"),
     ("raise SystemExit(0)\n", "SystemExit: 0 (line 1)"),
     ("def get_config():\n    raise KeyError('x')\n", "KeyError: 'x' (line 2)"),
     ("def get_config():\n    raise ValueError('a\\nb')\n", "ValueError: a b (line 2)"),
     ("def get_config():\n    raise ValueError('x' * 999)\n", "..."),
-    ("def get_config(a, b):\n    pass\n", "it has get_config(a, b); allowed: a variant, as in"),
-    ("def get_config(variant):\n    pass\n", "it has get_config(variant); allowed: a variant, as"),
+    (
+        "def get_config(a, b):\n    pass\n",
+        "the file has get_config(a, b); allowed: a variant, as in",
+    ),
+    (
+        "def get_config(variant):\n    pass\n",
+        "the file has get_config(variant); allowed: a variant, as",
+    ),
     ("x = '\0'\n", "SyntaxError: source code string cannot contain null bytes"),
     ("config = default_config()\n", "NameError: name 'default_config' is not defined (line 1)"),
     ("config.model.depht = 3\n", 'Did you mean "depth" instead of "depht"?\' (line 4)'),
@@ -271,6 +283,9 @@ def test_a_bad_experiment_file_is_refused(text, words, used, tmp_path, refusal):
     ("spec", "words"),
     [
         ("no_such.py", "there is no such file; allowed: an experiment file, such as experiments/"),
+        ("experiments/digist.py", "there is no such file; did you mean digits?"),
+        ("elsewhere/digits.py", "there is no such file; did you mean digits?"),
+        ("mnist:plan", "the variant is 'plan'; allowed: highway, plain, residual"),
         ("", "there is no such file"),
         ("FOLDER", "there is no such file"),
         ("a" * 5000, "File name too long"),
@@ -278,7 +293,7 @@ def test_a_bad_experiment_file_is_refused(text, words, used, tmp_path, refusal):
         ("FOLDER/small.py:big", "the variant is 'big'; allowed: small, wide"),
         ("FOLDER/small.py:", "the variant is ''; allowed: small, wide"),
         ("FOLDER/small.py:a:b", "the variant is 'a:b'; allowed: small, wide"),
-        ("FOLDER/plain.py:big", "it has get_config(); allowed: no variant"),
+        ("FOLDER/plain.py:big", "the file has get_config(); allowed: no variant"),
     ],
 )
 def test_a_file_or_variant_that_does_not_exist_is_refused(spec, words, used, refusal):
@@ -522,6 +537,21 @@ def test_free_sections_can_be_given_whole(used):
     assert config.cases.to_dict() == {"deep": {"model": {"depth": 90}}}
     assert config.sweep.grid.to_dict() == {"model": {"width": (10, 20)}}
     assert config.sweep.draw.to_dict() == {"optimizer": {"momentum": ("choice", 0.5, 0.9)}}
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist.py", "experiments/mnist.py"])
+def test_a_bundled_experiment_is_found_by_name_unless_a_file_has_it(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command_line.load(f"{name}:plain").name == "mnist-plain"
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(FILE)
+    assert command_line.load(name).name == "small"
+
+
+def test_a_workdir_of_the_command_line_may_be_in_the_home_directory(used, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    words = ["highway-jax", f"--config={used}/small.py", "--workdir=~/run"]
+    assert command_line.parse(words).workdir == Path("/home/someone/run")
 
 
 def test_a_variant_reaches_get_config(used):

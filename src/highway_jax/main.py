@@ -83,8 +83,15 @@ def _train(arguments: command_line.Arguments) -> None:
         )
 
 
-def run() -> None:
-    """Runs the command line of this process."""
+def start(argv: list[str]) -> int:
+    """Runs a command line in a process of its own: logging, then `main`, then flushed streams.
+
+    Args:
+        argv: The command line, the program's name first.
+
+    Returns:
+        The exit status.
+    """
     # Forced, as a library we import has set up its own.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", force=True)
     # Ours say what takes long before a run: downloads and decoding.
@@ -94,10 +101,10 @@ def run() -> None:
     sys.unraisablehook = _quiet_after_a_save
     # Otherwise an error of stderr would be reported on stderr.
     logging.raiseExceptions = False
-    status = main(sys.argv)
+    status = main(argv)
     _flush(sys.stdout)
     _flush(sys.stderr)
-    sys.exit(status)
+    return status
 
 
 def _flush(stream: IO[str] | None) -> None:
@@ -118,4 +125,4 @@ def _quiet_after_a_save(unraisable: Any) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(start(sys.argv))
