@@ -177,6 +177,7 @@ MALFORMED = [
     # A valid config, but not the one that ran here.
     ("model.depth=3", "holds a run with another config: changed model.depth from 2 to 3; allowed"),
     ("seeds=0,1", "holds a run with another config: changed seeds from [0] to [0, 1]; allowed"),
+    ("seeds=0,1", "; allowed: the same config, or another --workdir, or --extend, which trains"),
     ("cases.first.model.width=9", "changed cases.first.model.width from '(unset)' to 9; allowed"),
     ("cases={}", "changed cases.first.model.activation from 'tanh' to '(unset)'; cases.first.opt"),
 ]
@@ -366,12 +367,12 @@ def test_a_workdir_that_cannot_be_written_is_refused(workdir, used, refusal):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("config.json", b"", "config.json cannot be read"),
-        ("config.json", b"{", "config.json cannot be read"),
-        ("config.json", b"\xff\xfe\0", "config.json cannot be read"),
-        ("config.json", b"[1]", "config.json cannot be read"),
-        ("config.json", b"[" * 10**5, "config.json cannot be read"),
-        ("config.json", "directory", "config.json cannot be read"),
+        ("config.json", b"", "config.json: cannot be read"),
+        ("config.json", b"{", "config.json: cannot be read"),
+        ("config.json", b"\xff\xfe\0", "config.json: cannot be read"),
+        ("config.json", b"[1]", "config.json: cannot be read"),
+        ("config.json", b"[" * 10**5, "config.json: cannot be read"),
+        ("config.json", "directory", "config.json: cannot be read"),
         ("config.json", b"{}", "holds a run with another config: changed cases.first.model."),
         (
             "config.json",
@@ -572,7 +573,9 @@ def test_each_experiment_file_of_the_repository_loads():
 def test_without_a_workdir_the_name_gives_it(used, tmp_path, monkeypatch):
     asked = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "run", lambda config, workdir, display: asked.append(workdir))
+    monkeypatch.setattr(
+        experiment, "run", lambda config, workdir, extend, display: asked.append(workdir)
+    )
     monkeypatch.setattr("highway_jax.main.summarize", lambda rows: [])
     assert main(["highway-jax", f"--config={used}/small.py:wide"]) == 0
     assert asked == [Path("runs/wide")]
@@ -587,7 +590,7 @@ def test_without_a_workdir_the_name_gives_it(used, tmp_path, monkeypatch):
     ],
 )
 def test_the_status_tells_why_a_run_ended(raised, status, line, used, capsys, monkeypatch):
-    def run(config, workdir, display):
+    def run(config, workdir, extend, display):
         raise raised
 
     monkeypatch.setattr(experiment, "run", run)

@@ -104,7 +104,7 @@ def test_what_memory_refuses_costs_its_batch_only(cache, tmp_path):
 def test_where_every_trial_fails_the_status_says_so(monkeypatch, capsys, tmp_path):
     row = dict.fromkeys(records.RESULTS, 1) | {"case": "a", "status": "failed", "diverged": False}
     nothing = dict.fromkeys(records.MEASURED, np.nan)
-    monkeypatch.setattr(experiment, "run", lambda config, workdir, display: [row | nothing])
+    monkeypatch.setattr(experiment, "run", lambda config, workdir, extend, display: [row | nothing])
     monkeypatch.chdir(fault_tools.ROOT)
     words = ["highway-jax", "--config=experiments/digits.py", f"--workdir={tmp_path}"]
     assert main.main(words) == 2
@@ -214,7 +214,7 @@ def test_a_device_that_fails_is_not_a_failed_trial(quick_config, tmp_path, monke
 
 
 def test_a_failed_device_has_a_status_of_its_own(monkeypatch, capsys, tmp_path):
-    def lose(config, workdir, display):
+    def lose(config, workdir, extend, display):
         raise Lost("a device failed")
 
     monkeypatch.setattr(experiment, "run", lose)
@@ -283,7 +283,7 @@ def test_an_environment_that_cannot_be_read_is_refused(content, quick_config, tm
     path.unlink()
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=r"environment\.json cannot be read"):
+    with pytest.raises(UserError, match=r"environment\.json: cannot be read"):
         run(quick_config, tmp_path)
 
 

@@ -1,5 +1,6 @@
 """The commands of `highway-jax`, and the experiments that are installed with it."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -66,8 +67,10 @@ def test_the_wheel_holds_the_experiments(tmp_path):
     build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w"]
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("src", "experiments", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        (source / name).symlink_to(ROOT / name)
+    for name in ("src", "experiments"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     subprocess.run([sys.executable, "-m", *build, tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()

@@ -61,7 +61,7 @@ def _train(arguments: command_line.Arguments) -> None:
     multihost.start(*arguments.processes)
     workdir = arguments.workdir or Path("runs") / config.name
     display = Display(enabled=config.runtime.progress)
-    rows = experiment.run(config, workdir, display=display)
+    rows = experiment.run(config, workdir, extend=arguments.extend, display=display)
     if multihost.is_first():
         if config.sweep.trials:
             display.search_table(summarize_search(rows, config))

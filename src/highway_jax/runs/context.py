@@ -26,7 +26,7 @@ class RunContext:
     def __init__(
         self,
         config: ConfigDict,
-        numbering: int,
+        numbering: design.Numbering,
         directory: Workdir,
         display: Display,
         stop: StopRequest,
@@ -36,7 +36,7 @@ class RunContext:
 
         Args:
             config: The run's config.
-            numbering: How it numbers its trials (see `design.FORMAT`).
+            numbering: How it numbers its trials.
             directory: Its directory.
             display: Where progress is shown.
             stop: Whether a signal asked to stop.
@@ -132,7 +132,8 @@ class RunContext:
     def _remove_unneeded(self, rows: list[dict[str, Any]]) -> None:
         useful = (planning.WAITING, planning.PROMOTED, planning.FINISHED)
         needed = {row["batch"] for row in rows if row["status"] in useful}
-        rungs = {row["trial"]: row["rung"] for row in rows}
+        extended = planning.extended(rows, self.cells)
+        rungs = {row["trial"]: row["rung"] for row in rows if row["trial"] not in extended}
         # Only what is found there: the names in a table are not to be trusted with this.
         for name, indices in self._begun().items():
             done = all(rungs.get(index, -1) >= rung_of(name) for index in indices)

@@ -8,6 +8,7 @@ import jax
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
+from highway_jax import files
 from highway_jax.config import config as config_lib
 from highway_jax.data import datasets as data_lib
 from highway_jax.errors import Lost, brief
@@ -24,13 +25,18 @@ from highway_jax.training import trial_mesh
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, *, display: Display | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    extend: bool = False,
+    display: Display | None = None,
 ) -> list[dict[str, Any]]:
     """Trains all that a config asks for: every case, point of the grid, and seed or drawn setting.
 
     Args:
         config: A config from `default_config`, changed as the experiment needs.
         workdir: Directory of the run's records and checkpoints; made if need be.
+        extend: Whether the config may add seeds and epochs to the run in the directory.
         display: Where progress is shown; None follows `config.runtime.progress`.
 
     Returns:
@@ -54,15 +60,15 @@ def run(
         StopRequest().listening() as stop,
         CompileCache(config.runtime.compile_cache).used() as cache,
     ):
-        numbering = multihost.lead(directory.numbering)
+        # The tables are read only after this check, since they depend on the config.
+        found = multihost.lead(lambda: _check(directory, config, fingerprint, extend))
+        numbering = design.Numbering(found[0], tuple(found[1]))  # From JSON in other processes.
         context = RunContext(config, numbering, directory, display, stop, cache)
-        # Before the tables are read, which another config would make no sense of.
-        context.lead(lambda: directory.check(config, fingerprint))
         batches = context.plan()
-        context.lead(lambda: directory.claim(config, fingerprint, trains=bool(batches)))
+        context.lead(lambda: directory.claim(config, fingerprint, numbering, trains=bool(batches)))
         context.lead(context.settle)
         try:
-            for line in design.left_out(config, context.numbering) if batches else ():
+            for line in design.left_out(config, numbering) if batches else ():
                 display.say(line)
             if not batches:
                 display.say(f"{directory.path}: finished before, nothing to train")
@@ -72,6 +78,13 @@ def run(
             return context.lead(context.records.results)
         finally:
             context.records.close()
+
+
+def _check(
+    directory: Workdir, config: ConfigDict, fingerprint: str, extend: bool
+) -> design.Numbering:
+    with files.explained(directory.path):
+        return directory.check(config, fingerprint, extend=extend)
 
 
 def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:

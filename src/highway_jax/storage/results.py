@@ -162,8 +162,8 @@ def _rows(
     """
     try:
         planned = config_lib.from_json(text)
-        cells = design.cells(planned, environment.get("format", 1))
-    except UserError:  # That of another version: no trials can be planned from it.
+        cells = design.cells(planned, design.Numbering.read(environment))
+    except UserError:  # A config of another version, from which no trials can be planned.
         planned, cells = None, None
     columns, rows = (), []
     if path.exists():

@@ -33,13 +33,6 @@ SETTLED = (FINISHED, DROPPED, DIVERGED, FAILED)
 """
 
 
-def _static_keys(config: ConfigDict) -> list[str]:
-    """Returns the keys in which trials differ, and must not differ to share a program."""
-    sections = (config.sweep.grid, config.sweep.draw, *config.cases.values())
-    varied = set().union(*map(config_lib.flatten, sections))
-    return sorted(varied.difference(config_lib.NUMERIC.values()))
-
-
 class _Disk:
     """What is on disk of each trial.
 
@@ -66,10 +59,10 @@ class _Disk:
             return self._begun.get(trial.index, 0)
         return row["rung"] + (row["status"] == PROMOTED)
 
-    def is_pending(self, trial: Trial) -> bool:
+    def is_pending(self, trial: Trial, cell: Cell) -> bool:
         """Returns whether a trial is to be trained at its rung."""
         row = self.rows.get(trial.index)
-        return row is None or row["status"] == PROMOTED
+        return row is None or row["status"] == PROMOTED or _is_extended(row, cell)
 
     def best(self, cell: Cell, criterion: str) -> int | None:
         """Returns the position of a cell's best trial, once all are settled and one finished."""
@@ -78,6 +71,22 @@ class _Disk:
             return None
         done = [i for i, row in enumerate(rows) if row["status"] == FINISHED]
         return min(done, key=lambda i: merit(criterion, rows[i]), default=None)
+
+
+def _is_extended(row: dict[str, Any], cell: Cell) -> bool:
+    """Returns whether the last rung of a cell has more epochs than it had for a row."""
+    return row["rung"] == len(cell.rungs) - 1 and row["epochs"] < cell.rungs[-1]
+
+
+def extended(rows: Iterable[dict[str, Any]], known: list[Cell]) -> set[int]:
+    """Returns the trials with rows whose training is to be continued for more epochs."""
+    of_trial = {row["trial"]: row for row in rows}
+    return {
+        trial.index
+        for cell in known
+        for trial in cell.trials
+        if trial.index in of_trial and _is_extended(of_trial[trial.index], cell)
+    }
 
 
 def plan(
@@ -103,7 +112,7 @@ def plan(
     pending: list[tuple[Trial, int, int, bool]] = []
     for cell in known:
         last = len(cell.rungs) - 1
-        here = [(min(disk.rung(t), last), t) for t in cell.trials if disk.is_pending(t)]
+        here = [(min(disk.rung(t), last), t) for t in cell.trials if disk.is_pending(t, cell)]
         here.sort(key=lambda pair: pair[0])
         pending += ((trial, rung, cell.rungs[rung], rung == last) for rung, trial in here)
     for cell in known:
@@ -112,7 +121,8 @@ def plan(
             if trial.index not in disk.rows:
                 pending.append((trial, 0, trial.settings["training.epochs"], True))
     groups: dict[tuple, list[Trial]] = {}
-    keys = _static_keys(config)
+    numeric = config_lib.NUMERIC.values()
+    keys = [key for key in config_lib.varied_keys(config) if key not in numeric]
     for trial, rung, epochs, last in pending:
         static = tuple([trial.settings[key] for key in keys])
         groups.setdefault((rung, epochs, last, static), []).append(trial)
@@ -120,8 +130,12 @@ def plan(
     return [
         Batch(batch_name(part, rung), tuple(part), rung, epochs, last)
         for (rung, epochs, last, _), group in groups.items()
-        for part in _parts(group, rung, size, disk.sources)
+        for part in _parts(sorted(group, key=_index), rung, size, disk.sources)
     ]
+
+
+def _index(trial: Trial) -> int:
+    return trial.index
 
 
 def _parts(
