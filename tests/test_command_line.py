@@ -407,9 +407,9 @@ def test_a_finished_run_can_be_started_again(used, capsys):
     assert main(["highway-jax", *words]) == 0
     quiet = capsys.readouterr().out
     assert "first" in quiet
-    assert "finished before" not in quiet
+    assert "already finished" not in quiet
     assert main(["highway-jax", *words, "--config.runtime.progress=True"]) == 0
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     after = _contents(used)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {"run/config.json"}

@@ -238,7 +238,7 @@ def test_other_devices_and_batches_go_on_with_the_same_bits(devices, cache, tmp_
     assert process.wait(fault_tools.SECONDS) == 143
     one.environment["JAX_NUM_CPU_DEVICES"] = str(devices[1])
     text = one.finish(**{"runtime.max_trials": 1})
-    assert "going on from the checkpoint" in text
+    assert "resuming from the checkpoint" in text
     assert fault_tools.left(one.workdir) == fault_tools.left(whole.workdir)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from highway_jax import files
 from highway_jax.errors import UserError
 from highway_jax.runtime import multihost
 from highway_jax.runtime.compile_cache import CompileCache
-from highway_jax.runtime.progress import Display
+from highway_jax.runtime.progress import Bar, Display
 from highway_jax.runtime.signals import Stopped, StopRequest
 from highway_jax.storage.checkpoint import Checkpoints
 from highway_jax.storage.records import Records
@@ -21,7 +21,11 @@ from highway_jax.sweep.trials import Batch, rung_of
 
 
 class RunContext:
-    """What all batches of a run share."""
+    """What all batches of a run share.
+
+    Attributes:
+        bar: The progress of the run.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class RunContext:
             directory.path, config, self.cells, tensorboard=config.runtime.tensorboard
         )
         self.display = display
+        self.bar = Bar()
         self.stop = stop
         self.cache = cache
         self._warned: set[str] = set()
@@ -98,6 +103,10 @@ class RunContext:
                 found[path.name] = next((extra["trials"] for extra in whole), [])
         return found
 
+    def work_done(self, but: Collection[int] = ()) -> float:
+        """Returns the work of all rows of results.csv, without those of some trials."""
+        return planning.work_done(self.lead(self.records.results), but)
+
     def checkpoints(self, batch_name: str) -> Checkpoints:
         """Returns the checkpoints of a batch."""
         return Checkpoints(self.checkpoints_dir / batch_name, self.config.checkpoint.keep)
@@ -106,7 +115,8 @@ class RunContext:
         """Stops where nothing new is to be saved, if a signal asked to."""
         if stop := multihost.largest(self.stop.signal):
             raise Stopped(
-                stop, f"{batch_name}: stopped before its next step; the same command goes on"
+                stop,
+                f"{batch_name}: stopped before its next step; the same command resumes the run",
             )
 
     def add_results(self, rows: list[dict[str, Any]]) -> None:

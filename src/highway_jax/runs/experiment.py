@@ -1,6 +1,8 @@
 """Running an experiment: the one place that puts all the other rooms together."""
 
+import datetime
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,15 @@ from highway_jax import files
 from highway_jax.config import config as config_lib
 from highway_jax.data import datasets as data_lib
 from highway_jax.errors import Lost, brief
-from highway_jax.runs.batch_trainer import BatchRun, TooLarge, failed_rows
+from highway_jax.runs.batch_trainer import BatchRun, TooLarge
 from highway_jax.runs.context import RunContext
+from highway_jax.runs.rows import failed_rows
 from highway_jax.runtime import multihost
 from highway_jax.runtime.compile_cache import CompileCache
 from highway_jax.runtime.progress import Display
 from highway_jax.runtime.signals import StopRequest
 from highway_jax.storage.workdir import Workdir
-from highway_jax.sweep import design
+from highway_jax.sweep import design, planning
 from highway_jax.sweep.trials import Batch
 from highway_jax.training import trial_mesh
 
@@ -71,13 +74,26 @@ def run(
             for line in design.left_out(config, numbering) if batches else ():
                 display.say(line)
             if not batches:
-                display.say(f"{directory.path}: finished before, nothing to train")
-            while batches:
-                _run_or_halve(batches[0], datasets[_data_key(batches[0].config)], context)
-                batches = context.plan()
+                display.say(f"{directory.path}: already finished, nothing to train")
+            else:
+                _train_all(batches, datasets, context)
             return context.lead(context.records.results)
         finally:
             context.records.close()
+
+
+def _train_all(
+    batches: list[Batch], datasets: dict[str, data_lib.Dataset], context: RunContext
+) -> None:
+    """Trains batches, and those that follow from their results, until none is left."""
+    began = time.monotonic()
+    total, done = planning.work_planned(context.config, context.cells), context.work_done()
+    with context.display.training(context.config.name, total, done) as context.bar:
+        while batches:
+            _run_or_halve(batches[0], datasets[_data_key(batches[0].config)], context)
+            batches = context.plan()
+    seconds = round(time.monotonic() - began)
+    context.display.say(f"Trained in {datetime.timedelta(seconds=seconds)}")
 
 
 def _check(

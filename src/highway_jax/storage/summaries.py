@@ -158,3 +158,30 @@ def distinct(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[st
 def joined(*parts: str) -> str:
     """Returns the parts that are not empty, with commas between."""
     return ", ".join(filter(None, parts))
+
+
+def best_mean_std(row: Mapping[str, Any], metric: str, form: Callable[[float], str]) -> str:
+    """Returns "best (mean ± std)" of a metric of a summary row; "-" if every trial diverged."""
+    best, mean, std = (row[f"{metric}_{statistic}"] for statistic in ("best", "mean", "std"))
+    if math.isnan(best):
+        return "-"
+    return form(best) if math.isnan(std) else f"{form(best)} ({form(mean)} ± {form(std)})"
+
+
+def percent(row: Mapping[str, Any], metric: str) -> str:
+    """Returns "best (mean ± std)" of an accuracy of a summary row, in %."""
+    return best_mean_std(row, metric, _in_percent)
+
+
+def of_best(cell: Mapping[str, Any], metric: str) -> str:
+    """Returns an accuracy of the best trial of a search's cell, in %.
+
+    For a best setting that was trained again, the accuracy is that of all its seeds.
+    """
+    if cell["retrained"]:
+        return percent(cell, metric)
+    return "-" if math.isnan(cell[metric]) else _in_percent(cell[metric])
+
+
+def _in_percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.2f}"

@@ -259,3 +259,35 @@ def merit(criterion: str, row: dict[str, Any]) -> float:
     if math.isnan(value):
         return math.inf
     return -value if criterion.endswith("accuracy") else value
+
+
+def work(trials: Iterable[Mapping[str, Any]], epochs: float) -> float:
+    """Returns the work of training trials for some epochs, for estimates of the time left.
+
+    The time of a step is about proportional to the depth and the width of a net.
+
+    Args:
+        trials: Settings by dotted key.
+        epochs: Epochs of each.
+    """
+    return epochs * sum(trial["model.depth"] * trial["model.width"] for trial in trials)
+
+
+def work_done(rows: Iterable[dict[str, Any]], but: Collection[int] = ()) -> float:
+    """Returns the `work` of the rows of results.csv, without those of some trials."""
+    return sum(
+        row["epochs"] * row["depth"] * row["width"] for row in rows if row["trial"] not in but
+    )
+
+
+def work_planned(config: ConfigDict, known: list[Cell]) -> float:
+    """Returns the `work` of a whole run: of all rungs, and of settings that are trained again."""
+    total = 0.0
+    for cell in known:
+        size, start = len(cell.trials), 0
+        whole = work((trial.settings for trial in cell.trials), 1) / size
+        for count, end in zip((size, *cell.keeps), cell.rungs, strict=True):
+            total += whole * min(count, size) * (end - start)
+            start = end
+        total += whole * len(config.sweep.retrain_seeds) * cell.rungs[-1]
+    return total

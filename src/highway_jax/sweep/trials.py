@@ -84,6 +84,13 @@ class Batch(NamedTuple):
         """What the trials share; its numeric settings are those of the first."""
         return config_lib.unflatten(self.trials[0].settings)
 
+    @property
+    def label(self) -> str:
+        """A short name of its net for messages; other batches may have the same."""
+        model = self.config.model
+        size = f"{model.depth}x{model.width}"
+        return f"{model.block} {size}{'' if model.architecture == 'dense' else ' convolutional'}"
+
     def hyperparameters(self) -> Hyperparameters:
         """Returns the trials' numbers as arrays [trials]."""
         numbers = [trial.numbers for trial in self.trials]

@@ -8,6 +8,7 @@ everywhere: at once they would be grouped convolutions, which GPUs and TPUs are 
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import re
@@ -57,10 +58,18 @@ def use_cores(num_devices: int = 0) -> None:
     if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get(
         "XLA_FLAGS", ""
     ):
-        # If the backends are up already, what they have is what there is.
-        with contextlib.suppress(RuntimeError):
-            wanted = min(num_devices, num_cores()) or num_cores()
+        wanted = min(num_devices, num_cores()) or num_cores()
+        try:
             jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError:  # The backends are initialized already.
+            found = jax.devices()
+            if found[0].platform == "cpu" and len(found) < wanted:
+                logging.warning(
+                    "jax was initialized before the run with %s, of %d cores; to use them all,"
+                    " start the run before other computations, or set jax_num_cpu_devices",
+                    describe(found[0], len(found)),
+                    num_cores(),
+                )
 
 
 def devices(num_devices: int = 0) -> list[jax.Device]:
@@ -82,6 +91,14 @@ def devices(num_devices: int = 0) -> list[jax.Device]:
             f" the {found[0].platform} devices here"
         )
     return found[: num_devices or len(found)]
+
+
+def describe(device: jax.Device, count: int) -> str:
+    """Returns `count` devices of a kind in words, such as "2 CPU cores"."""
+    if device.platform != "cpu":
+        return f"{count} x {device.device_kind}"
+    noun = "core" if count <= num_cores() else "device"
+    return f"{count} CPU {noun}{'s' * (count > 1)}"
 
 
 def device_memory(device: jax.Device) -> int | None:
