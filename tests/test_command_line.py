@@ -361,7 +361,9 @@ def test_a_relative_workdir_in_a_directory_that_is_not_utf8_is_refused(used, tmp
 def test_a_workdir_that_cannot_be_written_is_refused(workdir, used, refusal):
     workdir = workdir.replace("FOLDER", str(used))
     line = refusal(used, f"--config={used}/small.py", f"--workdir={workdir}")
-    assert re.match(rf"--workdir={workdir} cannot be written \(.+\); allowed: a directory", line)
+    assert re.match(
+        rf"--workdir is '{workdir}', which cannot be written \(.+\); allowed: a directory", line
+    )
 
 
 @pytest.mark.parametrize(

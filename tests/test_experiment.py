@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_is_passed_over(small_config, tmp_path, stop_after,
     victim.write_bytes(content)
     stop_after(10**9)
     run(small_config, tmp_path / "cut")
-    assert f"checkpoint of step {newest} passed over" in caplog.text
+    assert f"checkpoint of step {newest} skipped" in caplog.text
     assert _results(tmp_path / "cut") == _results(tmp_path / "whole")
 
 

@@ -170,7 +170,7 @@ def test_a_line_with_other_cells_than_the_first_is_refused(copy):
     lines = (path / "results.csv").read_text().splitlines()
     for last in (lines[4] + ",1", lines[4].rpartition(",")[0]):
         (path / "results.csv").write_text("\n".join([*lines[:4], last]))
-        with pytest.raises(UserError, match=r"line 5 of results\.csv: it has more or fewer cells"):
+        with pytest.raises(UserError, match=r"line 5 of results\.csv: the number of cells differs"):
             run(config, path)
 
 

@@ -1,4 +1,4 @@
-"""Running an experiment: the one place that puts all the other rooms together."""
+"""Runs an experiment: loads data, plans batches of trials, trains and records them."""
 
 import datetime
 import logging
@@ -34,21 +34,22 @@ def run(
     extend: bool = False,
     display: Display | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains all that a config asks for: every case, point of the grid, and seed or drawn setting.
+    """Trains every case of a config at every grid point with every seed or drawn setting.
 
     Args:
-        config: A config from `default_config`, changed as the experiment needs.
-        workdir: Directory of the run's records and checkpoints; made if need be.
+        config: A config from `default_config`, with the changes of the experiment.
+        workdir: Directory of the run's records and checkpoints; created if missing. `~` is the home
+            directory.
         extend: Whether the config may add seeds and epochs to the run in the directory.
-        display: Where progress is shown; None follows `config.runtime.progress`.
+        display: Displays progress; None for one that follows `config.runtime.progress`.
 
     Returns:
-        The rows of results.csv, one a trial.
+        The rows of results.csv, one for each trial.
 
     Raises:
-        UserError: If the config, the data or the directory are not fit to run.
-        Stopped: If a signal asked to stop; the same call goes on from the checkpoint.
-        Lost: If a device or another process failed; the same call goes on.
+        UserError: If the config, the data or the directory is invalid.
+        Stopped: If a signal requested a stop; the same call resumes from the checkpoint.
+        Lost: If a device or another process failed; the same call resumes the run.
     """
     config_lib.validate(config)
     trial_mesh.use_cores(config.runtime.devices)
@@ -104,7 +105,7 @@ def _check(
 
 
 def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:
-    """Returns the data of all trials by `_data_key`, and the fingerprint of those of the cells."""
+    """Returns the data of all trials by `_data_key`, and the fingerprint of the cells' data."""
     keys = [k for k in config_lib.CASE_KEYS if k.startswith(("data.", "training."))]
     datasets: dict[str, data_lib.Dataset] = {}
     loaded: dict[tuple, data_lib.Dataset] = {}
@@ -122,7 +123,7 @@ def _load_all(config: ConfigDict) -> tuple[dict[str, data_lib.Dataset], str]:
         datasets[_data_key(section)] = loaded[source]
         config_lib.steps_per_epoch(section, loaded[source].train.size)
 
-    # All points, whatever the format: the fingerprint must not depend on it.
+    # All grid points, since the fingerprint must not depend on the format of the numbers.
     for _, _, settings in design.places(config, 1):
         load(settings)
     fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
@@ -154,7 +155,7 @@ def load_data(section: ConfigDict) -> data_lib.Dataset:
 
 
 def _run_or_halve(batch: Batch, dataset: data_lib.Dataset, context: RunContext) -> None:
-    """Runs a batch; one that memory or the compiler refuses is halved, a single trial recorded."""
+    """Runs a batch; halves it if memory or the compiler fails, and records a failed trial."""
     context.check_stop(batch.name)
     run = None
     try:
@@ -163,17 +164,17 @@ def _run_or_halve(batch: Batch, dataset: data_lib.Dataset, context: RunContext) 
         return
     except (JaxRuntimeError, MemoryError) as error:
         if jax.process_count() > 1 and not isinstance(error, TooLarge):
-            raise  # The others are within a computation that this process will not come back to.
+            raise  # The other processes are in a computation that this one has left.
         reason = brief(str(error) or type(error).__name__, 200)
-        # Once steps were taken, only memory is the batch's own fault.
+        # After the first step, the batch is the cause only of errors of memory.
         if run is not None and run.has_trained and not trial_mesh.is_memory(error):
             raise _lost(batch, reason) from error
     finally:
         context.records.close()
-    run = None  # Its arrays on the devices make room for the halves'.
+    run = None  # Frees its arrays on the devices before the halves run.
     halves = batch.halves()
     if len(halves) > 1:
-        logging.warning("%s failed (%s); trying halves of it", batch.name, reason)
+        logging.warning("%s failed (%s); its halves are trained instead", batch.name, reason)
         for half in halves:
             _run_or_halve(half, dataset, context)
     else:
@@ -182,13 +183,13 @@ def _run_or_halve(batch: Batch, dataset: data_lib.Dataset, context: RunContext) 
         except JaxRuntimeError as error:
             raise _lost(batch, brief(str(error), 200)) from error
         logging.warning(
-            "%s failed (%s); to try it again, remove its row from results.csv", batch.name, reason
+            "%s failed (%s); to train it again, remove its row from results.csv", batch.name, reason
         )
         context.add_results(failed_rows(batch))
 
 
 def _lost(batch: Batch, reason: str) -> Lost:
     return Lost(
-        f"{batch.name}: a device failed ({reason}); start again: the run goes on from its last"
-        " checkpoint"
+        f"{batch.name}: a device failed ({reason}); repeat the command: the run resumes from its"
+        " last checkpoint"
     )

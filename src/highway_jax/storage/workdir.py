@@ -1,4 +1,4 @@
-"""A run's directory: its lock, its config, where it ran."""
+"""The working directory of a run: lock, config, environment."""
 
 import contextlib
 import datetime
@@ -34,37 +34,37 @@ _PACKAGES = ("highway-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 
 
 class Workdir:
-    """The directory of one run.
+    """The working directory of one run.
 
     Holds `config.json`, `environment.json`, `metrics.jsonl`, `results.csv`, `summary.csv`,
     `tensorboard/` and `checkpoints/`.
     """
 
     def __init__(self, path: str | Path):
-        """Names the directory, which need not exist.
+        """Initializes the object; the directory may be missing.
 
         Args:
             path: The directory; `~` is the home directory.
 
         Raises:
-            UserError: If `~user` is no user.
+            UserError: If the user of `~user` does not exist.
         """
         self.path = files.expand("--workdir", path)
         self._lock: IO[str] | None = None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory and holds it for this process alone.
+        """Creates the directory and locks it for this process within the block.
 
-        The system drops the lock when the process ends, however it ends.
+        The system releases the lock when the process ends, also when it is killed.
 
         Raises:
-            UserError: If it cannot be made or written, or another process holds it.
+            UserError: If the directory cannot be written, or another process has locked it.
         """
         try:
-            str(self.path.absolute()).encode()  # Orbax writes to no other path.
+            str(self.path.absolute()).encode()  # Orbax requires UTF-8.
             self.path.mkdir(parents=True, exist_ok=True)
-            # Held open for the whole run; closing it drops the lock.
+            # Open during the whole run, since closing the file releases the lock.
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
         except UnicodeEncodeError as error:
             raise UserError(
@@ -72,22 +72,22 @@ class Workdir:
             ) from error
         except OSError as error:
             raise UserError(
-                f"--workdir={self.path} cannot be written ({error.strerror});"
-                " allowed: a directory that this user may create and write"
+                f"--workdir is {str(self.path)!r}, which cannot be written ({error.strerror});"
+                " allowed: a directory that this user can create and write"
             ) from error
         with lock:
             try:
-                # `flock` where there is one, as runs of earlier versions use on this file.
+                # This is `flock` where it exists, which earlier versions use on the file.
                 is_ours = filelock.lock_descriptor(lock.fileno(), blocking=False)
             except OSError as error:
                 raise UserError(
-                    f"--workdir={self.path} cannot be locked ({files.reason(error)}); allowed: a"
-                    " directory on a file system with locks"
+                    f"--workdir is {str(self.path)!r}, which cannot be locked"
+                    f" ({files.reason(error)}); allowed: a directory on a file system with locks"
                 ) from error
             if not is_ours:
                 raise UserError(
-                    f"--workdir={self.path} is in use by {_holder(lock)}; allowed: a directory of"
-                    " its own, or wait until that run ends"
+                    f"--workdir is {str(self.path)!r}, which is in use by {_holder(lock)}; allowed:"
+                    " another directory, or the same one once that run has ended"
                 )
             lock.truncate(0)
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -105,20 +105,20 @@ class Workdir:
         """Checks that the directory is the one that was locked.
 
         Raises:
-            UserError: If it was removed, or another one put in its place.
+            UserError: If it was removed or replaced.
         """
         held = os.fstat(self._lock.fileno())
         try:
             found = (self.path / ".lock").stat()
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
-                f"--workdir={self.path} is gone; nothing more is written there. Restore it and"
-                " start again, or use another --workdir"
+                f"{self.path}: the workdir is gone, nothing more is written; restore it and repeat"
+                " the command, or use another --workdir"
             ) from None
         if (found.st_ino, found.st_dev) != (held.st_ino, held.st_dev):
             raise UserError(
-                f"--workdir={self.path} was replaced while this run wrote there; nothing more is"
-                " written there. Use another --workdir"
+                f"{self.path}: the workdir was replaced during the run, nothing more is written;"
+                " use another --workdir"
             )
 
     def numbering(self) -> Numbering:
@@ -179,8 +179,8 @@ class Workdir:
             self._check_data(config, data_fingerprint)
         elif found := [name for name in _RECORDS if (self.path / name).exists()]:
             raise UserError(
-                f"--workdir={self.path} holds {', '.join(found)} but no config.json, which"
-                " identifies the run; restore config.json, or use another --workdir"
+                f"{self.path}: holds {', '.join(found)} but no config.json, which identifies the"
+                " run; restore config.json, or use another --workdir"
             )
         return numbering
 
@@ -232,13 +232,13 @@ class Workdir:
         files.write_atomically(self.path / "environment.json", json.dumps(now, indent=2) + "\n")
 
     def environment(self, *, must_exist: bool = False) -> dict[str, Any]:
-        """Returns what `environment.json` says, or nothing if there is none.
+        """Returns the content of `environment.json`; {} if the file is missing.
 
         Args:
-            must_exist: Whether that is an error.
+            must_exist: Whether a missing file is an error.
 
         Raises:
-            UserError: If it cannot be read.
+            UserError: If the file cannot be read.
         """
         path = self.path / "environment.json"
         try:
@@ -288,7 +288,7 @@ def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _holder(lock: IO[str]) -> str:
-    with contextlib.suppress(OSError):  # Windows does not let others read what is locked.
+    with contextlib.suppress(OSError):  # On Windows, a locked file cannot be read.
         lock.seek(0)
         return " ".join(lock.read().split()) or "another process"
     return "another process"
@@ -304,7 +304,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Returns the versions, devices and commit that this process runs with."""
+    """Returns the versions, devices and commit of this process."""
     versions = {}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -334,8 +334,8 @@ def _processor() -> str:
 def _commit(version: str) -> str:
     """Returns the git commit of the source, with "+changes" if the source differs from it.
 
-    Where git does not track the source, as in an installed package, this is the version and a
-    checksum of the source files.
+    If git does not track the source, as in an installed package, returns the version and a checksum
+    of the source files.
     """
     source = Path(__file__).parents[1]
 

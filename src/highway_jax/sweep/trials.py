@@ -1,7 +1,7 @@
-"""A trial, and a batch of trials that share one compiled program.
+"""Trials, and batches of trials that share one compiled program.
 
-A trial is one training: a seed and one value for each setting. What fixes shapes or the program is
-static and shared by a batch; what is only a number is an array with an axis of trials.
+A trial is one training: a seed and one value for each setting. Settings that determine shapes or
+the program are static and shared by a batch. Numeric hyperparameters are arrays over the trials.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
 
-if TYPE_CHECKING:  # Those who read saved runs need no jax, which this would import.
+if TYPE_CHECKING:  # Would import jax, which readers of saved runs do not need.
     from jaxtyping import Array
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of one trial; a batch of trials holds arrays [trials] of them.
+    """The numeric hyperparameters of one trial, or arrays [trials] of those of a batch.
 
     Attributes:
-        seed: Draws the initial weights and the order of the examples.
-        learning_rate: Initial rate, without a (1 - momentum) factor.
-        momentum: Of the velocity.
-        decay: Factor of the rate at each decay.
+        seed: Seed of the initial weights and of the order of the examples.
+        learning_rate: Initial learning rate, without a factor of (1 - momentum).
+        momentum: Coefficient of the velocity.
+        decay: Factor of the learning rate at each decay.
         weight_decay: L2 coefficient of kernels.
-        transform_bias: Initial b_T of highway blocks.
+        transform_bias: Initial bias b_T of transform gates.
     """
 
     seed: UInt32[Array, "*trials"]
@@ -45,9 +45,8 @@ class Trial(NamedTuple):
 
     Attributes:
         index: Its number within the run, from 0.
-        case: The name of the case it belongs to; ends in "-best" if it trains the best setting of
-            a search again.
-        settings: Every setting of it, by dotted key.
+        case: Name of its case; ends in "-best" if it retrains the best setting of a search.
+        settings: All settings by dotted key.
         seed: Its seed.
     """
 
@@ -58,19 +57,19 @@ class Trial(NamedTuple):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Its numeric hyperparameters by name."""
+        """The numeric hyperparameters by name."""
         return {name: float(self.settings[key]) for name, key in config_lib.NUMERIC.items()}
 
 
 class Batch(NamedTuple):
-    """Trials that differ only in numbers, and so share one compiled program.
+    """Trials that differ only in numeric hyperparameters and share one compiled program.
 
     Attributes:
-        name: Names its files; unique within the run.
-        trials: The trials, in the order of their indices.
-        rung: 0 for trials that begin; else they go on from the rung before.
-        epochs: Trains until this many epochs from each trial's beginning.
-        last: Whether this is the trials' last rung, after which the test split is read.
+        name: Name of its checkpoints' directory; unique within the run.
+        trials: The trials, sorted by index.
+        rung: The rung of the trials; above 0, they resume from the previous rung.
+        epochs: Epochs after which training ends, counted from the start of the trials.
+        last: Whether this is the last rung, after which the test split is evaluated.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Batch(NamedTuple):
 
     @property
     def config(self) -> ConfigDict:
-        """What the trials share; its numeric settings are those of the first."""
+        """The settings that the trials share; numeric ones are those of the first trial."""
         return config_lib.unflatten(self.trials[0].settings)
 
     @property
@@ -92,20 +91,20 @@ class Batch(NamedTuple):
         return f"{model.block} {size}{'' if model.architecture == 'dense' else ' convolutional'}"
 
     def hyperparameters(self) -> Hyperparameters:
-        """Returns the trials' numbers as arrays [trials]."""
+        """Returns the numeric hyperparameters as arrays [trials]."""
         numbers = [trial.numbers for trial in self.trials]
         arrays = {k: np.asarray([n[k] for n in numbers], np.float32) for k in numbers[0]}
         return Hyperparameters(np.asarray([t.seed for t in self.trials], np.uint32), **arrays)
 
     def halves(self) -> list[Batch]:
-        """Returns the batch as two of half the trials, or itself if it has only one."""
+        """Returns two batches of half the trials each, or the batch itself if it has one trial."""
         middle = (len(self.trials) + 1) // 2
         parts = [part for part in (self.trials[:middle], self.trials[middle:]) if part]
         return [self._replace(name=batch_name(part, self.rung), trials=part) for part in parts]
 
 
 def batch_name(trials: Iterable[Trial], rung: int) -> str:
-    """Returns the name of the batch of these trials at a rung."""
+    """Returns the name of the batch of some trials at a rung."""
     trials = list(trials)
     first = trials[0].settings
     return (
@@ -115,6 +114,6 @@ def batch_name(trials: Iterable[Trial], rung: int) -> str:
 
 
 def rung_of(batch_name: str) -> int:
-    """Returns the rung that the name of a batch says."""
+    """Returns the rung in the name of a batch."""
     match = re.search(r"-rung(\d+)$", batch_name)
     return int(match[1]) if match else 0
