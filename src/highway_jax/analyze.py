@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         "--batch_size", type=int, default=0, help="examples at a time (default: as the run)"
     )
     try:
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse(argv)
         workdir = files.expand("--workdir", arguments.workdir)
         out = files.expand("--out", arguments.out) if arguments.out else workdir / "analysis"
         for name in ("examples", "pair_examples", "batch_size"):

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -147,7 +147,7 @@ def load(spec: str) -> ConfigDict:
         except TypeError:
             allowed = "no variant" if variant else "a variant, as in FILE:VARIANT"
             raise UserError(f"the file has get_config{signature}; allowed: {allowed}") from None
-        config = get_config(*variant)
+        config: Any = get_config(*variant)
         config_lib.validate(config)
         return config.lock()
 
@@ -266,7 +266,7 @@ def answer(question: str) -> None:
     elif question == "version":
         print(f"highway_jax {highway_jax.__version__}", file=output, flush=True)
     else:
-        Console(file=output, highlight=False, markup=False).print(_keys())
+        Console(file=output.stream, highlight=False, markup=False).print(_keys())
     if output.failure not in ("", CLOSED):
         raise UserError(f"{output.failure}; allowed: a file that can be written, or a pipe")
 
@@ -280,8 +280,8 @@ def list_experiments(argv: list[str]) -> None:
     Raises:
         UserError: If there are arguments.
     """
-    Parser(prog="highway-jax list", description="Lists the bundled experiments.").parse_args(argv)
-    console = Console(file=Output(sys.stdout), highlight=False, markup=False, emoji=False)
+    Parser(prog="highway-jax list", description="Lists the bundled experiments.").parse(argv)
+    console = Console(file=Output(sys.stdout).stream, highlight=False, markup=False, emoji=False)
     found = bundled.experiments()
     for name, path in found.items():
         line = f"{name:<{max(map(len, found))}}  {bundled.title(path)}"

@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
 
 def _train(arguments: command_line.Arguments) -> None:
     config = arguments.config
+    assert config is not None, "only given together with a question"
     multihost.start(*arguments.processes)
     workdir = arguments.workdir or Path("runs") / config.name
     display = Display(enabled=config.runtime.progress)

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", action="append", required=True, help="of a run; repeatable")
     parser.add_argument("--out", default="report", help="directory to write (default: report)")
     try:
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse(argv)
         workdirs = [files.expand("--workdir", workdir) for workdir in arguments.workdir]
         out = files.expand("--out", arguments.out)
         print(report(workdirs, out))

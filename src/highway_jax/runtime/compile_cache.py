@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
 
 from highway_jax import files
@@ -55,7 +55,7 @@ class CompileCache:
             with contextlib.suppress(RuntimeError):
                 self._path = self._path.expanduser()
             self._path.mkdir(parents=True, exist_ok=True)
-            self._check()
+            self._check(self._path)
         except OSError as error:
             raise UserError(
                 f"config.runtime.compile_cache is {str(self._path)!r} ({error.strerror}); allowed:"
@@ -80,11 +80,11 @@ class CompileCache:
                 if not _seal_of(entry).exists():
                     files.write_atomically(_seal_of(entry), _sum(entry))
 
-    def _check(self) -> None:
+    def _check(self, path: Path) -> None:
         """Removes entries with no valid checksum, and the oldest entries beyond a total size."""
-        files.remove_temporaries(self._path)
+        files.remove_temporaries(path)
         room = _MOST_BYTES
-        for entry in sorted(self._path.glob("*-cache"), key=_age, reverse=True):
+        for entry in sorted(path.glob("*-cache"), key=_age, reverse=True):
             seal = _seal_of(entry)
             # Another run may remove the entry at the same time.
             with contextlib.suppress(FileNotFoundError):
@@ -124,4 +124,4 @@ def _key() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         about += [line for line in lines if line.startswith(("model name", "flags", "Features"))]
     digest = hashlib.sha256("\n".join(dict.fromkeys(about)).encode()).hexdigest()
-    return f"jaxlib-{jaxlib.__version__}-{platform.machine()}-{digest[:16]}"
+    return f"jaxlib-{jaxlib.version.__version__}-{platform.machine()}-{digest[:16]}"

@@ -45,7 +45,7 @@ def start(
     Raises:
         UserError: If the arguments are invalid, or the other processes cannot be reached.
     """
-    arguments, more = (), {}
+    arguments: dict[str, Any] = {}
     if coordinator:
         if num_processes < 1:
             raise UserError(f"--num_processes is {num_processes}; allowed: at least 1")
@@ -55,14 +55,18 @@ def start(
         if seconds < 1:
             raise UserError(f"--coordinator_timeout is {seconds}; allowed: at least 1")
         rendezvous.meet(coordinator, num_processes, process_id, seconds)
-        arguments = (coordinator, num_processes, process_id)
-        more = {"initialization_timeout": _JOIN_SECONDS}
+        arguments = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+            "initialization_timeout": _JOIN_SECONDS,
+        }
     elif num_processes or process_id >= 0 or timeout is not None:
         raise UserError("--coordinator is ''; allowed: HOST:PORT, as other flags name processes")
     elif not _may_have_others():
         return
     try:
-        jax.distributed.initialize(*arguments, local_device_ids=_own_gpus(), **more)
+        jax.distributed.initialize(local_device_ids=_own_gpus(), **arguments)
     except (RuntimeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -35,6 +35,11 @@ class Output:
     def __init__(self, stream: IO[str] | None):
         self._stream = stream
         self.failure = CLOSED if stream is None else ""
+
+    @property
+    def stream(self) -> IO[str]:
+        """This object, typed as a stream."""
+        return cast(IO[str], self)
 
     def write(self, text: str) -> int:
         """Writes a text, with `?` for characters that the stream's encoding lacks."""
@@ -87,7 +92,7 @@ class Display:
         """
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._output = Output(self.console.file if console or sys.stdout else None)
-        self.console.file = self._output  # pyright: ignore[reportAttributeAccessIssue]
+        self.console.file = self._output.stream
         self._enabled = enabled
         self._has_warned = False
 
@@ -276,7 +281,7 @@ class _TerminalBar(Bar):
     ):
         self._display, self._progress, self._total = display, progress, total
         name = name if len(name) <= 24 else f"{name[:23]}…"
-        self._task = progress.add_task(name, total=total, completed=done, time="left")
+        self._task = progress.add_task(name, total=total, completed=int(done), time="left")
 
     def advance(self, done: float, status: str) -> None:
         self._progress.status = status or self._progress.status

@@ -78,7 +78,8 @@ def save(found: Findings, path: Path) -> None:
         OSError: If writing failed.
     """
     content = io.BytesIO()
-    np.savez_compressed(content, **{k: np.asarray(v) for k, v in found._asdict().items()})
+    arrays: dict[str, Any] = {k: np.asarray(v) for k, v in found._asdict().items()}
+    np.savez_compressed(content, **arrays)
     files.write_atomically(path, content.getvalue())
 
 
@@ -103,13 +104,14 @@ def load(path: Path) -> Findings:
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            values = {name: arrays[name] for name in Findings._fields if name in arrays}
+            values: dict[str, Any] = {
+                name: arrays[name] for name in Findings._fields if name in arrays
+            }
         values = _absent(values["shut"]) | values
-        return Findings(
-            **values
-            | {"title": str(values["title"])}
-            | {name: int(values[name]) for name in ("num_examples", "num_pair_examples")}
-        )
+        values["title"] = str(values["title"])
+        for name in ("num_examples", "num_pair_examples"):
+            values[name] = int(values[name])
+        return Findings(**values)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); repeat highway_jax.analyze to write it again"

@@ -63,10 +63,12 @@ class Records:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        for line in lines if self._events else ():
+        for line in lines:
+            if (events := self._events) is None:
+                break
             values = {_tag(key): _json(line.get(key)) for key in ("learning_rate", *MEASURED)}
             known = {tag: value for tag, value in values.items() if value is not None}
-            self._events.add_scalars(line, known, line["epoch"])
+            events.add_scalars(line, known, line["epoch"])
 
     def add_gates(self, lines: list[dict[str, Any]], gates: np.ndarray) -> None:
         """Adds images of mean gate outputs to TensorBoard.
@@ -178,11 +180,13 @@ class Records:
 
     def add_settings(self, rows: Iterable[dict[str, Any]]) -> None:
         """Adds the hyperparameters and results of settled trials to TensorBoard."""
-        for row in rows if self._events else ():
+        for row in rows:
+            if (events := self._events) is None:
+                break
             values = {key: row[key] for key in (*SHOWN, *self._own_columns)}
             settings = {k: str(v) if isinstance(v, tuple) else v for k, v in values.items()}
             measured = {f"final/{key}": row[key] for key in MEASURED}
-            self._events.add_settings(row, settings, measured)
+            events.add_settings(row, settings, measured)
 
     def close(self) -> None:
         """Closes the event files."""

@@ -167,8 +167,8 @@ def _rows(
         planned, cells = None, None
     columns, rows = (), []
     if path.exists():
-        columns, rows = tables.read(path, cells and tables.num_trials(cells))
-    if planned is None:
+        columns, rows = tables.read(path, None if cells is None else tables.num_trials(cells))
+    if planned is None or cells is None:
         return _completed(columns, rows, config), {}
     rows = tables.complete(columns, rows, planned, cells)
     keys = (*tables.SETTINGS.values(), *config_lib.varied_keys(planned))

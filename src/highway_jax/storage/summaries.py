@@ -102,6 +102,7 @@ def differing(rows: Sequence[Mapping[str, Any]], leave_out: Iterable[str] = ()) 
 
 def texts(values: Sequence[Any]) -> list[str]:
     """Formats settings such that different values have different texts."""
+    shown: list[str] = []
     for digits in range(4, 18):
         shown = [_text(value, digits) for value in values]
         if len(set(shown)) == len({repr(value) for value in values}):

@@ -176,7 +176,7 @@ def _parse_row(row: dict[str | None, Any]) -> dict[str, Any]:
         raise ValueError(
             "the number of cells differs from that of the first line; allowed: equal numbers"
         )
-    return {name: _parse(name, text) for name, text in row.items()}
+    return {name: _parse(name, text) for name, text in row.items() if name is not None}
 
 
 def _parse(name: str, text: str) -> Any:

@@ -1,6 +1,7 @@
 """TensorBoard events: curves, images of the gates, hyperparameters and results."""
 
 import contextlib
+import importlib
 import math
 import time
 from pathlib import Path
@@ -72,7 +73,8 @@ class Events:
 
     def _write(self, trial: dict[str, Any], summaries: list[Any], epoch: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
 
         name = f"{trial['batch']}/{trial['case']}-seed{trial['seed']}-trial{trial['trial']}"
         if name not in self._writers:
@@ -80,9 +82,9 @@ class Events:
             path.mkdir(parents=True, exist_ok=True)
             writer = self._writers[name] = EventsWriter(str(path / "events"))
             # Hides events from this epoch on that were written before training resumed.
-            start = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(wall_time=time.time(), step=epoch, session_log=start))
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            writer.write_event(proto.Event(wall_time=time.time(), step=epoch, session_log=start))
         writer = self._writers[name]
         for summary in summaries:
-            writer.write_event(Event(wall_time=time.time(), step=epoch, summary=summary))
+            writer.write_event(proto.Event(wall_time=time.time(), step=epoch, summary=summary))
         writer.flush()

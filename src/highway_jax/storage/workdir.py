@@ -107,6 +107,7 @@ class Workdir:
         Raises:
             UserError: If it was removed or replaced.
         """
+        assert self._lock is not None, "called within `locked`"
         held = os.fstat(self._lock.fileno())
         try:
             found = (self.path / ".lock").stat()

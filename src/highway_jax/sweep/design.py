@@ -64,7 +64,7 @@ class Numbering(NamedTuple):
         seeds = [count for count in self.seeds if count < before]
         return self._replace(seeds=(*seeds, before) if after > before else tuple(seeds))
 
-    def index(self, cell: int, seed: int, num_cells: int, num_seeds: int) -> int:
+    def trial_index(self, cell: int, seed: int, num_cells: int, num_seeds: int) -> int:
         """Returns the index of the trial of a seed.
 
         Args:
@@ -124,7 +124,7 @@ def cells(config: ConfigDict, numbering: Numbering = NEW) -> list[Cell]:
         trials = tuple(
             [
                 Trial(
-                    numbering.index(cell, position, len(known), size),
+                    numbering.trial_index(cell, position, len(known), size),
                     case,
                     common | settings if settings else common,
                     seed,

@@ -8,7 +8,7 @@ generator than to draw a setting, so the seeds of all trials are computed togeth
 import hashlib
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -40,7 +40,7 @@ def draw(sweep: ConfigDict, labels: list[str]) -> Iterator[list[tuple[dict[str, 
 def _draw_one(
     drawn: list[tuple[str, str, Any]], words: ISeedSequence
 ) -> tuple[dict[str, Any], int]:
-    rng = np.random.Generator(np.random.PCG64(words))
+    rng = np.random.Generator(np.random.PCG64(cast(Any, words)))
     settings = {}
     for key, kind, bounds in drawn:
         if kind == "choice":

@@ -69,8 +69,8 @@ class _Disk:
         rows = [self.rows.get(trial.index) for trial in cell.trials]
         if not all(row and row["status"] in SETTLED for row in rows):
             return None
-        done = [i for i, row in enumerate(rows) if row["status"] == FINISHED]
-        return min(done, key=lambda i: merit(criterion, rows[i]), default=None)
+        done = {i: row for i, row in enumerate(rows) if row and row["status"] == FINISHED}
+        return min(done, key=lambda i: merit(criterion, done[i]), default=None)
 
 
 def _is_extended(row: dict[str, Any], cell: Cell) -> bool:
@@ -160,7 +160,8 @@ def find(
     for cell, indices in _with_rows(known, disk):
         positions = {(index - cell.retrained.start) // seeds for index in indices}
         if len(cell.retrained) == seeds:
-            positions = {disk.best(cell, config.sweep.criterion)} - {None}
+            best = disk.best(cell, config.sweep.criterion)
+            positions = set() if best is None else {best}
         for position in positions:
             found |= {trial.index: trial for trial in _retrained(config, cell, position)}
     return found
@@ -240,7 +241,7 @@ def decide(
             if not all(row and row["rung"] == rung for row in here):
                 break
             given = sum(disk.rung(trial) > rung for trial in cell.trials)
-            waiting = [row for row in here if row["status"] == WAITING]
+            waiting = [row for row in here if row and row["status"] == WAITING]
             waiting.sort(key=lambda row: merit(config.sweep.criterion, row))
             for place, row in enumerate(waiting):
                 row["status"] = PROMOTED if given + place < keep else DROPPED

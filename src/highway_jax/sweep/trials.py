@@ -50,7 +50,7 @@ class Trial(NamedTuple):
         seed: Its seed.
     """
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     case: str
     settings: dict[str, Any]
     seed: int
@@ -93,8 +93,11 @@ class Batch(NamedTuple):
     def hyperparameters(self) -> Hyperparameters:
         """Returns the numeric hyperparameters as arrays [trials]."""
         numbers = [trial.numbers for trial in self.trials]
-        arrays = {k: np.asarray([n[k] for n in numbers], np.float32) for k in numbers[0]}
-        return Hyperparameters(np.asarray([t.seed for t in self.trials], np.uint32), **arrays)
+        arrays: dict[str, Any] = {
+            k: np.asarray([n[k] for n in numbers], np.float32) for k in numbers[0]
+        }
+        seeds: Any = np.asarray([trial.seed for trial in self.trials], np.uint32)
+        return Hyperparameters(seeds, **arrays)
 
     def halves(self) -> list[Batch]:
         """Returns two batches of half the trials each, or the batch itself if it has one trial."""
