@@ -180,6 +180,7 @@ MALFORMED = [
     # A valid config, but not the one that ran here.
     ("model.depth=3", "holds a run with another config: changed model.depth from 2 to 3; allowed"),
     ("seeds=0,1", "holds a run with another config: changed seeds from [0] to [0, 1]; allowed"),
+    ("seeds=0,1", "; allowed: the same config, or another --workdir, or --extend, which trains"),
     ("cases.first.model.width=9", "changed cases.first.model.width from '(unset)' to 9; allowed"),
     ("cases={}", "changed cases.first.model.activation from 'tanh' to '(unset)'; cases.first.opt"),
 ]
@@ -204,11 +205,17 @@ def test_a_bad_override_is_refused(override, words, used, refusal):
         (["--config=FILE", "--workdir"], "Missing value for flag --workdir"),
         (["--config=FILE", "--workdir="], "--workdir is ''; allowed: a directory"),
         (["--config=FILE", "--config.model.depth"], "Missing value for flag --config.model.depth"),
-        (["--config=FILE", "--wrokdir=x"], "--wrokdir is not a flag; allowed: --config=FILE,"),
+        (["--config=FILE", "--wrokdir=x"], "--wrokdir is not a flag; did you mean --workdir?"),
         (["--config=FILE", "-x"], "--x is not a flag; allowed: --config=FILE, --config.KEY=VALUE"),
         (["--config=FILE", "train"], "'train' is not a flag; allowed: --config=FILE,"),
-        (["FILE"], "--config is not given; allowed: an experiment file"),
-        (["--config=FILE", "FILE", "--workdir=x"], "is not a flag; allowed: --config=FILE,"),
+        (["FILE"], "--config is not given; did you mean --config=FILE?"),
+        (["digits"], "--config is not given; did you mean --config=digits?"),
+        (
+            ["--config=FILE", "digits:x"],
+            "'digits:x' is not a flag; did you mean --config=digits:x?",
+        ),
+        (["--config=FILE", "FILE", "--workdir=x"], "is not a flag; did you mean --config=FILE?"),
+        (["--config=FILE", "--extnd"], "--extnd is not a flag; did you mean --extend?"),
         (["--config=FILE", "--noconfig.model.depth"], "--noconfig.model.depth is not a flag"),
         (["--help=3"], "--help is '3'; allowed: True or False"),
         (["--flagfile=/no/such"], "Unable to open flagfile"),
@@ -224,7 +231,7 @@ def test_a_bad_override_is_refused(override, words, used, refusal):
 )
 def test_words_that_are_not_understood_are_refused(words, line, used, refusal):
     words = [word.replace("FILE", f"{used}/small.py") for word in words]
-    assert line in refusal(used, *words)
+    assert line.replace("=FILE?", f"={used}/small.py?") in refusal(used, *words)
 
 
 FILES = [
@@ -232,17 +239,23 @@ FILES = [
     ("x = 1\n  y = 2\n", "IndentationError: unexpected indent (line 2)"),
     ("def get_config():\n    return 3\n", "config is 3; allowed: a ml_collections.ConfigDict"),
     ("def get_config():\n    pass\n", "config is None; allowed: a ml_collections.ConfigDict"),
-    ("x = 1\n", "it does not define get_config(); see experiments/digits.py"),
-    ("get_config = 3\n", "it does not define get_config(); see experiments/digits.py"),
-    ("", "it does not define get_config(); see experiments/digits.py"),
+    ("x = 1\n", "the file does not define get_config(); see experiments/digits.py"),
+    ("get_config = 3\n", "the file does not define get_config(); see experiments/digits.py"),
+    ("", "the file does not define get_config(); see experiments/digits.py"),
     ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module' (line 1)"),
     ("\nx = 1 / 0\n", "ZeroDivisionError: division by zero (line 2)"),
     ("raise SystemExit(0)\n", "SystemExit: 0 (line 1)"),
     ("def get_config():\n    raise KeyError('x')\n", "KeyError: 'x' (line 2)"),
     ("def get_config():\n    raise ValueError('a\\nb')\n", "ValueError: a b (line 2)"),
     ("def get_config():\n    raise ValueError('x' * 999)\n", "..."),
-    ("def get_config(a, b):\n    pass\n", "it has get_config(a, b); allowed: a variant, as in"),
-    ("def get_config(variant):\n    pass\n", "it has get_config(variant); allowed: a variant, as"),
+    (
+        "def get_config(a, b):\n    pass\n",
+        "the file has get_config(a, b); allowed: a variant, as in",
+    ),
+    (
+        "def get_config(variant):\n    pass\n",
+        "the file has get_config(variant); allowed: a variant, as",
+    ),
     ("x = '\0'\n", "SyntaxError: source code string cannot contain null bytes"),
     ("config = default_config()\n", "NameError: name 'default_config' is not defined (line 1)"),
     ("config.model.depht = 3\n", 'Did you mean "depth" instead of "depht"?\' (line 4)'),
@@ -274,6 +287,9 @@ def test_a_bad_experiment_file_is_refused(text, words, used, tmp_path, refusal):
     ("spec", "words"),
     [
         ("no_such.py", "there is no such file; allowed: an experiment file, such as experiments/"),
+        ("experiments/digist.py", "there is no such file; did you mean digits?"),
+        ("elsewhere/digits.py", "there is no such file; did you mean digits?"),
+        ("mnist:plan", "the variant is 'plan'; allowed: highway, plain, residual"),
         ("", "there is no such file"),
         ("FOLDER", "there is no such file"),
         ("a" * 5000, "File name too long"),
@@ -281,7 +297,7 @@ def test_a_bad_experiment_file_is_refused(text, words, used, tmp_path, refusal):
         ("FOLDER/small.py:big", "the variant is 'big'; allowed: small, wide"),
         ("FOLDER/small.py:", "the variant is ''; allowed: small, wide"),
         ("FOLDER/small.py:a:b", "the variant is 'a:b'; allowed: small, wide"),
-        ("FOLDER/plain.py:big", "it has get_config(); allowed: no variant"),
+        ("FOLDER/plain.py:big", "the file has get_config(); allowed: no variant"),
     ],
 )
 def test_a_file_or_variant_that_does_not_exist_is_refused(spec, words, used, refusal):
@@ -348,18 +364,20 @@ def test_a_relative_workdir_in_a_directory_that_is_not_utf8_is_refused(used, tmp
 def test_a_workdir_that_cannot_be_written_is_refused(workdir, used, refusal):
     workdir = workdir.replace("FOLDER", str(used))
     line = refusal(used, f"--config={used}/small.py", f"--workdir={workdir}")
-    assert re.match(rf"--workdir={workdir} cannot be written \(.+\); allowed: a directory", line)
+    assert re.match(
+        rf"--workdir is '{workdir}', which cannot be written \(.+\); allowed: a directory", line
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("config.json", b"", "config.json cannot be read"),
-        ("config.json", b"{", "config.json cannot be read"),
-        ("config.json", b"\xff\xfe\0", "config.json cannot be read"),
-        ("config.json", b"[1]", "config.json cannot be read"),
-        ("config.json", b"[" * 10**5, "config.json cannot be read"),
-        ("config.json", "directory", "config.json cannot be read"),
+        ("config.json", b"", "config.json: cannot be read"),
+        ("config.json", b"{", "config.json: cannot be read"),
+        ("config.json", b"\xff\xfe\0", "config.json: cannot be read"),
+        ("config.json", b"[1]", "config.json: cannot be read"),
+        ("config.json", b"[" * 10**5, "config.json: cannot be read"),
+        ("config.json", "directory", "config.json: cannot be read"),
         ("config.json", b"{}", "holds a run with another config: changed cases.first.model."),
         (
             "config.json",
@@ -394,9 +412,9 @@ def test_a_finished_run_can_be_started_again(used, capsys):
     assert main(["highway-jax", *words]) == 0
     quiet = capsys.readouterr().out
     assert "first" in quiet
-    assert "finished before" not in quiet
+    assert "already finished" not in quiet
     assert main(["highway-jax", *words, "--config.runtime.progress=True"]) == 0
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     after = _contents(used)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {"run/config.json"}
@@ -527,6 +545,21 @@ def test_free_sections_can_be_given_whole(used):
     assert config.sweep.draw.to_dict() == {"optimizer": {"momentum": ("choice", 0.5, 0.9)}}
 
 
+@pytest.mark.parametrize("name", ["mnist", "mnist.py", "experiments/mnist.py"])
+def test_a_bundled_experiment_is_found_by_name_unless_a_file_has_it(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command_line.load(f"{name}:plain").name == "mnist-plain"
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(FILE)
+    assert command_line.load(name).name == "small"
+
+
+def test_a_workdir_of_the_command_line_may_be_in_the_home_directory(used, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    words = ["highway-jax", f"--config={used}/small.py", "--workdir=~/run"]
+    assert command_line.parse(words).workdir == Path("/home/someone/run")
+
+
 def test_a_variant_reaches_get_config(used):
     parse = command_line.parse
     assert parse(["highway-jax", f"--config={used}/small.py:wide"]).config.model.width == 8
@@ -545,7 +578,9 @@ def test_each_experiment_file_of_the_repository_loads():
 def test_without_a_workdir_the_name_gives_it(used, tmp_path, monkeypatch):
     asked = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "run", lambda config, workdir, display: asked.append(workdir))
+    monkeypatch.setattr(
+        experiment, "run", lambda config, workdir, extend, display: asked.append(workdir)
+    )
     monkeypatch.setattr("highway_jax.main.summarize", lambda rows: [])
     assert main(["highway-jax", f"--config={used}/small.py:wide"]) == 0
     assert asked == [Path("runs/wide")]
@@ -560,7 +595,7 @@ def test_without_a_workdir_the_name_gives_it(used, tmp_path, monkeypatch):
     ],
 )
 def test_the_status_tells_why_a_run_ended(raised, status, line, used, capsys, monkeypatch):
-    def run(config, workdir, display):
+    def run(config, workdir, extend, display):
         raise raised
 
     monkeypatch.setattr(experiment, "run", run)

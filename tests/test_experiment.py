@@ -94,7 +94,7 @@ def test_resume_is_straight_through_to_the_bit(small_config, tmp_path, stop_afte
     small_config.cases.plain = ConfigDict({"model": {"block": "plain"}})
     run(small_config, tmp_path / "whole")
     stop_after(stretches)
-    with pytest.raises(Stopped, match="goes on from there"):
+    with pytest.raises(Stopped, match="resumes from there"):
         run(small_config, tmp_path / "cut")
     stop_after(10**9)
     run(small_config, tmp_path / "cut")
@@ -221,7 +221,7 @@ def test_a_damaged_checkpoint_is_passed_over(small_config, tmp_path, stop_after,
     victim.write_bytes(content)
     stop_after(10**9)
     run(small_config, tmp_path / "cut")
-    assert f"checkpoint of step {newest} passed over" in caplog.text
+    assert f"checkpoint of step {newest} skipped" in caplog.text
     assert _results(tmp_path / "cut") == _results(tmp_path / "whole")
 
 

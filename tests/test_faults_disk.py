@@ -76,7 +76,7 @@ def test_each_harm_to_each_file_of_the_newest_is_seen_and_the_one_before_restore
         assert (step, extra) == (1, EXTRA), victim
         np.testing.assert_array_equal(state["a"], STATE["a"] + 1)
         if (harm, i) != ("deleted", 0):  # Without its manifest a step was never finished.
-            assert "checkpoint of step 2 passed over" in caplog.text
+            assert "checkpoint of step 2 skipped" in caplog.text
             assert victim.name in caplog.text
 
 
@@ -106,7 +106,7 @@ def test_a_manifest_without_what_a_run_needs_is_damage_not_a_crash(small_config,
         content = json.loads(whole)
         del content["extra"][key], content["sha256"]
         manifest.write_text(json.dumps(content))
-        with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+        with pytest.raises(UserError, match=r": every checkpoint is damaged"):
             run(small_config, tmp_path)
         manifest.write_text(whole)
     run(small_config, tmp_path)
@@ -122,11 +122,11 @@ def test_all_damaged_is_an_error_never_a_start_from_nothing(tmp_path):
     checkpoints = _saved(tmp_path)
     for step in (1, 2):
         _flip(_files_of(step, tmp_path / "checkpoints" / "batch")[-1])
-    with pytest.raises(UserError, match=r"every checkpoint in .*batch is damaged \(step_00000002/"):
+    with pytest.raises(UserError, match=r"batch: every checkpoint is damaged \(step_00000002/"):
         checkpoints.restore(_like)
     for step in (1, 2):
         (tmp_path / "checkpoints" / "batch" / f"step_{step:08d}.json").unlink()
-    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged \(no manifest is left"):
+    with pytest.raises(UserError, match=r": every checkpoint is damaged \(no manifest is left"):
         checkpoints.restore(_like)
     # Unlike one that was never finished.
     (tmp_path / "none" / "step_00000001").mkdir(parents=True)
@@ -239,7 +239,7 @@ def test_a_vanished_directory_is_named_and_no_more_written(cache, tmp_path):
     process.wait(fault_tools.SECONDS)
     line = one.log.read_text().splitlines()[-1]
     assert process.returncode == 2
-    assert line.startswith(f"error: --workdir={one.workdir} is gone")
+    assert line.startswith(f"error: {one.workdir}: the workdir is gone")
     # A save that was under way may end there; nothing else does.
     assert {path.name for path in one.workdir.glob("*")} <= {"checkpoints"}
 
@@ -266,7 +266,9 @@ def test_a_read_only_directory_is_named(cache, tmp_path):
         remount = ["mount", "-o", "remount,ro", str(tmp_path / "disk")]
         subprocess.run(remount, capture_output=True, check=True)
         line = one.refuse(**{"training.epochs": 100000})
-        assert line.startswith(f"error: --workdir={one.workdir} cannot be written (Read-only file")
+        assert line.startswith(
+            f"error: --workdir is '{one.workdir}', which cannot be written (Read-only file"
+        )
         assert fault_tools.size_of(one.workdir / "metrics.jsonl") == before
     finally:
         subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=False)
@@ -325,7 +327,7 @@ def test_an_error_without_a_number_is_explained(error, words, small_config, tmp_
     monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.save", save)
     with pytest.raises(UserError) as caught:
         run(small_config, tmp_path)
-    assert re.search(rf"step_\d+ cannot be written or read \({words}\); ", str(caught.value))
+    assert re.search(rf"step_\d+: cannot be written or read \({words}\); ", str(caught.value))
 
 
 def test_two_runs_cannot_share_a_directory_and_a_stale_lock_is_no_lock(cache, tmp_path):

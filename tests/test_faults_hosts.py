@@ -46,7 +46,7 @@ def test_one_killed_the_other_ends_and_the_next_start_goes_on(victim, cache, tmp
     text = log.read_text()
     if victim == 1 or status != ABORTED:
         assert status == 75, text
-        assert "another process of this run is gone" in text.splitlines()[-1]
+        assert "another process of this run has ended" in text.splitlines()[-1]
     else:  # The first one holds what jax watches by; it may end the others itself.
         assert "distributed service detected fatal errors" in text
     # The next start has one process and two devices where there were two of two.
@@ -66,7 +66,7 @@ def test_an_error_in_one_of_two_ends_both(tmp_path):
     assert first.wait(60) == 75, first_log.read_text()
     print(f"the other ended after {time.monotonic() - began:.1f} s")
     assert "compile_cache" in second_log.read_text().splitlines()[-1]
-    assert "another process of this run is gone" in first_log.read_text().splitlines()[-1]
+    assert "another process of this run has ended" in first_log.read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_a_checkpoint_of_a_stranger_executes_nothing(small_config, tmp_path):
             content["files"][name] = hashlib.sha256(bomb).hexdigest()
         manifest.write_text(json.dumps(content))
         assert Checkpoints(directory).damage(step) is None
-    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+    with pytest.raises(UserError, match=r": every checkpoint is damaged"):
         run(small_config, tmp_path / "run")
     assert not trace.exists()
     pickle.loads(bomb).close()
@@ -249,7 +249,7 @@ def test_a_damaged_line_of_another_trial_is_named(small_config, tmp_path):
     path.write_text("".join([lines[0][:-9] + "\n", *lines[1:]]))
     rows = (tmp_path / "results.csv").read_text().splitlines(keepends=True)
     (tmp_path / "results.csv").write_text("".join(rows[:2]))
-    with pytest.raises(UserError, match=r"line 1 of .*metrics\.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 1 is damaged"):
         run(small_config, tmp_path)
 
 

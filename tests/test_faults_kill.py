@@ -197,7 +197,7 @@ def test_asked_to_stop_it_saves_in_time_and_goes_on(number, moment, alone, tmp_p
     # Compiling ends first: it cannot be interrupted.
     assert seconds < (60 if moment == "compiling" else 10)
     (line,) = [line for line in run.log.read_text().splitlines() if "stopped" in line]
-    assert "the same command goes on" in line
+    assert "the same command resumes" in line
     if moment != "compiling":
         (batch,) = (run.workdir / "checkpoints").iterdir()
         assert list(batch.glob("step_*.json"))
@@ -235,7 +235,7 @@ def test_asked_to_stop_in_an_evaluation_it_ends_that_and_goes_on(number, alone, 
     # The epoch that was evaluated is recorded and saved.
     assert fault_tools.size_of(run.workdir / "metrics.jsonl") > 0
     run.script = whole
-    assert "going on from the checkpoint" in run.finish()
+    assert "resuming from the checkpoint" in run.finish()
     assert fault_tools.left(run.workdir) == expected
 
 

@@ -1,5 +1,6 @@
-"""What a person sees while a run trains."""
+"""The terminal output of a run."""
 
+import contextlib
 import io
 import math
 import re
@@ -22,7 +23,7 @@ def test_a_log_has_a_line_every_few_seconds_and_one_at_the_end(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
-    with progress.Display(console=Console(file=out)).batch("net", 40, 0) as bar:
+    with progress.Display(console=Console(file=out)).training("net", 40) as bar:
         for step in range(10, 50, 10):
             now[0] += 0.6 * progress.LOG_SECONDS
             bar.advance(step, "epoch 1")
@@ -39,20 +40,33 @@ def _summary(case, **values):
 
 def _shown(show, rows):
     """Returns the cells of the table that is shown: headings, then lines."""
+    console = Console(file=io.StringIO())
+    tables = []
+    console.print = lambda table, **_: tables.append(table)
+    show(progress.Display(console=console), rows)
+    (table,) = tables
+    headings = [column.header.replace("\n", " ") for column in table.columns]
+    lines = zip(*(column.cells for column in table.columns), strict=True)
+    return [
+        headings,
+        *([cell.plain.replace("\N{NO-BREAK SPACE}", " ") for cell in line] for line in lines),
+    ]
+
+
+def _printed(show, rows, width=80):
     out = io.StringIO()
-    show(progress.Display(console=Console(file=out)), rows)
-    lines = [line for line in out.getvalue().splitlines() if line.strip(" ─")]
-    return [re.split(r"\s{2,}", line.strip()) for line in lines]
+    show(progress.Display(console=Console(file=out, width=width)), rows)
+    return out.getvalue()
 
 
 def test_settings_that_differ_have_columns():
     rows = [_summary("net"), _summary("net", **{"model.carry_bias": -3.0})]
     headings, *lines = _shown(progress.Display.table, rows)
-    assert headings[:4] == ["Network", "Layers", "model.carry_bias", "Parameters"]
+    assert headings[:4] == ["Network", "Layers", "carry bias", "Params"]
     assert [line[2] for line in lines] == ["1", "-3"]
     assert "nesterov" not in headings
     headings, *_ = _shown(progress.Display.table, rows[:1])
-    assert "model.carry_bias" not in headings
+    assert "carry bias" not in headings
     assert "Validation accuracy (%)" not in headings
 
 
@@ -93,3 +107,68 @@ def test_a_search_shows_settings_and_validation_of_its_best():
         ["a", "plain", "50.00", "-"],
         ["a-best", "highway", "-", "90.00 (80.00 ± 10.00)"],
     ]
+
+
+def _results(case, **values):
+    values = {"test_accuracy_best": 0.98, "test_accuracy_mean": 0.97} | values
+    return _summary(case, test_accuracy_std=0.01, **values)
+
+
+def test_the_table_of_the_digits_fits_80_columns():
+    rows = [
+        _results("highway", block="highway", width=50, learning_rate=0.1, num_parameters=253_660),
+        _results("plain", block="plain", width=71, learning_rate=0.003, num_parameters=255_823),
+    ]
+    text = _printed(progress.Display.table, rows)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "98.00 (97.00 ± 1.00)" in text
+    # The case says which block it is.
+    assert "block" not in _shown(progress.Display.table, rows)[0]
+    assert "block" in _shown(progress.Display.table, [row | {"case": "net"} for row in rows])[0]
+
+
+def test_a_wide_table_is_wrapped_and_keeps_its_numbers():
+    """With a validation split, more settings, and names of several words."""
+    rows = [
+        _results(
+            f"a-net-of-a-long-name-{i}",
+            learning_rate=0.1234 + i,
+            momentum=0.1 + i,
+            **_accuracy("valid_accuracy", 0.1234),
+            valid_accuracy_std=0.01,
+            depth=10 + i,
+        )
+        for i in range(2)
+    ]
+    text = _printed(progress.Display.table, rows)
+    assert max(map(len, text.splitlines())) <= 80
+    for number in ("0.1234", "1.123", "12.34", "98.00", "(97.00"):
+        assert number in text
+
+
+def test_headings_are_the_last_parts_of_keys_unless_they_are_equal():
+    rows = [_summary("net", **{"data.width": i, "model.width": i, "data.pad": i}) for i in (1, 2)]
+    headings = _shown(progress.Display.table, rows)[0]
+    assert {"data width", "model width", "pad"} <= set(headings)
+
+
+def test_a_terminal_shows_one_bar_that_ends_complete_or_where_it_was_stopped():
+    for error, shown in ((None, "100%"), (RuntimeError, "25%")):
+        out = io.StringIO()
+        console = Console(file=out, width=80, force_terminal=True, legacy_windows=False)
+        with (
+            contextlib.suppress(RuntimeError),
+            progress.Display(console=console).training(
+                "one run with a name that is too long to be shown", 8, 1
+            ) as bar,
+        ):
+            bar.advance(2, "highway 3x8  epoch 1/4  loss 0.5" + "  and more" * 9)
+            if error:
+                raise error
+        last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", out.getvalue()).replace("\r", "\n")
+        lines = [line for line in last.splitlines() if line.strip()]
+        assert max(map(len, lines)) <= 80
+        text = "".join(lines)
+        positions = [text.rindex(word) for word in ("one run with a name tha…", shown, "loss 0.5")]
+        assert positions == sorted(positions)
+        assert ("elapsed" in text) == (error is None)

@@ -51,7 +51,7 @@ def _where(run):
 def test_a_reader_that_goes_away_ends_nothing(cache, tmp_path):
     run = Run(tmp_path / "run", cache)
     process = _start(run, stdout=subprocess.PIPE)
-    assert "5 highway nets" in process.stdout.readline()
+    assert "5 trials on 1 CPU core, one after another" in process.stdout.readline()
     process.stdout.close()
     process.stdout = None
     lines = _finish(run, process)
@@ -133,7 +133,7 @@ def test_nothing_leaves_a_display(error, caplog):
     console = progress.Console(file=_Broken(error), force_terminal=True)
     display = progress.Display(console=console)
     display.say("first")
-    with display.batch("net", 10, 0) as bar:
+    with display.training("net", 10) as bar:
         bar.advance(5, "half")
         bar.advance(10, "whole")
     display.search_table([])

@@ -13,8 +13,8 @@ from highway_jax import default_config
 from highway_jax.config import config as config_lib
 from highway_jax.config.config import CASE_KEYS
 from highway_jax.config.schema import SCHEMA
-from highway_jax.runs import batch_trainer
 from highway_jax.runs.experiment import run
+from highway_jax.runs.rows import failed_rows
 from highway_jax.runtime.progress import Display
 from highway_jax.storage import records, summaries, tables
 from highway_jax.sweep import planning
@@ -71,7 +71,7 @@ def _rows(config, accuracy):
     rows = []
     for batch in planning.plan(config, []):
         measured = {"status": planning.FINISHED, "num_parameters": 7, "train_loss": 0.5}
-        for trial, row in zip(batch.trials, batch_trainer.failed_rows(batch), strict=True):
+        for trial, row in zip(batch.trials, failed_rows(batch), strict=True):
             rows.append(row | measured | {"test_accuracy": accuracy(trial)})
     return sorted(rows, key=lambda row: row["trial"])
 
@@ -104,11 +104,12 @@ def test_whatever_varies_has_a_column_and_is_not_averaged(where, key, tmp_path):
     assert len(texts[0]) == 2
     assert texts[0] == texts[1]
     out = io.StringIO()
-    Display(console=Console(file=out)).table(summary)
-    heading, _, *lines = (line for line in out.getvalue().splitlines() if line.strip())
+    Display(console=Console(file=out, width=200)).table(summary)
+    heading, _, table = out.getvalue().partition("─")
+    lines = [line for line in table.splitlines() if line.strip(" ─")]
     assert len(lines) == 2
     if key != "model.depth":
-        assert name in heading.split()
+        assert set(name.rpartition(".")[2].split("_")) <= set(heading.split())
     for line, text in zip(lines, summaries.texts([row[name] for row in summary]), strict=True):
         assert text in line
 
@@ -179,7 +180,7 @@ def test_seeds_of_a_best_setting_trained_again_are_a_group_of_their_own():
 def test_a_trial_that_failed_is_counted_with_its_setting(small_config, tmp_path):
     rows = _rows(small_config, lambda trial: 0.5)
     (batch,) = planning.plan(small_config, [])
-    rows[1] = batch_trainer.failed_rows(batch)[1]
+    rows[1] = failed_rows(batch)[1]
     (line,) = summaries.summarize(rows)
     assert (line["trials"], line["num_parameters"], line["test_accuracy_mean"]) == (2, 7, 0.5)
 

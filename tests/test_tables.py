@@ -170,7 +170,7 @@ def test_a_line_with_other_cells_than_the_first_is_refused(copy):
     lines = (path / "results.csv").read_text().splitlines()
     for last in (lines[4] + ",1", lines[4].rpartition(",")[0]):
         (path / "results.csv").write_text("\n".join([*lines[:4], last]))
-        with pytest.raises(UserError, match=r"line 5 of results\.csv: it has more or fewer cells"):
+        with pytest.raises(UserError, match=r"line 5 of results\.csv: the number of cells differs"):
             run(config, path)
 
 
@@ -178,7 +178,7 @@ def test_retrained_trials_are_trials_of_the_run(small_config):
     small_config.sweep.trials = 3
     small_config.sweep.draw = ConfigDict({"optimizer": {"learning_rate": ("uniform", 0.1, 0.2)}})
     small_config.sweep.retrain_seeds = (7, 8)
-    assert tables.num_trials(design.cells(small_config, numbering=1)) == 3 + 2
+    assert tables.num_trials(design.cells(small_config, numbering=design.Numbering(1))) == 3 + 2
     # Since format 2, whichever setting is the best has indices of its own.
     assert tables.num_trials(design.cells(small_config)) == 3 + 3 * 2
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from highway_jax import default_config
 from highway_jax.config import config as config_lib
 from highway_jax.sweep import draws, planning
+from highway_jax.sweep.design import Numbering
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
@@ -172,7 +173,7 @@ def test_seeds_of_generators_are_numpys():
 def test_the_trials_of_saved_results_are_drawn_again(name):
     folder = RESULTS / "figure1" / name
     config = config_lib.from_json((folder / "config.json").read_text())
-    known = {t.index: t for cell in planning.cells(config, 1) for t in cell.trials}
+    known = {t.index: t for cell in planning.cells(config, Numbering(1)) for t in cell.trials}
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) > 100
@@ -270,7 +271,7 @@ def test_a_cell_that_diverges_whole_ends(search):
 
 @pytest.mark.parametrize("numbering", [1, 2])
 def test_the_best_setting_is_trained_again(search, numbering):
-    known = planning.cells(search, numbering)
+    known = planning.cells(search, Numbering(numbering))
     batches, rows = _play(search, known=known)
     retrained = [t for b in batches for t in b.trials if t.case.endswith("-best")]
     assert [t.seed for t in retrained] == [100, 101] * 4

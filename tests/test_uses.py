@@ -60,7 +60,7 @@ def grid():
     return config
 
 
-def _points(config, *keys, numbering=design.FORMAT):
+def _points(config, *keys, numbering=design.NEW):
     config_lib.validate(config)
     cells = design.cells(config, numbering)
     indices = [trial.index for cell in cells for trial in cell.trials]
@@ -77,11 +77,11 @@ def test_a_case_trains_no_point_twice(grid):
     ]
     assert design.left_out(grid) == [
         "plain: model.transform_bias is only used in highway nets of more than one layer;"
-        " elsewhere, of 3 values the first is trained, -1"
+        " elsewhere, only the first of its 3 values is trained, -1"
     ]
     # Runs that began before this train and number all points.
-    assert len(_points(grid, *keys, numbering=1)) == 12
-    assert design.left_out(grid, 1) == []
+    assert len(_points(grid, *keys, numbering=design.Numbering(1))) == 12
+    assert design.left_out(grid, design.Numbering(1)) == []
 
 
 def test_use_is_seen_at_each_point(grid):
@@ -107,7 +107,7 @@ def test_use_is_seen_at_each_point(grid):
 def test_the_points_that_stay_draw_what_they_drew(grid):
     grid.sweep.trials = 3
     grid.sweep.draw.optimizer = {"learning_rate": ("log_uniform", 0.01, 0.1)}
-    every = {(c.case, *c.settings.items()): c for c in design.cells(grid, 1)}
+    every = {(c.case, *c.settings.items()): c for c in design.cells(grid, design.Numbering(1))}
     few = design.cells(grid)
     assert len(few) == 8
     for cell in few:
@@ -175,7 +175,7 @@ def test_a_run_says_what_it_leaves_out_and_an_old_one_keeps_its_trials(
     assert json.loads(environment.read_text())["format"] == 2
 
     with monkeypatch.context() as patch:
-        patch.setattr("highway_jax.storage.workdir.FORMAT", 1)
+        patch.setattr("highway_jax.storage.workdir.NEW", design.Numbering(1))
         every, _ = _run(grid, tmp_path / "old")
     assert [row["trial"] for row in every] == [str(i) for i in range(6)]
     environment = tmp_path / "old" / "environment.json"
@@ -199,5 +199,5 @@ def test_a_format_of_a_later_version_is_refused(number, small_config, tmp_path):
     environment = tmp_path / "environment.json"
     content = json.loads(environment.read_text()) | {"format": number}
     environment.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"environment\.json has the format .*; allowed: 1 to 2"):
+    with pytest.raises(UserError, match=r"environment\.json: format is .*; allowed: 1 to 2"):
         run(small_config, tmp_path)

@@ -7,7 +7,6 @@ each of them into `analysis/` of the run: `findings.npz` (all arrays), `numbers.
 figures. Nothing is trained.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from highway_jax import files
 from highway_jax.analysis import statistics
 from highway_jax.analysis.collect import Options, analyze
+from highway_jax.arguments import Parser
 from highway_jax.errors import UserError
 from highway_jax.reporting import figures
 from highway_jax.storage import findings
@@ -39,9 +39,7 @@ def write(found: Findings, out: Path) -> dict[str, float]:
 
 def main(argv: list[str]) -> int:
     """Runs one command line without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m highway_jax.analyze", description=__doc__.partition("\n")[0]
-    )
+    parser = Parser(prog="python -m highway_jax.analyze", description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", required=True, help="of a run")
     parser.add_argument(
         "--trial", action="append", type=int, default=[], help="its number; repeatable"
@@ -56,8 +54,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--batch_size", type=int, default=0, help="examples at a time (default: as the run)"
     )
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse(argv)
         workdir = files.expand("--workdir", arguments.workdir)
         out = files.expand("--out", arguments.out) if arguments.out else workdir / "analysis"
         for name in ("examples", "pair_examples", "batch_size"):

@@ -1,4 +1,4 @@
-"""From the words of a command line to a config: experiment file, variant, overrides; help."""
+"""Parses the command line of a training: experiment file, variant, overrides; prints help."""
 
 import contextlib
 import inspect
@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -18,33 +18,46 @@ from rich.console import Console
 from rich.table import Table
 
 import highway_jax
+from highway_jax import bundled, files
+from highway_jax.arguments import Parser
 from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import DISTRIBUTIONS, SCHEMA
-from highway_jax.errors import UserError, brief, show
+from highway_jax.errors import UserError, brief, show, suggestion
 from highway_jax.runtime.progress import CLOSED, Output
 
-_ALLOWED = (
-    "--config=FILE, --config.KEY=VALUE, --workdir=DIR, --coordinator, --num_processes,"
-    " --process_id, --coordinator_timeout, --keys, --help, --version"
+_FLAGS = (
+    "config",
+    "workdir",
+    "extend",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "coordinator_timeout",
+    "keys",
+    "help",
+    "version",
 )
+_BOOLEANS = ("extend", "help", "keys", "version")
 _EXAMPLE = "an experiment file, such as experiments/digits.py"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 _HELP = """\
-usage: python -m highway_jax.main --config=FILE[:VARIANT] [--config.KEY=VALUE]... [--workdir=DIR]
+usage: highway-jax train --config=FILE[:VARIANT] [--config.KEY=VALUE]... [--workdir=DIR]
 
-Trains every case of an experiment with every seed. The same command goes on where it stopped.
+Trains every case of an experiment with every seed. The same command resumes an interrupted run.
 
-  --config=FILE        experiment file, such as experiments/digits.py; VARIANT is one of its own
-  --config.KEY=VALUE   changes one setting; --keys lists them
-  --workdir=DIR        where records and checkpoints go; default runs/NAME
+  --config=FILE        experiment file, or the name of a bundled one: digits, digits:VARIANT
+  --config.KEY=VALUE   overrides one setting; --keys lists all settings
+  --workdir=DIR        directory of records and checkpoints; default runs/NAME
+  --extend             adds seeds or epochs to the run in the workdir
   --keys, --help, --version
 
-Several processes as one, each with its own devices (a TPU pod or srun needs none of these):
+Several processes as one run (not needed on a TPU pod or under srun):
   --coordinator=HOST:PORT --num_processes=N --process_id=I
-  --coordinator_timeout=SECONDS  limit on the wait for the others; default 300
+  --coordinator_timeout=SECONDS  limit on the wait for the other processes; default 300
 
+other commands: highway-jax analyze | report | list
 example:
   python -m highway_jax.main --config=experiments/digits.py --workdir=runs/shallow \\
       --config.model.depth=10 --config.seeds=0,1 --config.cases.plain.model.width=64
@@ -52,18 +65,20 @@ example:
 
 
 class Arguments(NamedTuple):
-    """What a command line says.
+    """The parsed command line.
 
     Attributes:
-        show: "help", "keys" or "version" if that is all it asks for, else empty.
+        show: "help", "keys" or "version" if only that is requested, else empty.
         config: The experiment's config with the overrides; valid.
-        workdir: The directory given, or None.
-        processes: Arguments of `hosts.start`.
+        workdir: The directory given, with the home directory in place of `~`, or None.
+        extend: Whether seeds or epochs may be added to the run in the directory.
+        processes: Arguments of `multihost.start`.
     """
 
     show: str
     config: ConfigDict | None = None
     workdir: Path | None = None
+    extend: bool = False
     processes: tuple[str, int, int, int | None] = ("", 0, -1, None)
 
 
@@ -71,7 +86,7 @@ def parse(argv: list[str]) -> Arguments:
     """Parses a command line, the program's name first.
 
     Raises:
-        UserError: If it is not understood, or the experiment file or an override is not right.
+        UserError: If a flag, the experiment file or an override is invalid.
     """
     own = flags.FlagValues()
     with _one_line():
@@ -81,15 +96,20 @@ def parse(argv: list[str]) -> Arguments:
         flags.DEFINE_integer("num_processes", 0, "", flag_values=own)
         flags.DEFINE_integer("process_id", -1, "", flag_values=own)
         flags.DEFINE_integer("coordinator_timeout", None, "", flag_values=own)
-        for name, short in (("help", "h"), ("keys", None), ("version", None)):
+        for name in _BOOLEANS:
+            short = "h" if name == "help" else None
             flags.DEFINE_bool(name, False, "", short_name=short, flag_values=own)
-        # What is left are the overrides, which need the config that the file returns.
+        # The remaining words are overrides, which need the config that the file returns.
         words = own(argv, known_only=True)
     for name in ("help", "keys", "version"):
         if own[name].value:
             return Arguments(name)
     if not own.config:
-        raise UserError(f"--config is not given; allowed: {_EXAMPLE}")
+        for word in words[1:]:
+            if word.startswith("-") and not _OVERRIDE.match(word):
+                raise _unknown_flag(word.lstrip("-").partition("=")[0])
+        hint = _config_hint(words[1]) if len(words) > 1 else ""
+        raise UserError(f"--config is not given; {hint or f'allowed: {_EXAMPLE}'}")
     if own.workdir == "":
         raise UserError("--workdir is ''; allowed: a directory")
     config = load(own.config)
@@ -98,34 +118,39 @@ def parse(argv: list[str]) -> Arguments:
     config_lib.rename(config)
     config_lib.validate(config)
     processes = (own.coordinator, own.num_processes, own.process_id, own.coordinator_timeout)
-    workdir = None if own.workdir is None else Path(own.workdir)
-    return Arguments("", config, workdir, processes)
+    workdir = None if own.workdir is None else files.expand("--workdir", own.workdir)
+    return Arguments("", config, workdir, own.extend, processes)
 
 
 def load(spec: str) -> ConfigDict:
     """Runs an experiment file and returns its config, which is valid and locked.
 
     Args:
-        spec: Path of the file; with ":variant" after it, the variant is given to its `get_config`.
+        spec: Path of the file, or the name of a bundled experiment if no such file exists; a
+            ":variant" after it is passed to the file's `get_config`.
 
     Raises:
-        UserError: If there is no such file, or it does not give a valid config.
+        UserError: If there is no such file, or its config is invalid.
     """
     name, *variant = spec.split(":", 1)
     path = Path(name)
+    with _blaming(spec, path):
+        is_file = path.is_file()
+    path = path if is_file else bundled.find(name) or path
     with _blaming(spec, path), _same_directory():
-        if not path.is_file():
-            raise UserError(f"there is no such file; allowed: {_EXAMPLE}")
-        get_config = runpy.run_path(name).get("get_config")
+        if not is_file and path == Path(name):
+            hint = suggestion(path.stem, bundled.experiments()) or f"allowed: {_EXAMPLE}"
+            raise UserError(f"there is no such file; {hint}")
+        get_config = runpy.run_path(str(path)).get("get_config")
         if not callable(get_config):
-            raise UserError("it does not define get_config(); see experiments/digits.py")
+            raise UserError("the file does not define get_config(); see experiments/digits.py")
         signature = inspect.signature(get_config)
         try:
             signature.bind(*variant)
         except TypeError:
             allowed = "no variant" if variant else "a variant, as in FILE:VARIANT"
-            raise UserError(f"it has get_config{signature}; allowed: {allowed}") from None
-        config = get_config(*variant)
+            raise UserError(f"the file has get_config{signature}; allowed: {allowed}") from None
+        config: Any = get_config(*variant)
         config_lib.rename(config)
         config_lib.validate(config)
         return config.lock()
@@ -133,7 +158,7 @@ def load(spec: str) -> ConfigDict:
 
 @contextlib.contextmanager
 def _same_directory() -> Iterator[None]:
-    """Returns to the working directory, which relative paths on the command line refer to."""
+    """Restores the working directory, to which relative paths on the command line refer."""
     before = None
     with contextlib.suppress(FileNotFoundError):  # The directory was removed.
         before = Path.cwd()
@@ -146,7 +171,7 @@ def _same_directory() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _blaming(spec: str, path: Path) -> Iterator[None]:
-    """Makes one line, with the place, of whatever goes wrong in an experiment file."""
+    """Raises a `UserError` of one line, with the line number, for any error of a file."""
     try:
         yield
     except KeyboardInterrupt:
@@ -154,7 +179,7 @@ def _blaming(spec: str, path: Path) -> Iterator[None]:
     except BaseException as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         text = error.msg if isinstance(error, SyntaxError) else str(error)
-        # A misspelt key: what ml_collections says after the other keys is what helps.
+        # For a misspelt key, ml_collections lists all other keys before its suggestion.
         text = re.sub(r' Other fields present: ".*?}"(\\n)?', " ", text)
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
@@ -182,20 +207,36 @@ def _override(config: ConfigDict, words: list[str]) -> None:
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
     rest = values(words)
     if len(rest) > 1:
-        raise UserError(f"{show(rest[1])} is not a flag; allowed: {_ALLOWED}")
+        hint = _config_hint(rest[1]) or _allowed()
+        raise UserError(f"{show(rest[1])} is not a flag; {hint}")
+
+
+def _config_hint(word: str) -> str:
+    """Returns a suggestion for an experiment that is given without `--config`, or ""."""
+    name = word.partition(":")[0]
+    is_config = bundled.find(name) is not None or name.endswith(".py")
+    return f"did you mean --config={brief(word)}?" if is_config else ""
+
+
+def _unknown_flag(name: str) -> UserError:
+    return UserError(f"--{name} is not a flag; {suggestion(name, _FLAGS, '--') or _allowed()}")
+
+
+def _allowed() -> str:
+    return f"allowed: --config=FILE, --config.KEY=VALUE, {', '.join(f'--{f}' for f in _FLAGS[1:])}"
 
 
 def _prepare(config: ConfigDict, key: str) -> None:
-    """Checks that an override's key exists, and makes room for it where keys are free."""
-    places = [*(f"cases.{name}" for name in config.cases), "sweep.grid", "sweep.draw"]
-    inside = {f"{place}.{setting}": (place, setting) for place in places for setting in SCHEMA}
+    """Checks that the key of an override exists, and adds it to a section with free keys."""
+    sections = [*(f"cases.{name}" for name in config.cases), "sweep.grid", "sweep.draw"]
+    inside = {f"{place}.{setting}": (place, setting) for place in sections for setting in SCHEMA}
     known = [*SCHEMA, *inside, *config_lib.FREE_SECTIONS]
     if key not in known:
         raise config_lib.unknown_key(key, known, "--config.")
     if key in inside:
         place, setting = inside[key]
-        # A copy, as cases may share a section; with the key's own type, as a flag keeps to the type
-        # that it finds and a case may hold a whole number for a real one.
+        # Cases may share a section, so it is copied. The default sets the type that the flag
+        # parses: a case may hold an int where the setting is a float.
         copy = ConfigDict(config_lib.section(config, place).to_dict(), sort_keys=False)
         with copy.ignore_type():
             default = SCHEMA[setting].default if place.startswith("cases.") else ()
@@ -206,13 +247,13 @@ def _prepare(config: ConfigDict, key: str) -> None:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """Makes a `UserError` of what absl and ml_collections raise for a bad flag."""
+    """Raises a `UserError` for the errors of absl and ml_collections about a bad flag."""
     try:
         yield
     except flags.UnrecognizedFlagError as error:
-        raise UserError(f"--{error.flagname} is not a flag; allowed: {_ALLOWED}") from error
+        raise _unknown_flag(error.flagname) from error
     except flags.IllegalFlagValueError as error:
-        # Its text is "flag --NAME=VALUE: REASON".
+        # The message is "flag --NAME=VALUE: REASON".
         name, _, value = str(error).removesuffix(f": {error.__context__}").partition("=")
         name = name.removeprefix("flag --")
         key = re.sub(r"^config\.(cases\.[^.]*\.)?", "", name)
@@ -221,18 +262,17 @@ def _one_line() -> Iterator[None]:
         elif name.startswith("config."):
             allowed = "a dict" if key in config_lib.FREE_SECTIONS else "a tuple; see --keys"
         else:
-            is_bool = name in ("help", "keys", "version")
-            allowed = "True or False" if is_bool else "a whole number"
+            allowed = "True or False" if name in _BOOLEANS else "a whole number"
         raise UserError(f"--{name} is {show(value)}; allowed: {allowed}") from error
     except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"bad flags: {brief(str(error), 300)}") from error
 
 
 def answer(question: str) -> None:
-    """Prints the help, the version, or every setting with its default and what is allowed.
+    """Prints the help, the version, or every setting with its default and allowed values.
 
     Raises:
-        UserError: If standard output cannot be written. A closed pipe is no error.
+        UserError: If standard output cannot be written. A closed pipe is not an error.
     """
     output = Output(sys.stdout)
     if question == "help":
@@ -240,9 +280,29 @@ def answer(question: str) -> None:
     elif question == "version":
         print(f"highway_jax {highway_jax.__version__}", file=output, flush=True)
     else:
-        Console(file=output, highlight=False, markup=False).print(_keys())
+        Console(file=output.stream, highlight=False, markup=False).print(_keys())
     if output.failure not in ("", CLOSED):
         raise UserError(f"{output.failure}; allowed: a file that can be written, or a pipe")
+
+
+def list_experiments(argv: list[str]) -> None:
+    """Prints a line for each bundled experiment: its name and what it trains.
+
+    Args:
+        argv: The command line without the program's name and the command.
+
+    Raises:
+        UserError: If there are arguments.
+    """
+    Parser(prog="highway-jax list", description="Lists the bundled experiments.").parse(argv)
+    console = Console(file=Output(sys.stdout).stream, highlight=False, markup=False, emoji=False)
+    found = bundled.experiments()
+    for name, path in found.items():
+        line = f"{name:<{max(map(len, found))}}  {bundled.title(path)}"
+        if console.is_terminal:
+            console.print(line, no_wrap=True, overflow="ellipsis")
+        else:
+            console.print(line, soft_wrap=True)
 
 
 def _keys() -> Table:
@@ -251,8 +311,8 @@ def _keys() -> Table:
         table.add_row(key, repr(entry.default), f"{entry.doc}\n{entry.allowed}")
     sections = f"KEY: any of {', '.join(config_lib.CASE_SECTIONS)}"
     points = "a tuple of different values"
-    table.add_row("cases.NAME.KEY", "", f"what differs in the case NAME\n{sections}")
-    table.add_row("sweep.grid.KEY", "", f"values to train every case with\n{points}; {sections}")
+    table.add_row("cases.NAME.KEY", "", f"overrides of the case NAME\n{sections}")
+    table.add_row("sweep.grid.KEY", "", f"grid values for every case\n{points}; {sections}")
     distributions = "; ".join(DISTRIBUTIONS.values())
     table.add_row("sweep.draw.KEY", "", f"draws sweep.trials values\n{distributions}; {sections}")
     return table

@@ -1,10 +1,12 @@
-"""The one exception that means "the person running this can mend it", and words for it."""
+"""Exceptions for errors that the user can fix, and the wording of their messages."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
 class UserError(Exception):
-    """Bad input or a bad environment; its message is one line for the user.
+    """Invalid input or an unusable environment; the message is one line for the user.
 
     The message names the key or file, the value found, and what is allowed. The command line
     prints it without a traceback and exits with status 2.
@@ -17,21 +19,27 @@ class UserError(Exception):
 
 
 class Lost(Exception):
-    """A device or another process of the run failed; the same command goes on.
+    """A device or another process of the run failed; the same command resumes the run.
 
-    The command line prints its message without a traceback and exits with status 75.
+    The command line prints the message without a traceback and exits with status 75.
     """
 
 
 def show(value: Any) -> str:
-    """Returns a value as Python writes it, on one line of at most 100 characters."""
+    """Returns the `repr` of a value on one line of at most 100 characters."""
     try:
         return brief(repr(value))
-    except Exception:  # Such as an int of more than 4,300 digits, which Python does not write.
+    except Exception:  # For example an int of more than 4,300 digits, which has no `repr`.
         return f"<{type(value).__name__}>"
 
 
 def brief(text: str, limit: int = 100) -> str:
-    """Returns a text on one line, cut after `limit` characters."""
+    """Returns a text on one line, truncated to `limit` characters."""
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def suggestion(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns "did you mean PREFIXNAME?" with the closest known name, or "" if none is close."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and what to say when the disk refuses them."""
+"""Atomic file writes, and messages for the errors of the file system."""
 
 import contextlib
 import errno
@@ -15,10 +15,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file by `content` in one step that a crash cannot tear.
+    """Replaces the content of a file atomically: a crash leaves the old or the new content.
 
     Raises:
-        OSError: If it could not be written; the file that was there is untouched.
+        OSError: If writing failed; the earlier file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Removes what `write_atomically` left in a directory where a process was killed in it."""
+    """Removes temporary files of `write_atomically` in a directory, left by a killed process."""
     for path in directory.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -45,19 +45,22 @@ def remove_temporaries(directory: Path) -> None:
 
 @contextlib.contextmanager
 def explained(directory: Path) -> Iterator[None]:
-    """Makes a `UserError` of the system's refusal to read or write within a directory.
+    """Raises a `UserError` for an `OSError` within the block.
+
+    Args:
+        directory: The directory that the block reads or writes.
 
     Raises:
-        UserError: It names the path, the reason and, where the disk is full, the free space.
+        UserError: It names the path, the reason and, if the disk is full, the free space.
     """
     try:
         yield
     except OSError as error:
         path = error.filename or directory
-        mend = f"{_space(directory)}; make room" if error.errno in _FULL else "mend it"
+        fix = f"{_space(directory)}; free space" if error.errno in _FULL else "fix the cause"
         raise UserError(
-            f"{path} cannot be written or read ({reason(error)}); {mend} and start again: the run"
-            " goes on from its last checkpoint"
+            f"{path}: cannot be written or read ({reason(error)}); {fix} and repeat the command:"
+            " the run resumes from its last checkpoint"
         ) from error
 
 
@@ -65,7 +68,7 @@ def expand(name: str, path: str | Path) -> Path:
     """Returns a path with the home directory in place of `~` or `~user`.
 
     Raises:
-        UserError: If there is no such user; the message begins with `name`.
+        UserError: If there is no such user; the message starts with `name`.
     """
     try:
         return Path(path).expanduser()
@@ -88,7 +91,7 @@ def _space(directory: Path) -> str:
 
 
 def sync_directory(path: Path) -> None:
-    """Makes the names in a directory durable, where the system can."""
+    """Flushes the names in a directory to disk, on systems that support it."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

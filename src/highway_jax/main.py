@@ -1,4 +1,4 @@
-"""The command line: `python -m highway_jax.main --config=experiments/digits.py`."""
+"""Runs a training from the command line: `python -m highway_jax.main --config=digits`."""
 
 import contextlib
 import logging
@@ -19,14 +19,14 @@ from highway_jax.storage.summaries import summarize, summarize_search
 from highway_jax.sweep import planning
 
 TRY_AGAIN = 75
-"""Exit status, as in sysexits.h, where only a device or another machine failed."""
+"""Exit status (EX_TEMPFAIL of sysexits.h) if a device or another machine failed."""
 
 
 def main(argv: list[str]) -> int:
     """Runs one command line, the program's name first; returns the exit status.
 
-    That is 0 if all is trained, 2 if something must be mended first, 75 if the same command may
-    just be given again, and 128 + the signal's number if one stopped it.
+    The status is 0 if all trials were trained, 2 for an error that the user must fix, 75 if the
+    same command can be repeated, and 128 + N if signal N stopped the run.
     """
     shared = True
     try:
@@ -58,10 +58,11 @@ def main(argv: list[str]) -> int:
 
 def _train(arguments: command_line.Arguments) -> None:
     config = arguments.config
+    assert config is not None, "only given together with a question"
     multihost.start(*arguments.processes)
     workdir = arguments.workdir or Path("runs") / config.name
     display = Display(enabled=config.runtime.progress)
-    rows = experiment.run(config, workdir, display=display)
+    rows = experiment.run(config, workdir, extend=arguments.extend, display=display)
     if multihost.is_first():
         if config.sweep.trials:
             display.search_table(summarize_search(rows, config))
@@ -73,31 +74,38 @@ def _train(arguments: command_line.Arguments) -> None:
             logging.warning("%s; the results are in %s and %s", display.failure, summary, results)
     if rows and all(row["status"] == planning.FAILED for row in rows):
         raise UserError(
-            f"every trial failed, none was trained; the reasons are above. --workdir={workdir}"
-            " keeps them: remove their rows from results.csv to try again"
+            f"{workdir / 'results.csv'}: every trial failed, for the reasons above; remove their"
+            " rows to train them again"
         )
     if rows and all(row["diverged"] for row in rows):
         logging.warning(
-            "every trial diverged: its loss stopped being finite, and there is no accuracy to"
-            " report; a smaller learning rate or a lower clip_norm may help"
+            "every trial diverged: its loss became infinite or NaN, so no accuracy is reported; a"
+            " smaller learning rate or a lower clip_norm may help"
         )
 
 
-def run() -> None:
-    """Runs the command line of this process."""
-    # Forced, as a library we import has set up its own.
+def start(argv: list[str]) -> int:
+    """Runs a command line in a process of its own: logging, then `main`, then flushed streams.
+
+    Args:
+        argv: The command line, the program's name first.
+
+    Returns:
+        The exit status.
+    """
+    # Forced, since an imported library has configured logging.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", force=True)
-    # Ours say what takes long before a run: downloads and decoding.
+    # Downloads and decoding before a run take long and are logged.
     logging.getLogger("highway_jax").setLevel(logging.INFO)
-    # Orbax logs the errors that it raises, and we tell, in pages.
+    # Orbax logs at length the errors that it raises, which are reported here.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.unraisablehook = _quiet_after_a_save
-    # Otherwise an error of stderr would be reported on stderr.
+    # Otherwise logging would report an error of stderr on stderr.
     logging.raiseExceptions = False
-    status = main(sys.argv)
+    status = main(argv)
     _flush(sys.stdout)
     _flush(sys.stderr)
-    sys.exit(status)
+    return status
 
 
 def _flush(stream: IO[str] | None) -> None:
@@ -111,11 +119,11 @@ def _flush(stream: IO[str] | None) -> None:
 
 
 def _quiet_after_a_save(unraisable: Any) -> None:
-    # When a save fails, its error is told; writes of it that end later find no loop to tell.
+    # The error of a failed save is reported; its later writes find a closed event loop.
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(start(sys.argv))

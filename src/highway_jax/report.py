@@ -6,12 +6,12 @@ Reads the records of any number of runs, finished or not, and writes `report.md`
 explore, `report.html`, with figures as PNG and SVG. Nothing is trained.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from highway_jax import files
+from highway_jax.arguments import Parser
 from highway_jax.errors import UserError
 from highway_jax.paper import published
 from highway_jax.reporting import page, paper_tables, run_tables
@@ -56,13 +56,11 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command line without the program's name; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m highway_jax.report", description=__doc__.partition("\n")[0]
-    )
+    parser = Parser(prog="python -m highway_jax.report", description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", action="append", required=True, help="of a run; repeatable")
     parser.add_argument("--out", default="report", help="directory to write (default: report)")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse(argv)
         workdirs = [files.expand("--workdir", workdir) for workdir in arguments.workdir]
         out = files.expand("--out", arguments.out)
         print(report(workdirs, out))

@@ -1,1 +1,1 @@
-"""From a config to finished trials."""
+"""Runs experiments: trains the trials of a config and records their results."""

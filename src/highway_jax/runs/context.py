@@ -1,8 +1,8 @@
-"""What the batches of a run share: its directory, its records, and what to do next."""
+"""State shared by the batches of a run: directory, records, checkpoints, planning."""
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from highway_jax import files
 from highway_jax.errors import UserError
 from highway_jax.runtime import multihost
 from highway_jax.runtime.compile_cache import CompileCache
-from highway_jax.runtime.progress import Display
+from highway_jax.runtime.progress import Bar, Display
 from highway_jax.runtime.signals import Stopped, StopRequest
 from highway_jax.storage.checkpoint import Checkpoints
 from highway_jax.storage.records import Records
@@ -21,26 +21,30 @@ from highway_jax.sweep.trials import Batch, rung_of
 
 
 class RunContext:
-    """What all batches of a run share."""
+    """State shared by all batches of a run.
+
+    Attributes:
+        bar: The progress of the run.
+    """
 
     def __init__(
         self,
         config: ConfigDict,
-        numbering: int,
+        numbering: design.Numbering,
         directory: Workdir,
         display: Display,
         stop: StopRequest,
         cache: CompileCache,
     ):
-        """Reads and writes nothing yet.
+        """Initializes the context without reading or writing files.
 
         Args:
             config: The run's config.
-            numbering: How it numbers its trials (see `design.FORMAT`).
+            numbering: How it numbers its trials.
             directory: Its directory.
-            display: Where progress is shown.
-            stop: Whether a signal asked to stop.
-            cache: The compiled programs that are kept.
+            display: Displays progress.
+            stop: Whether a signal requested a stop.
+            cache: The cache of compiled programs.
         """
         self.config = config
         self.numbering = numbering
@@ -51,12 +55,20 @@ class RunContext:
             directory.path, config, self.cells, tensorboard=config.runtime.tensorboard
         )
         self.display = display
+        self.bar = Bar()
         self.stop = stop
         self.cache = cache
         self._warned: set[str] = set()
 
     def lead(self, function: Callable[[], Any]) -> Any:
-        """Lets the first process read or write the directory while it is this run's."""
+        """Calls a function that reads or writes the directory, in the first process.
+
+        Returns:
+            The result, in all processes.
+
+        Raises:
+            UserError: If reading or writing failed, or the directory was removed or replaced.
+        """
 
         def guarded():
             with files.explained(self.directory.path):
@@ -64,13 +76,13 @@ class RunContext:
                 try:
                     return function()
                 except OSError:
-                    self.directory.check_held()  # Gone in the midst of it: that is the reason.
+                    self.directory.check_held()  # A removed directory is the cause to report.
                     raise
 
         return multihost.lead(guarded)
 
     def plan(self) -> list[Batch]:
-        """Returns the batches to train; those begun are taken up as they were."""
+        """Returns the batches to train; a batch that has checkpoints keeps its trials."""
         rows, begun = self.lead(lambda: (self.records.results(), self._begun()))
         for line in planning.outdated(self.config, rows, self.cells):
             if line not in self._warned and multihost.is_first():
@@ -80,13 +92,13 @@ class RunContext:
         known = {row["batch"] for row in rows} | {batch.name for batch in batches}
         if lost := [name for name, indices in begun.items() if not indices and name not in known]:
             raise UserError(
-                f"every checkpoint in {self.checkpoints_dir / lost[0]} is damaged; restore a copy"
-                " of the directory, or remove it to train from the start"
+                f"{self.checkpoints_dir / lost[0]}: every checkpoint is damaged; restore a copy of"
+                " the directory, or remove it to train from the start"
             )
         return batches
 
     def begun(self) -> dict[str, list[int]]:
-        """Returns the trials of each batch that has checkpoints, by its name; none if damaged."""
+        """Returns the trials of each batch that has checkpoints, by batch name; () if damaged."""
         return self.lead(self._begun)
 
     def _begun(self) -> dict[str, list[int]]:
@@ -98,19 +110,24 @@ class RunContext:
                 found[path.name] = next((extra["trials"] for extra in whole), [])
         return found
 
+    def work_done(self, but: Collection[int] = ()) -> float:
+        """Returns the work of all rows of results.csv, without those of some trials."""
+        return planning.work_done(self.lead(self.records.results), but)
+
     def checkpoints(self, batch_name: str) -> Checkpoints:
         """Returns the checkpoints of a batch."""
         return Checkpoints(self.checkpoints_dir / batch_name, self.config.checkpoint.keep)
 
     def check_stop(self, batch_name: str) -> None:
-        """Stops where nothing new is to be saved, if a signal asked to."""
+        """Raises `Stopped` without saving if a signal requested a stop."""
         if stop := multihost.largest(self.stop.signal):
             raise Stopped(
-                stop, f"{batch_name}: stopped before its next step; the same command goes on"
+                stop,
+                f"{batch_name}: stopped before its next step; the same command resumes the run",
             )
 
     def add_results(self, rows: list[dict[str, Any]]) -> None:
-        """Records rows and the decisions they allow, and removes checkpoints of no more use."""
+        """Records rows and the decisions that follow, and removes unneeded checkpoints."""
         self.lead(lambda: self._add_results(rows))
 
     def _add_results(self, rows: list[dict[str, Any]]) -> None:
@@ -124,7 +141,7 @@ class RunContext:
         self._remove_unneeded(rows)
 
     def settle(self) -> None:
-        """Does what follows from results.csv, where a process was killed in the midst of it."""
+        """Completes the updates that follow results.csv, which a killed process may have missed."""
         if rows := self.records.results():
             self.records.write_summary(rows)
             self._remove_unneeded(rows)
@@ -132,8 +149,9 @@ class RunContext:
     def _remove_unneeded(self, rows: list[dict[str, Any]]) -> None:
         useful = (planning.WAITING, planning.PROMOTED, planning.FINISHED)
         needed = {row["batch"] for row in rows if row["status"] in useful}
-        rungs = {row["trial"]: row["rung"] for row in rows}
-        # Only what is found there: the names in a table are not to be trusted with this.
+        extended = planning.extended(rows, self.cells)
+        rungs = {row["trial"]: row["rung"] for row in rows if row["trial"] not in extended}
+        # Only directories that exist: names in a table may be paths to other directories.
         for name, indices in self._begun().items():
             done = all(rungs.get(index, -1) >= rung_of(name) for index in indices)
             if indices and done and name not in needed:
@@ -141,7 +159,7 @@ class RunContext:
 
 
 def is_extra(extra: Any) -> bool:
-    """Returns whether this is what a batch saves with a checkpoint."""
+    """Returns whether a value is the extra data that a batch saves with a checkpoint."""
     if not isinstance(extra, dict):
         return False
     seconds, epoch, indices = (extra.get(k) for k in ("seconds", "last_epoch_recorded", "trials"))

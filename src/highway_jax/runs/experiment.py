@@ -1,6 +1,8 @@
-"""Running an experiment: the one place that puts all the other rooms together."""
+"""Runs an experiment: loads data, plans batches of trials, trains and records them."""
 
+import datetime
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,39 +10,47 @@ import jax
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
+from highway_jax import files
 from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config, Data
 from highway_jax.data import datasets as data_lib
 from highway_jax.errors import Lost, brief
-from highway_jax.runs.batch_trainer import BatchRun, TooLarge, failed_rows
+from highway_jax.runs.batch_trainer import BatchRun, TooLarge
 from highway_jax.runs.context import RunContext
+from highway_jax.runs.rows import failed_rows
 from highway_jax.runtime import multihost
 from highway_jax.runtime.compile_cache import CompileCache
 from highway_jax.runtime.progress import Display
 from highway_jax.runtime.signals import StopRequest
 from highway_jax.storage.workdir import Workdir
-from highway_jax.sweep import design
+from highway_jax.sweep import design, planning
 from highway_jax.sweep.trials import Batch
 from highway_jax.training import self_check, trial_mesh
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, *, display: Display | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    extend: bool = False,
+    display: Display | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains all that a config asks for: every case, point of the grid, and seed or drawn setting.
+    """Trains every case of a config at every grid point with every seed or drawn setting.
 
     Args:
-        config: A config from `default_config`, changed as the experiment needs.
-        workdir: Directory of the run's records and checkpoints; made if need be.
-        display: Where progress is shown; None follows `config.runtime.progress`.
+        config: A config from `default_config`, with the changes of the experiment.
+        workdir: Directory of the run's records and checkpoints; created if missing. `~` is the home
+            directory.
+        extend: Whether the config may add seeds and epochs to the run in the directory.
+        display: Displays progress; None for one that follows `config.runtime.progress`.
 
     Returns:
-        The rows of results.csv, one a trial.
+        The rows of results.csv, one for each trial.
 
     Raises:
-        UserError: If the config, the data or the directory are not fit to run.
-        Stopped: If a signal asked to stop; the same call goes on from the checkpoint.
-        Lost: If a device or another process failed; the same call goes on.
+        UserError: If the config, the data or the directory is invalid.
+        Stopped: If a signal requested a stop; the same call resumes from the checkpoint.
+        Lost: If a device or another process failed; the same call resumes the run.
     """
     config_lib.rename(config)
     config_lib.validate(config)
@@ -57,24 +67,44 @@ def run(
         StopRequest().listening() as stop,
         CompileCache(config.runtime.compile_cache).used() as cache,
     ):
-        numbering = multihost.lead(directory.numbering)
+        # The tables are read only after this check, since they depend on the config.
+        found = multihost.lead(lambda: _check(directory, config, fingerprint, extend))
+        numbering = design.Numbering(found[0], tuple(found[1]))  # From JSON in other processes.
         context = RunContext(config, numbering, directory, display, stop, cache)
-        # Before the tables are read, which another config would make no sense of.
-        context.lead(lambda: directory.check(config, fingerprint))
         batches = context.plan()
-        context.lead(lambda: directory.claim(config, fingerprint, trains=bool(batches)))
+        context.lead(lambda: directory.claim(config, fingerprint, numbering, trains=bool(batches)))
         context.lead(context.settle)
         try:
-            for line in design.left_out(config, context.numbering) if batches else ():
+            for line in design.left_out(config, numbering) if batches else ():
                 display.say(line)
             if not batches:
-                display.say(f"{directory.path}: finished before, nothing to train")
-            while batches:
-                _run_or_halve(batches[0], datasets[batches[0].config.data], context)
-                batches = context.plan()
+                display.say(f"{directory.path}: already finished, nothing to train")
+            else:
+                _train_all(batches, datasets, context)
             return context.lead(context.records.results)
         finally:
             context.records.close()
+
+
+def _train_all(
+    batches: list[Batch], datasets: dict[Data, data_lib.Dataset], context: RunContext
+) -> None:
+    """Trains batches, and those that follow from their results, until none is left."""
+    began = time.monotonic()
+    total, done = planning.work_planned(context.config, context.cells), context.work_done()
+    with context.display.training(context.config.name, total, done) as context.bar:
+        while batches:
+            _run_or_halve(batches[0], datasets[batches[0].config.data], context)
+            batches = context.plan()
+    seconds = round(time.monotonic() - began)
+    context.display.say(f"Trained in {datetime.timedelta(seconds=seconds)}")
+
+
+def _check(
+    directory: Workdir, config: ConfigDict, fingerprint: str, extend: bool
+) -> design.Numbering:
+    with files.explained(directory.path):
+        return directory.check(config, fingerprint, extend=extend)
 
 
 def _load_all(config: ConfigDict) -> tuple[dict[Data, data_lib.Dataset], str]:
@@ -96,7 +126,7 @@ def _load_all(config: ConfigDict) -> tuple[dict[Data, data_lib.Dataset], str]:
         datasets[typed.data] = loaded[source]
         config_lib.steps_per_epoch(typed, loaded[source].train.size)
 
-    # All points, whatever the format: the fingerprint must not depend on it.
+    # All grid points, since the fingerprint must not depend on the format of the numbers.
     for _, _, settings in design.places(config, 1):
         load(settings)
     fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
@@ -123,7 +153,7 @@ def load_data(config: Data) -> data_lib.Dataset:
 
 
 def _run_or_halve(batch: Batch, dataset: data_lib.Dataset, context: RunContext) -> None:
-    """Runs a batch; one that memory or the compiler refuses is halved, a single trial recorded."""
+    """Runs a batch; halves it if memory or the compiler fails, and records a failed trial."""
     context.check_stop(batch.name)
     run = None
     try:
@@ -132,17 +162,17 @@ def _run_or_halve(batch: Batch, dataset: data_lib.Dataset, context: RunContext) 
         return
     except (JaxRuntimeError, MemoryError) as error:
         if jax.process_count() > 1 and not isinstance(error, TooLarge):
-            raise  # The others are within a computation that this process will not come back to.
+            raise  # The other processes are in a computation that this one has left.
         reason = brief(str(error) or type(error).__name__, 200)
-        # Once steps were taken, only memory is the batch's own fault.
+        # After the first step, the batch is the cause only of errors of memory.
         if run is not None and run.has_trained and not trial_mesh.is_memory(error):
             raise _lost(batch, reason) from error
     finally:
         context.records.close()
-    run = None  # Its arrays on the devices make room for the halves'.
+    run = None  # Frees its arrays on the devices before the halves run.
     halves = batch.halves()
     if len(halves) > 1:
-        logging.warning("%s failed (%s); trying halves of it", batch.name, reason)
+        logging.warning("%s failed (%s); its halves are trained instead", batch.name, reason)
         for half in halves:
             _run_or_halve(half, dataset, context)
     else:
@@ -151,13 +181,13 @@ def _run_or_halve(batch: Batch, dataset: data_lib.Dataset, context: RunContext) 
         except JaxRuntimeError as error:
             raise _lost(batch, brief(str(error), 200)) from error
         logging.warning(
-            "%s failed (%s); to try it again, remove its row from results.csv", batch.name, reason
+            "%s failed (%s); to train it again, remove its row from results.csv", batch.name, reason
         )
         context.add_results(failed_rows(batch))
 
 
 def _lost(batch: Batch, reason: str) -> Lost:
     return Lost(
-        f"{batch.name}: a device failed ({reason}); start again: the run goes on from its last"
-        " checkpoint"
+        f"{batch.name}: a device failed ({reason}); repeat the command: the run resumes from its"
+        " last checkpoint"
     )

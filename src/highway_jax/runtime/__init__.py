@@ -1,1 +1,1 @@
-"""The process that a run lives in: other processes, signals, the terminal, compiled programs."""
+"""The process of a run: other processes, signals, terminal output, compiled programs."""

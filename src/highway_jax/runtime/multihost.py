@@ -1,8 +1,8 @@
-"""Many processes as one: the first reads and writes the disk, and all learn what it found.
+"""Runs of several processes: the first one reads and writes files and broadcasts the results.
 
-With one process, everything here is a plain call. With more, every process must make the same calls
-in the same order; a `UserError` in one is raised in all. A process that leaves by any other way
-must do so by `leave`, so that the others do not wait for it.
+With one process, these functions are plain calls. With several, every process must make the same
+calls in the same order, and a `UserError` in one is raised in all. A process that ends for another
+reason must call `leave`, so that the others do not wait for it.
 """
 
 import contextlib
@@ -32,21 +32,20 @@ def start(
     process_id: int = -1,
     timeout: int | None = None,
 ) -> None:
-    """Joins the processes of a run; must come before jax's first computation.
+    """Connects the processes of a run; must be called before jax's first computation.
 
-    Without arguments it joins those of a TPU pod or of a SLURM job step, and does nothing where
-    there is neither.
+    Without arguments, the processes are those of a TPU pod or of a SLURM job step, if there is one.
 
     Args:
-        coordinator: HOST:PORT at which process 0 can be reached; empty to find out.
-        num_processes: Processes of the run.
-        process_id: This one's number, from 0.
-        timeout: How many seconds to wait for the others; None for `rendezvous.SECONDS`.
+        coordinator: HOST:PORT of process 0; empty to detect it.
+        num_processes: Number of processes of the run.
+        process_id: Number of this process, from 0.
+        timeout: Seconds to wait for the other processes; None for `rendezvous.SECONDS`.
 
     Raises:
-        UserError: If the arguments do not make sense, or the others cannot be reached.
+        UserError: If the arguments are invalid, or the other processes cannot be reached.
     """
-    arguments, more = (), {}
+    arguments: dict[str, Any] = {}
     if coordinator:
         if num_processes < 1:
             raise UserError(f"--num_processes is {num_processes}; allowed: at least 1")
@@ -56,23 +55,28 @@ def start(
         if seconds < 1:
             raise UserError(f"--coordinator_timeout is {seconds}; allowed: at least 1")
         rendezvous.meet(coordinator, num_processes, process_id, seconds)
-        arguments = (coordinator, num_processes, process_id)
-        more = {"initialization_timeout": _JOIN_SECONDS}
+        arguments = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+            "initialization_timeout": _JOIN_SECONDS,
+        }
     elif num_processes or process_id >= 0 or timeout is not None:
         raise UserError("--coordinator is ''; allowed: HOST:PORT, as other flags name processes")
     elif not _may_have_others():
         return
     try:
-        jax.distributed.initialize(*arguments, local_device_ids=_own_gpus(), **more)
+        jax.distributed.initialize(local_device_ids=_own_gpus(), **arguments)
     except (RuntimeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--coordinator: the processes of this run do not meet ({reason})"
+            f"--coordinator is {show(coordinator)}, where the processes cannot connect ({reason});"
+            " allowed: HOST:PORT of process 0"
         ) from error
 
 
 def _own_gpus() -> list[int] | None:
-    """Returns the GPUs of a SLURM task that has its own; jax alone would take one a task."""
+    """Returns all GPUs of a SLURM task with its own GPUs; jax would use one for each task."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if "SLURM_GPUS_PER_TASK" not in os.environ or not visible:
         return None
@@ -80,11 +84,11 @@ def _own_gpus() -> list[int] | None:
 
 
 def _may_have_others() -> bool:
-    # Set where jax found a TPU and may ask the cloud for the other workers; one alone starts too.
+    # Set if jax found a TPU and may query the cloud for other workers; a single worker starts too.
     is_pod = os.environ.get("TPU_ML_PLATFORM") == "JAX" and "TPU_SKIP_MDS_QUERY" not in os.environ
     is_pod |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     is_pod |= any(name in os.environ for name in _TPU_ADDRESSES)
-    # Set by srun for each step, and not in a shell that merely has an allocation.
+    # Set by srun for each job step, but not in a shell with an allocation.
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if not tasks.isdecimal():
         raise UserError(f"SLURM_STEP_NUM_TASKS is {show(tasks)}; allowed: a whole number")
@@ -92,14 +96,14 @@ def _may_have_others() -> bool:
 
 
 def leave(status: int) -> None:
-    """Ends this process at once if it is one of several, as the others do not end now.
+    """Ends this process immediately if it is one of several.
 
-    Python's own way out would wait for them, and they for this one; they see its connections
-    close instead.
+    A normal exit of Python would wait for the other processes, and they for this one. They detect
+    that its connections are closed.
     """
     if jax.distributed.is_initialized():
         for stream in (sys.stdout, sys.stderr):
-            # None where the process was started without it.
+            # A process may have no stdout or stderr.
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         os._exit(status)
@@ -107,10 +111,10 @@ def leave(status: int) -> None:
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """Makes one line of what a computation raises when another process is gone.
+    """Raises `Lost` for an error of a computation in a run of several processes.
 
     Raises:
-        Lost: It says so.
+        Lost: If another process has ended, or a device failed.
     """
     try:
         yield
@@ -118,19 +122,19 @@ def watching() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         raise Lost(
-            "another process of this run is gone, or a device failed"
-            f" ({brief(str(error), 200)}); start all of them again: the run goes on from its last"
+            "another process of this run has ended, or a device failed"
+            f" ({brief(str(error), 200)}); start all processes again: the run resumes from its last"
             " checkpoint"
         ) from error
 
 
 def is_first() -> bool:
-    """Returns whether this process is the one that writes."""
+    """Returns whether this process is the one that writes files."""
     return jax.process_index() == 0
 
 
 def lead(function: Callable[[], Any]) -> Any:
-    """Calls a function in the first process; returns its result, JSON data, in all.
+    """Calls a function in the first process and returns its result, JSON data, in all.
 
     Raises:
         UserError: In all processes, if it raised one in the first.
@@ -161,14 +165,14 @@ def _shared(process: int, message: str) -> UserError:
 
 @contextlib.contextmanager
 def led(context: AbstractContextManager) -> Iterator[None]:
-    """Enters a context in the first process alone; all learn whether it could."""
+    """Enters a context in the first process only; an error is raised in all processes."""
     with contextlib.ExitStack() as stack:
         lead(lambda: stack.enter_context(context) and None)
         yield
 
 
 def together(function: Callable[[], Any]) -> Any:
-    """Calls a function in every process; returns each its own result.
+    """Calls a function in every process and returns its own result in each.
 
     Raises:
         UserError: In all processes, if any raised one.
@@ -188,7 +192,7 @@ def together(function: Callable[[], Any]) -> Any:
 
 
 def broadcast(tree: Any) -> Any:
-    """Returns the first process's host arrays in all, bit for bit; shapes must agree."""
+    """Returns the host arrays of the first process in all; shapes must be equal."""
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
@@ -203,14 +207,14 @@ def broadcast(tree: Any) -> Any:
 
 
 def largest(value: int) -> int:
-    """Returns the largest of all processes' values."""
+    """Returns the maximum of a value over all processes."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 def first(value: int) -> int:
-    """Returns the first process's value."""
+    """Returns the value of the first process."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -172,8 +172,10 @@ class _Coordinator:
 
     def close(self) -> None:
         """Closes the listener and all connections."""
+        self._listener.close()
         for key in list(self._selector.get_map().values()):
-            key.fileobj.close()
+            if isinstance(key.data, _Lines):
+                key.data.connection.close()
         self._selector.close()
 
     def _tell_all(self, **answer: Any) -> None:

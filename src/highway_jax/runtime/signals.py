@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM from a scheduler, Ctrl-C from a person, SIGHUP from a terminal."""
+"""Signals that request a stop: SIGTERM, SIGINT (Ctrl-C) and SIGHUP (closed terminal)."""
 
 import contextlib
 import signal
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Stopped(Exception):
-    """Training stopped at a checkpoint because a signal asked for it.
+    """Training stopped at a checkpoint because a signal requested it.
 
     Attributes:
         signal: The signal's number.
@@ -18,16 +18,20 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Remembers the first signal that asked to stop; a second Ctrl-C stops at once."""
+    """Stores the first signal that requests a stop; a second Ctrl-C stops immediately.
+
+    Attributes:
+        signal: The number of the signal; 0 if there was none.
+    """
 
     def __init__(self):
         self.signal = 0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Listens within the block, where signals can be heard at all (the main thread).
+        """Handles signals within the block, if it runs in the main thread.
 
-        SIGHUP stays ignored where it was, as `nohup` asks for.
+        SIGHUP stays ignored if it is ignored, as under `nohup`.
         """
         before = {}
         numbers = [signal.SIGTERM, signal.SIGINT]
@@ -38,7 +42,7 @@ class StopRequest:
             for number in numbers:
                 before[number] = signal.signal(number, self._hear)
         except ValueError:
-            pass  # Not the main thread: whoever owns that one decides about signals.
+            pass  # Only the main thread can set signal handlers.
         try:
             yield self
         finally:

@@ -1,1 +1,1 @@
-"""Everything that is written to disk or read from it."""
+"""The files of a run: records, tables, checkpoints, TensorBoard events."""

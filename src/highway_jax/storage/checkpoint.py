@@ -1,9 +1,9 @@
-"""Checkpoints of one batch of trials: Orbax files, a manifest of their sums, the newest few kept.
+"""Checkpoints of one batch of trials: Orbax files with checksums; the newest ones are kept.
 
-Orbax restores a flipped bit without a word, so every file's SHA-256 is written beside the step
-and compared before the step is used; the manifest that holds them has one of its own. It is
-written last and atomically: a step without one was never finished. Files are data only; nothing
-in them is executed.
+Orbax does not detect corruption, so a manifest holds the SHA-256 of every file of a step, and the
+checksums are compared before the step is restored. The manifest has a checksum of its own. It is
+written last and atomically: a step without a manifest is incomplete. Checkpoints contain only data;
+none of it is executed.
 """
 
 import contextlib
@@ -29,37 +29,37 @@ _FORMAT = 1
 _KEYS = {"format", "step", "files", "extra"}
 _MANIFEST = re.compile(r"step_(\d{8,})\.json")
 _STEP = re.compile(r"\.?step_(\d{8,})\b.*")
-_OVERHEAD_BYTES = 2**17  # More than Orbax's own files take.
+_OVERHEAD_BYTES = 2**17  # Upper bound of the size of Orbax's metadata.
 _FULL = re.compile(r"No space left|Disk quota exceeded|File too large|RESOURCE_EXHAUSTED", re.I)
 
 
 class Checkpoints:
-    """The checkpoints in one directory, one subdirectory a step."""
+    """The checkpoints in one directory, with a subdirectory for each step."""
 
     def __init__(self, directory: Path, keep: int = 2):
-        """Opens the directory, which need not exist yet.
+        """Opens the directory, which may be missing.
 
         Args:
             directory: Holds `step_00000000/` with Orbax's files and `step_00000000.json` with
-                their sums and what else was saved.
-            keep: Newest checkpoints kept.
+                their checksums and the extra data.
+            keep: Number of newest checkpoints that are kept.
         """
         self._directory = Path(directory).absolute()
         self._keep = keep
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-        """Saves a step and removes older ones; returns when all of it is on disk.
+        """Saves a step and removes older ones; returns once all files are on disk.
 
-        Later ones are removed too: those were passed over as damaged.
+        Later steps are removed too, since they were skipped as damaged.
 
         Args:
-            step: Names the checkpoint.
+            step: Number of the checkpoint.
             state: Tree of host arrays.
-            extra: Small JSON data saved with it.
+            extra: Small JSON data saved with the state.
 
         Raises:
-            OSError: If it could not be written, or the directory that holds the checkpoints of all
-                batches has no parent any more; earlier checkpoints are untouched.
+            OSError: If saving failed, or the working directory was removed; earlier checkpoints are
+                unchanged.
         """
         path = self._path(step)
         manifest = self._manifest(step)
@@ -84,16 +84,16 @@ class Checkpoints:
         self._tidy({step, *earlier[max(0, len(earlier) - self._keep + 1) :]})
 
     def steps(self) -> list[int]:
-        """Returns the finished steps, oldest first."""
+        """Returns the complete steps, oldest first."""
         found = (_MANIFEST.fullmatch(p.name) for p in self._directory.glob("step_*.json"))
         return sorted(int(match[1]) for match in found if match)
 
     def exist(self) -> bool:
-        """Returns whether any step was ever finished, even if none is left."""
+        """Returns whether a step was completed, even if none is left."""
         return bool(self.steps()) or self._mark().exists()
 
     def extras(self) -> list[dict[str, Any]]:
-        """Returns what was saved with each step, newest first; nothing where it is damaged."""
+        """Returns the extra data of each step, newest first; {} if its manifest is damaged."""
         return [self._read_manifest(step)[0].get("extra", {}) for step in reversed(self.steps())]
 
     def restore(
@@ -101,14 +101,14 @@ class Checkpoints:
     ) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns the newest intact checkpoint as (step, state, extra), or None if none was saved.
 
-        A damaged one is passed over with a warning that names the file.
+        A damaged checkpoint is skipped with a warning that names the file.
 
         Args:
-            like: From the extra data saved with a checkpoint to a tree of host arrays of the
-                shapes that were saved; raises `ValueError` if the data are not what was saved.
+            like: Maps the extra data of a checkpoint to a tree of host arrays with the saved
+                shapes; raises `ValueError` if the extra data are invalid.
 
         Raises:
-            UserError: If there are checkpoints and every one is damaged.
+            UserError: If there are checkpoints and all are damaged.
         """
         damages = []
         for step in reversed(self.steps()):
@@ -119,24 +119,24 @@ class Checkpoints:
                     return step, self._read(step, like(extra)), extra
                 except (MemoryError, UserError):
                     raise
-                except Exception as error:  # Whatever files that are not ours make Orbax raise.
+                except Exception as error:  # Orbax may raise any error for foreign files.
                     damage = (
                         f"{self._path(step).name} cannot be restored ({brief(str(error), 200)})"
                     )
             damages.append(damage)
-            logging.warning("checkpoint of step %d passed over: %s", step, damage)
+            logging.warning("checkpoint of step %d skipped: %s", step, damage)
         if self.exist():
             damage = damages[0] if damages else "no manifest is left"
             raise UserError(
-                f"every checkpoint in {self._directory} is damaged ({damage});"
-                " restore a copy of the directory, or remove it to train from the start"
+                f"{self._directory}: every checkpoint is damaged ({damage}); restore a copy of the"
+                " directory, or remove it to train from the start"
             )
         return None
 
     def _read(self, step: int, like: Any) -> Any:
         with _checkpointer() as checkpointer:
             state = jax.tree.map(np.asarray, checkpointer.restore(self._path(step), like))
-        # Orbax takes what it finds where the shape differs.
+        # Orbax restores arrays of other shapes without an error.
         for (path, found), wanted in zip(
             jax.tree.leaves_with_path(state), jax.tree.leaves(like), strict=True
         ):
@@ -148,7 +148,7 @@ class Checkpoints:
         return state
 
     def damage(self, step: int) -> str | None:
-        """Returns what is wrong with the files of a step, or None."""
+        """Returns a description of the damage of a step's files, or None."""
         manifest, damage = self._read_manifest(step)
         path = self._path(step)
         try:
@@ -157,11 +157,11 @@ class Checkpoints:
             return f"{path.name} cannot be read ({error.strerror})"
 
     def _read_manifest(self, step: int) -> tuple[dict[str, Any], str | None]:
-        """Returns a step's manifest and None, or nothing and what is wrong with it."""
+        """Returns a step's manifest and None, or {} and a description of its damage."""
         name = self._manifest(step).name
         try:
             manifest = json.loads(self._manifest(step).read_text(encoding="utf-8"))
-            # Those of version 0.1.0's first weeks have no sum.
+            # Early manifests of version 0.1.0 have no checksum.
             expected = manifest.pop("sha256", None)
             is_whole = set(manifest) == _KEYS and expected in (None, _sum_of(manifest))
             dict(manifest["files"]), dict(manifest["extra"])
@@ -175,12 +175,12 @@ class Checkpoints:
         return manifest, None
 
     def tidy(self) -> None:
-        """Removes what a process left that was killed while it saved or removed a step."""
+        """Removes incomplete steps, left by a process that was killed."""
         self._tidy(set(self.steps()[-self._keep :]))
 
     def _tidy(self, kept: set[int]) -> None:
-        """Removes all steps but these, and what a killed process left of a step."""
-        for path in sorted(self._directory.iterdir(), reverse=True):  # A manifest, then its step.
+        """Removes all other steps, and incomplete steps."""
+        for path in sorted(self._directory.iterdir(), reverse=True):  # A manifest before its step.
             match = _STEP.fullmatch(path.name)
             is_kept = match and int(match[1]) in kept and path in self._files_of(int(match[1]))
             if not match or is_kept:
@@ -194,7 +194,7 @@ class Checkpoints:
         return self._manifest(step), self._path(step)
 
     def _mark(self) -> Path:
-        # Tells manifests that were lost from a first save that was never finished.
+        # Distinguishes lost manifests from an incomplete first save.
         return self._directory / "saved"
 
     def _path(self, step: int) -> Path:
@@ -205,7 +205,7 @@ class Checkpoints:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    # The arrays are on the host of this process, which does not wait for others.
+    # Only this process saves, so it must not wait for the others.
     own = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
@@ -214,7 +214,7 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 
 def _difference(path: Path, sums: dict[str, str]) -> str | None:
-    """Returns which file of a step is not as it was saved, or None."""
+    """Returns a description of the first file of a step that has changed, or None."""
     present = {str(f.relative_to(path)): f for f in _all_files(path)}
     for name, expected in sums.items():
         if name not in present:
@@ -227,14 +227,14 @@ def _difference(path: Path, sums: dict[str, str]) -> str | None:
 
 
 def _check_space(path: Path, state: Any) -> None:
-    """Raises the error of a full disk before Orbax does, which prints pages about it."""
+    """Raises the error of a full disk before Orbax does, whose message is very long."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _as_os_error(error: Exception, path: Path) -> Exception:
-    """Returns an `OSError` with a number and a path; Orbax reports a full disk as a ValueError."""
+    """Returns an `OSError` with an errno and a path; Orbax reports a full disk as a ValueError."""
     if isinstance(error, OSError) and error.errno is not None:
         error.filename = error.filename or str(path)
         return error

@@ -1,4 +1,4 @@
-"""What was found inside one net: its arrays, and the file that holds them."""
+"""The arrays of an analysis of one net, and the file that holds them."""
 
 import io
 import zipfile
@@ -18,7 +18,7 @@ class Findings(NamedTuple):
     Errors are shares of examples from 0 to 1, losses cross-entropies in nats.
 
     Attributes:
-        title: What net it is.
+        title: Description of the net.
         class_names: Names of the classes.
         biases_before: Transform-gate biases before training [blocks, width].
         biases: After training [blocks, width].
@@ -26,20 +26,20 @@ class Findings(NamedTuple):
         by_class: Mean gate output of each class [classes, blocks, width].
         mean: Mean gate output over all training examples [blocks, width].
         changes: Mean |y - x| of each block [blocks].
-        sample_index: Training examples looked at on their own [samples].
+        sample_index: Indices of single training examples [samples].
         sample_image: Their stored pixels [samples, height, width, channels].
         sample_label: Their classes [samples].
-        sample_prediction: The net's answers [samples].
+        sample_prediction: Predicted classes [samples].
         sample_gates: Their gate outputs [samples, blocks, width].
         sample_outputs: Their block outputs [samples, blocks, width].
         num_examples: Training examples that lesions were evaluated on.
         intact: Loss and error of the whole net on them [2].
-        shut: With each layer's gates shut in turn [2, blocks].
-        opened: With each layer's gates forced open in turn [2, blocks].
-        shut_to: With all layers up to each shut [2, blocks].
-        shut_from: With all layers from each on shut [2, blocks].
-        num_pair_examples: Training examples that pairs were evaluated on; 0 if they were not.
-        pairs: With both layers of a pair shut [2, blocks, blocks].
+        shut: With the gates of one layer closed [2, blocks].
+        opened: With the gates of one layer forced open [2, blocks].
+        shut_to: With the gates of all layers up to each closed [2, blocks].
+        shut_from: With the gates of all layers from each on closed [2, blocks].
+        num_pair_examples: Training examples that pairs were evaluated on; 0 if none were.
+        pairs: With the gates of both layers of a pair closed [2, blocks, blocks].
     """
 
     title: str
@@ -67,23 +67,24 @@ class Findings(NamedTuple):
 
     @property
     def cost(self) -> Float[np.ndarray, "blocks"]:
-        """What shutting each layer adds to the training error."""
+        """Increase of the training error when the gates of each layer are closed."""
         return self.shut[1] - self.intact[1]
 
 
 def save(found: Findings, path: Path) -> None:
-    """Writes the arrays as one `.npz` file, whole or not at all.
+    """Writes the arrays as one `.npz` file, atomically.
 
     Raises:
-        OSError: If it could not be written.
+        OSError: If writing failed.
     """
     content = io.BytesIO()
-    np.savez_compressed(content, **{k: np.asarray(v) for k, v in found._asdict().items()})
+    arrays: dict[str, Any] = {k: np.asarray(v) for k, v in found._asdict().items()}
+    np.savez_compressed(content, **arrays)
     files.write_atomically(path, content.getvalue())
 
 
 def _absent(shut: np.ndarray) -> dict[str, Any]:
-    """Returns what stands for arrays that no figure of the paper needs, where they are missing."""
+    """Returns values of optional arrays, which no figure of the paper needs: NaN and 0."""
     unknown = np.full_like(shut, np.nan)
     return {
         **dict.fromkeys(("opened", "shut_to", "shut_from"), unknown),
@@ -94,23 +95,24 @@ def _absent(shut: np.ndarray) -> dict[str, Any]:
 
 
 def load(path: Path) -> Findings:
-    """Reads what `save` wrote, in this version or another.
+    """Reads a file that `save` wrote, in this or another version.
 
-    Lesions that the paper does not have are NaN where the file lacks them.
+    Lesions that are not in the paper are NaN if the file lacks them.
 
     Raises:
-        UserError: If the file is not there or not such a file.
+        UserError: If the file is missing or invalid.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            values = {name: arrays[name] for name in Findings._fields if name in arrays}
+            values: dict[str, Any] = {
+                name: arrays[name] for name in Findings._fields if name in arrays
+            }
         values = _absent(values["shut"]) | values
-        return Findings(
-            **values
-            | {"title": str(values["title"])}
-            | {name: int(values[name]) for name in ("num_examples", "num_pair_examples")}
-        )
+        values["title"] = str(values["title"])
+        for name in ("num_examples", "num_pair_examples"):
+            values[name] = int(values[name])
+        return Findings(**values)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); allowed: a file that highway_jax.analyze wrote"
+            f"{path}: cannot be read ({error}); repeat highway_jax.analyze to write it again"
         ) from error

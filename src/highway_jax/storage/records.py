@@ -1,8 +1,7 @@
-"""The one writer of what a run measured: curves, results, summary, TensorBoard events.
+"""Writes the measurements of a run: curves, results, summary, TensorBoard events.
 
-`metrics.jsonl` and the tables hold nothing that depends on the clock except the columns named
-`*_seconds` and `steps_per_second`, so an interrupted run and one left alone can be compared byte
-for byte.
+Only the columns `*_seconds` and `steps_per_second` of the tables depend on the clock. All other
+bytes of `metrics.jsonl` and the tables are equal in an interrupted and an uninterrupted run.
 """
 
 import json
@@ -25,7 +24,7 @@ from highway_jax.storage.tensorboard import Events
 from highway_jax.sweep import design
 
 SHOWN = ("activation", "block", "depth", "width", *NUMBERS, "seed", "status")
-"""Columns of results.csv that TensorBoard shows as a trial's settings, with the run's own ones."""
+"""Columns of results.csv that TensorBoard shows as hyperparameters, besides the varied keys."""
 
 
 class Records:
@@ -39,12 +38,12 @@ class Records:
         *,
         tensorboard: bool = True,
     ):
-        """Reads and writes nothing yet.
+        """Initializes the records without reading or writing files.
 
         Args:
             directory: The working directory.
-            config: The config of its run.
-            cells: The run's cells, if they are not those of a new run.
+            config: The config of the run.
+            cells: The run's cells; None for those of a new run.
             tensorboard: Whether to write TensorBoard events.
         """
         self._directory = Path(directory)
@@ -56,20 +55,22 @@ class Records:
         self._events = Events(self._directory / "tensorboard") if tensorboard else None
 
     def add_epoch(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Appends one epoch's line of each trial to metrics.jsonl; on disk when it returns."""
+        """Appends a line for each trial to metrics.jsonl; returns once they are on disk."""
         lines = list(lines)
         text = "".join(json.dumps({k: _json(v) for k, v in line.items()}) + "\n" for line in lines)
         with self._metrics.open("a", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        for line in lines if self._events else ():
+        for line in lines:
+            if (events := self._events) is None:
+                break
             values = {_tag(key): _json(line.get(key)) for key in ("learning_rate", *MEASURED)}
             known = {tag: value for tag, value in values.items() if value is not None}
-            self._events.add_scalars(line, known, line["epoch"])
+            events.add_scalars(line, known, line["epoch"])
 
     def add_gates(self, lines: list[dict[str, Any]], gates: np.ndarray) -> None:
-        """Adds pictures of mean gates to TensorBoard.
+        """Adds images of mean gate outputs to TensorBoard.
 
         Args:
             lines: One epoch's line of each trial.
@@ -80,15 +81,15 @@ class Records:
                 self._events.add_gates(line, own, line["epoch"])
 
     def rewind(self, trials: Collection[int], epoch: int) -> None:
-        """Drops the lines of trials after an epoch, and a torn last line, from metrics.jsonl.
+        """Removes the lines of trials after an epoch, and an incomplete last line.
 
         Args:
             trials: Indices of the trials.
-            epoch: The last epoch recorded before the checkpoint that training goes on from; 0 if
-                there was none.
+            epoch: The last epoch recorded before the checkpoint from which training resumes; 0 if
+                there is none.
 
         Raises:
-            UserError: If a line is damaged, or those of that epoch are not there.
+            UserError: If a line is damaged, or the lines of that epoch are missing.
         """
         kept, last = [], dict.fromkeys(trials, 0)
         for text, line in self._epochs():
@@ -100,13 +101,13 @@ class Records:
         for trial, at in last.items():
             if at != epoch:
                 raise UserError(
-                    f"{self._metrics} ends at epoch {at} of trial {trial}, its checkpoint at"
-                    f" {epoch}; restore the file, or use another --workdir"
+                    f"{self._metrics}: ends at epoch {at} of trial {trial}, but its checkpoint is"
+                    f" at epoch {epoch}; restore the file, or use another --workdir"
                 )
         files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
 
     def losses(self, trials: Collection[int]) -> dict[int, dict[int, float]]:
-        """Returns the training losses of trials by epoch, where they are finite.
+        """Returns the finite training losses of trials by epoch.
 
         Raises:
             UserError: If a line of metrics.jsonl is damaged.
@@ -119,7 +120,7 @@ class Records:
         return found
 
     def _epochs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields the lines of metrics.jsonl as text and as data, but for a torn last one."""
+        """Yields the lines of metrics.jsonl as text and as data, except an incomplete last one."""
         texts = []
         if self._metrics.exists():
             texts = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -129,18 +130,18 @@ class Records:
                 line |= {"trial": int(line["trial"]), "epoch": int(line["epoch"])}
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(texts):
-                    break  # Torn by a crash: it belongs to an epoch that is trained again.
+                    break  # Incomplete after a crash; its epoch is trained again.
                 raise UserError(
-                    f"line {number} of {self._metrics} is damaged; restore the file, or use"
-                    " another --workdir"
+                    f"{self._metrics}: line {number} is damaged; restore the file, or use another"
+                    " --workdir"
                 ) from error
             yield text, line
 
     def results(self) -> list[dict[str, Any]]:
-        """Returns the rows of results.csv, numbers as numbers; no rows if there is no file.
+        """Returns the parsed rows of results.csv; no rows if there is no file.
 
-        A table of another version is read by its columns' names: what it lacks is taken from the
-        config where that says it, and is NaN or empty elsewhere.
+        Columns are identified by name, so tables of other versions can be read. The values of
+        missing columns are taken from the config if it has them, and are NaN or empty otherwise.
 
         Raises:
             UserError: If the file is not a results table of this run.
@@ -151,14 +152,15 @@ class Records:
             columns, rows = tables.read(self._results, tables.num_trials(self._cells))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self._results} cannot be read ({error}); restore it, or use another --workdir"
+                f"{self._results}: cannot be read ({error}); restore the file, or use another"
+                " --workdir"
             ) from error
         return tables.complete(columns, rows, self._config, self._cells)
 
     def write_results(self, rows: list[dict[str, Any]]) -> None:
-        """Writes results.csv, and summary.csv from it; each file whole or not at all.
+        """Writes results.csv, and summary.csv from it, each atomically.
 
-        Columns that this version does not know, such as those of a later one, are kept.
+        Unknown columns, such as those of a later version, are kept.
         """
         columns = tables.with_own(RESULTS, self._own_columns)
         names = dict.fromkeys(name for row in rows for name in row)
@@ -171,17 +173,19 @@ class Records:
         self.write_summary(rows)
 
     def write_summary(self, rows: list[dict[str, Any]]) -> None:
-        """Writes summary.csv from the rows of results.csv; whole or not at all."""
+        """Writes summary.csv from the rows of results.csv, atomically."""
         columns = tables.with_own(SUMMARY, self._own_columns)
         tables.write(self._directory / "summary.csv", columns, summarize(rows))
 
     def add_settings(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Adds what became of settled trials to TensorBoard, with their settings."""
-        for row in rows if self._events else ():
+        """Adds the hyperparameters and results of settled trials to TensorBoard."""
+        for row in rows:
+            if (events := self._events) is None:
+                break
             values = {key: row[key] for key in (*SHOWN, *self._own_columns)}
             settings = {k: str(v) if isinstance(v, tuple) else v for k, v in values.items()}
             measured = {f"final/{key}": row[key] for key in MEASURED}
-            self._events.add_settings(row, settings, measured)
+            events.add_settings(row, settings, measured)
 
     def close(self) -> None:
         """Closes the event files."""
@@ -190,13 +194,13 @@ class Records:
 
 
 def _tag(key: str) -> str:
-    """Returns the name of a curve in TensorBoard, where those of one kind stand together."""
+    """Returns the TensorBoard tag of a curve; curves of one kind form a group."""
     group, _, leaf = key.partition("_") if key in MEASURED else ("", "", key)
     return f"{leaf}/{group}" if group else leaf
 
 
 def _json(value: Any) -> Any:
-    """JSON has no NaN or infinity: both become null."""
+    """Returns a value, or None for NaN and infinity, which JSON lacks."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

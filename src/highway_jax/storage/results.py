@@ -1,4 +1,4 @@
-"""Runs as they lie on disk, finished or not, for those who only read them."""
+"""Reads the records of finished and unfinished runs, for analyses and reports."""
 
 import gzip
 import json
@@ -19,24 +19,24 @@ from highway_jax.sweep import design, planning
 Row = dict[str, Any]
 
 _USED = ("data.name", "sweep.trials")
-"""Settings whose values in config.json reports depend on."""
+"""Settings of config.json on which reports depend."""
 
 
 class Run(NamedTuple):
     """The records of one run.
 
     Attributes:
-        name: The name in its config; with `stem`, if another run beside it has that name.
-        stem: Names its pictures: the name of its directory, with a number if another run beside it
-            has that one too.
+        name: The name in its config, followed by `stem` if another run of the report has that name.
+        stem: Prefix of its figures' file names: the name of its directory, followed by a number if
+            another run of the report has the same.
         directory: Its working directory.
-        config: `config.json`, with the defaults of what it does not say.
+        config: `config.json`, completed by defaults.
         environment: `environment.json`.
-        rows: Rows of results.csv, numbers as numbers.
-        curves: Lines of metrics.jsonl by trial, in the order of epochs.
-        settings: Case, seed and settings of each trial by column; of those still training, settings
-            only where this version can read the config.
-        inside: What `highway_jax.analyze` found, by trial.
+        rows: Parsed rows of results.csv.
+        curves: Lines of metrics.jsonl by trial, sorted by epoch.
+        settings: Case, seed and settings of each trial by column. Unfinished trials have settings
+            only if this version can read the config.
+        inside: Findings of `highway_jax.analyze`, by trial.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Run(NamedTuple):
     inside: dict[int, Findings]
 
     def curve(self, trial: int, metric: str, x: str = "epoch") -> tuple[list[int], list[float]]:
-        """Returns epochs, or steps, and values of a trial where the metric was measured."""
+        """Returns the epochs, or steps, and values of a metric of a trial where it was measured."""
         lines = [
             line
             for line in self.curves.get(trial, ())
@@ -60,12 +60,12 @@ class Run(NamedTuple):
 
 
 def read(directory: Path) -> Run:
-    """Reads the records of a run; what it is still training has curves and no rows.
+    """Reads the records of a run; unfinished trials have curves but no rows.
 
-    `metrics.jsonl` may be compressed, as `metrics.jsonl.gz`.
+    `metrics.jsonl` may be compressed as `metrics.jsonl.gz`.
 
     Raises:
-        UserError: If there are none, or they cannot be read.
+        UserError: If the records are missing or cannot be read.
     """
     directory = Path(directory)
     try:
@@ -94,7 +94,7 @@ def read(directory: Path) -> Run:
 
 
 def _config(tree: dict[str, Any]) -> dict[str, Any]:
-    """Returns the contents of a config.json of any version with the defaults of what it lacks."""
+    """Returns the content of a config.json of any version, completed by defaults."""
     if not is_name(tree.get("name")):
         raise ValueError(f"name in config.json is {show(tree.get('name'))}; allowed: {NAME}")
     tree = config_lib.current(tree)
@@ -129,7 +129,7 @@ def _check_environment(environment: dict[str, Any]) -> None:
 def _curves(directory: Path) -> dict[int, list[Row]]:
     curves: dict[int, list[Row]] = {}
     for number, text in enumerate(_metrics(directory).splitlines(), 1):
-        if not text.endswith("}"):  # A run that is going on may be in the middle of a line.
+        if not text.endswith("}"):  # A run in progress may be writing the line.
             continue
         try:
             line = dict(json.loads(text))
@@ -153,23 +153,23 @@ def _curves(directory: Path) -> dict[int, list[Row]]:
 def _rows(
     path: Path, text: str, config: dict[str, Any], environment: dict[str, Any]
 ) -> tuple[list[Row], dict[int, Row]]:
-    """Returns the rows of results.csv, if there is one, and the settings of all known trials.
+    """Returns the rows of results.csv, if it exists, and the settings of all known trials.
 
     Args:
         path: The table.
-        text: What config.json says.
-        config: The same, as `_config` returns it.
-        environment: What environment.json says.
+        text: The text of config.json.
+        config: Its content, as `_config` returns it.
+        environment: The content of environment.json.
     """
     try:
         planned = config_lib.from_json(text)
-        cells = design.cells(planned, environment.get("format", 1))
-    except UserError:  # That of another version: no trials can be planned from it.
+        cells = design.cells(planned, design.Numbering.read(environment))
+    except UserError:  # A config of another version, from which no trials can be planned.
         planned, cells = None, None
     columns, rows = (), []
     if path.exists():
-        columns, rows = tables.read(path, cells and tables.num_trials(cells))
-    if planned is None:
+        columns, rows = tables.read(path, None if cells is None else tables.num_trials(cells))
+    if planned is None or cells is None:
         return _completed(columns, rows, config), {}
     rows = tables.complete(columns, rows, planned, cells)
     keys = (*tables.SETTINGS.values(), *config_lib.varied_keys(planned))
@@ -182,7 +182,7 @@ def _rows(
 
 
 def _completed(columns: Sequence[str], rows: list[Row], config: dict[str, Any]) -> list[Row]:
-    """Returns rows with the settings that all trials share, where the table has no columns."""
+    """Returns rows completed by the common settings for which the table has no columns."""
     varied = {tables.column(key) for key in config_lib.varied_keys(config)}
     if rows and (missing := sorted(varied - set(columns))):
         raise ValueError(
@@ -197,7 +197,7 @@ def _completed(columns: Sequence[str], rows: list[Row], config: dict[str, Any]) 
 
 
 def read_all(directories: Iterable[Path | str]) -> list[Run]:
-    """Reads several runs, each with a name and a stem of its own.
+    """Reads several runs and makes their names and stems unique.
 
     Raises:
         UserError: As `read`.

@@ -1,4 +1,4 @@
-"""Statistics over trials: of equal settings, of the cells of a search; and what differs in them."""
+"""Statistics over trials with equal settings, or over the cells of a search."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ Row = dict[str, Any]
 
 
 def group(rows: Iterable[Row]) -> list[list[Row]]:
-    """Returns the rows in groups of one setting, in the order of first appearance.
+    """Returns groups of rows with equal settings, in the order of first appearance.
 
-    Rows of a group agree in their case, in every setting that has a column, which is every one
-    that the run varies, and in the epochs trained.
+    Rows of a group have the same case, epochs trained, and settings in all columns. Every varied
+    key has a column.
     """
     rows = list(rows)
     names = ("case", *setting_columns(rows), "epochs")
@@ -41,7 +41,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
     names = ("case", *setting_columns(rows), "epochs")
     return [
         {name: members[0].get(name) for name in names}
-        # A trial that failed has no parameters.
+        # A failed trial has no number of parameters.
         | {"num_parameters": max(row.get("num_parameters", 0) for row in members)}
         | statistics(members)
         for members in group(rows)
@@ -53,7 +53,7 @@ def statistics(rows: Sequence[Row]) -> Row:
     converged = [row for row in rows if not row["diverged"]]
     found: Row = {"trials": len(rows), "diverged": len(rows) - len(converged)}
     for metric in SUMMARIZED:
-        # Failed trials, and those whose test was not read, have none.
+        # Failed trials, and trials that were not tested, have NaN.
         values = [row[metric] for row in converged if math.isfinite(row.get(metric, math.nan))]
         choose = min if metric == "train_loss" else max
         found[f"{metric}_best"] = choose(values) if values else math.nan
@@ -70,13 +70,13 @@ def best(rows: Iterable[Row]) -> Row:
 def summarize_search(rows: Iterable[Row], config: ConfigDict | Mapping[str, Any]) -> list[Row]:
     """Returns one row for each cell of a search, in the order of first appearance.
 
-    A cell is a case at a point of `sweep.grid`; the seeds with which its best setting was trained
-    again are a group of their own. Each row is that of the group's `best` trial, with the group's
-    `statistics`, and `retrained` to say which group it is.
+    A cell is a case at a grid point. The trials that train its best setting again form a separate
+    group. Each row is that of the group's `best` trial, with the group's `statistics`, and with
+    `retrained` for whether the group trains a best setting again.
 
     Args:
         rows: Rows of results.csv.
-        config: The run's config, or what config.json holds.
+        config: The run's config, or the content of config.json.
     """
     names = ("case", *map(column, config_lib.grid_keys(config)))
     return [
@@ -86,12 +86,12 @@ def summarize_search(rows: Iterable[Row], config: ConfigDict | Mapping[str, Any]
 
 
 def is_retrained(row: Mapping[str, Any], config: ConfigDict | Mapping[str, Any]) -> bool:
-    """Returns whether a trial trains the best setting of a search again, with another seed."""
+    """Returns whether a trial trains the best setting of a search with another seed."""
     return row["case"].endswith("-best") and row["case"] not in config_lib.case_names(config)
 
 
 def differing(rows: Sequence[Mapping[str, Any]], leave_out: Iterable[str] = ()) -> list[str]:
-    """Returns the columns of settings in which rows differ, but those left out."""
+    """Returns the columns of settings in which rows differ, except some columns."""
     left_out = set(leave_out)
     return [
         name
@@ -101,7 +101,8 @@ def differing(rows: Sequence[Mapping[str, Any]], leave_out: Iterable[str] = ()) 
 
 
 def texts(values: Sequence[Any]) -> list[str]:
-    """Returns settings as texts; different numbers have different texts."""
+    """Formats settings such that different values have different texts."""
+    shown: list[str] = []
     for digits in range(4, 18):
         shown = [_text(value, digits) for value in values]
         if len(set(shown)) == len({repr(value) for value in values}):
@@ -118,7 +119,7 @@ def _text(value: Any, digits: int) -> str:
 
 
 def labels(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[str]:
-    """Returns what each row has in some columns, such as "depth 10, data.scaling unit"."""
+    """Returns the values of some columns for each row, such as "depth 10, data.scaling unit"."""
     parts = [
         [f"{name} {text}" for text in texts([row.get(name) for row in rows])] for name in columns
     ]
@@ -126,18 +127,18 @@ def labels(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[st
 
 
 def settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns in which case and settings each row differs from others of them."""
+    """Returns the case and settings of each row in which the rows differ."""
     cases = ["case"] if len({row["case"] for row in rows}) > 1 else []
     return labels(rows, [*cases, *differing(rows)])
 
 
 def distinct(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns names of which those that were equal say what differs.
+    """Returns unique names: equal names are followed by the settings in which their rows differ.
 
     Args:
         names: A name for each row.
-        rows: Trials. Where rows of one name agree in all settings, the seed is added, and the
-            trial and the run where they must be.
+        rows: Trials. If rows with equal names have equal settings, the seed is added, and if
+            needed the trial and the run.
     """
     found = list(names)
     for name in dict.fromkeys(names):
@@ -156,5 +157,32 @@ def distinct(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[st
 
 
 def joined(*parts: str) -> str:
-    """Returns the parts that are not empty, with commas between."""
+    """Joins the parts that are not empty with commas."""
     return ", ".join(filter(None, parts))
+
+
+def best_mean_std(row: Mapping[str, Any], metric: str, form: Callable[[float], str]) -> str:
+    """Returns "best (mean ± std)" of a metric of a summary row; "-" if every trial diverged."""
+    best, mean, std = (row[f"{metric}_{statistic}"] for statistic in ("best", "mean", "std"))
+    if math.isnan(best):
+        return "-"
+    return form(best) if math.isnan(std) else f"{form(best)} ({form(mean)} ± {form(std)})"
+
+
+def percent(row: Mapping[str, Any], metric: str) -> str:
+    """Returns "best (mean ± std)" of an accuracy of a summary row, in %."""
+    return best_mean_std(row, metric, _in_percent)
+
+
+def of_best(cell: Mapping[str, Any], metric: str) -> str:
+    """Returns an accuracy of the best trial of a search's cell, in %.
+
+    For a best setting that was trained again, the accuracy is that of all its seeds.
+    """
+    if cell["retrained"]:
+        return percent(cell, metric)
+    return "-" if math.isnan(cell[metric]) else _in_percent(cell[metric])
+
+
+def _in_percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.2f}"

@@ -38,9 +38,9 @@ SETTINGS: dict[str, str] = {
     "batch_size": "training.batch_size",
     **{name: config_lib.NUMERIC[name] for name in NUMBERS},
 }
-"""Keys that have a column in every table, by the column's name.
+"""Keys that have a column in every table, by column name.
 
-A key that a run varies and that is not among them has a column of its own, named by the key.
+The column of any other varied key has the name of the key.
 """
 
 SETTING = ("case", *SETTINGS, "epochs", "num_parameters")
@@ -67,13 +67,13 @@ RESULTS = (
     "train_seconds",
     "steps_per_second",
 )
-"""Columns of every results.csv: one row a trial.
+"""Columns of every results.csv, which has one row for each trial.
 
-`epochs` are those trained; `status` says what became of the trial at its `rung` (see
-`highway_jax.sweep.planning`), and `projected_train_loss` the loss that it is projected to end with
-(see `highway_jax.sweep.projection`). `train_seconds` is the wall time that the trial's batch spent
-in training steps, compiling and evaluating left out; `steps_per_second` is the steps of all trials
-of that batch over this time.
+`epochs` is the number of epochs trained, `status` the state of the trial at its `rung` (see
+`highway_jax.sweep.planning`), and `projected_train_loss` its projected final loss (see
+`highway_jax.sweep.projection`). `train_seconds` is the wall time of the training steps of the
+trial's batch, without compilation and evaluation. `steps_per_second` is the number of steps of all
+trials of the batch divided by this time.
 """
 
 SUMMARIZED = ("test_accuracy", "train_loss", "valid_accuracy")
@@ -83,7 +83,7 @@ SUMMARY = (
     "diverged",
     *(f"{metric}_{statistic}" for metric in SUMMARIZED for statistic in ("best", "mean", "std")),
 )
-"""Columns of every summary.csv: one row a setting; statistics over its trials that converged."""
+"""Columns of every summary.csv: a row for each setting; diverged trials are not averaged."""
 
 _REQUIRED = ("batch", "trial", "case", "rung", "status", "diverged")
 _STATUSES = (planning.WAITING, planning.PROMOTED, *planning.SETTLED)
@@ -100,38 +100,38 @@ _WORDS = {int: "a whole number", float: "a number", bool: "True or False", tuple
 
 
 def column(key: str) -> str:
-    """Returns the name of the column that a key has, or would have if a run varied it."""
+    """Returns the column name of a key."""
     return next((name for name, fixed in SETTINGS.items() if fixed == key), key)
 
 
 def own_columns(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the columns that a run's tables have beyond `RESULTS` and `SUMMARY`."""
+    """Returns the columns of a run's tables that are not in `RESULTS` and `SUMMARY`."""
     return tuple(key for key in config_lib.varied_keys(config) if column(key) == key)
 
 
 def with_own(columns: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
-    """Returns `RESULTS` or `SUMMARY` with a run's own columns behind those of other settings."""
+    """Returns `RESULTS` or `SUMMARY` with further columns of settings after the others."""
     end = columns.index(SETTING[-1]) + 1
     return (*columns[:end], *own, *columns[end:])
 
 
 def setting_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Returns the columns of settings that rows of a table have."""
+    """Returns the columns of settings in the rows of a table."""
     names = dict.fromkeys(name for row in rows for name in row)
     own = (n for n in names if "." in n and n.partition(".")[0] in config_lib.CASE_SECTIONS)
     return (*SETTINGS, *own)
 
 
 def num_trials(cells: Iterable[Cell]) -> int:
-    """Returns how many trials cells may have, those of best settings trained again included."""
+    """Returns the largest number of trials of cells, including retrained best settings."""
     return sum(len(cell.trials) + len(cell.retrained) for cell in cells)
 
 
 def read(path: Path, num_trials: int | None = None) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """Returns the columns and rows of a results.csv of any version, numbers as numbers.
+    """Returns the columns and the parsed rows of a results.csv of any version.
 
-    Columns of measurements that it lacks are NaN or empty in the rows; those of settings are
-    missing in them too (see `complete`). Columns that this version does not have are texts.
+    Missing columns of measurements are added to the rows as NaN or empty text; for missing columns
+    of settings see `complete`. The values of unknown columns are texts.
 
     Args:
         path: The file.
@@ -139,10 +139,10 @@ def read(path: Path, num_trials: int | None = None) -> tuple[tuple[str, ...], li
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is not such a table; it names the line and what is allowed there.
+        ValueError: If the table is invalid; the message names the line and what is allowed.
     """
     rows, lines = [], []
-    with path.open(encoding="utf-8-sig", newline="") as file:  # Spreadsheets begin it with a BOM.
+    with path.open(encoding="utf-8-sig", newline="") as file:  # Spreadsheets write a BOM.
         reader = csv.DictReader(file, strict=True)
         try:
             columns = tuple(map(aliases.current_path, reader.fieldnames or ()))
@@ -177,7 +177,9 @@ def read(path: Path, num_trials: int | None = None) -> tuple[tuple[str, ...], li
 
 def _parse_row(row: dict[str | None, Any]) -> dict[str, Any]:
     if None in row or None in row.values():
-        raise ValueError("it has more or fewer cells than the first line; allowed: as many")
+        raise ValueError(
+            "the number of cells differs from that of the first line; allowed: equal numbers"
+        )
     parsed = {}
     for old, text in row.items():
         name = aliases.current_path(old or "")
@@ -213,12 +215,12 @@ def _check_row(row: dict[str, Any], num_trials: int | None) -> None:
 def complete(
     columns: Sequence[str], rows: list[dict[str, Any]], config: ConfigDict, cells: list[Cell]
 ) -> list[dict[str, Any]]:
-    """Returns rows with every setting that has a column in this version's table.
+    """Returns rows completed by the settings that have a column in this version.
 
     Args:
         columns: Columns of the table that was read.
         rows: Its rows.
-        config: The run's config, which says what the table does not.
+        config: The run's config, which has the missing settings.
         cells: The run's cells.
     """
     varied = config_lib.varied_keys(config)
@@ -230,7 +232,7 @@ def complete(
     known = planning.find(config, rows, cells)
     completed = []
     for row in rows:
-        # A retrained trial is unknown while a row is missing from its cell.
+        # A retrained trial is unknown if a row of its cell is missing.
         found = known[row["trial"]].settings if row["trial"] in known else common
         values = {name: found.get(key, _blank(name)) for name, key in missing.items()}
         completed.append(row | {name: _plain(name, value) for name, value in values.items()})
@@ -238,7 +240,7 @@ def complete(
 
 
 def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a table, whole or not at all."""
+    """Writes a table atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -254,7 +256,7 @@ def _format(name: str, value: Any) -> str:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Returns a value as it is once written and read; a real setting may be given as an int."""
+    """Returns a value as it is after writing and reading: an int of a float setting is a float."""
     return float(value) if _TYPES.get(name) is float and value is not None else value
 
 

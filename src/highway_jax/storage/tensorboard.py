@@ -1,6 +1,7 @@
-"""TensorBoard: curves, pictures of the gates, and the settings of a sweep with what they led to."""
+"""TensorBoard events: curves, images of the gates, hyperparameters and results."""
 
 import contextlib
+import importlib
 import math
 import time
 from pathlib import Path
@@ -8,22 +9,21 @@ from typing import Any
 
 import numpy as np
 
-_PIXELS = 8  # Side of a gate in a picture.
+_PIXELS = 8  # Side of a gate in an image.
 
 
 class Events:
-    """The event files of a run, one directory a trial of a batch.
+    """The event files of a run, with a directory for each trial of a batch.
 
-    tensorboardX's own SummaryWriter has a thread and a pipe for every trial, and waits for ever
-    once the thread has met a full disk; here everything is on its way to the disk when a call
-    returns.
+    tensorboardX's SummaryWriter has a thread and a pipe for each trial, and blocks forever if the
+    thread fails because the disk is full. Here each call writes and flushes its events.
     """
 
     def __init__(self, directory: Path):
-        """Writes nothing yet.
+        """Initializes the events without writing files.
 
         Args:
-            directory: Where event files go.
+            directory: Directory of the event files.
         """
         self._directory = Path(directory)
         self._writers: dict[str, Any] = {}
@@ -32,8 +32,8 @@ class Events:
         """Adds points of curves.
 
         Args:
-            trial: A line of metrics.jsonl or a row of results.csv, which says whose they are.
-            values: The numbers, by tag.
+            trial: A line of metrics.jsonl or a row of results.csv, which identifies the trial.
+            values: The values, by tag.
             epoch: Their epoch.
         """
         from tensorboardX.summary import scalar
@@ -41,7 +41,7 @@ class Events:
         self._write(trial, [scalar(tag, value) for tag, value in values.items()], epoch)
 
     def add_gates(self, trial: dict[str, Any], gates: np.ndarray, epoch: int) -> None:
-        """Adds a picture of mean gate outputs [blocks, width], 0 black and 1 white."""
+        """Adds an image of mean gate outputs [blocks, width]; 0 is black and 1 white."""
         from tensorboardX.summary import image
 
         grey = np.kron(np.nan_to_num(gates), np.ones((_PIXELS, _PIXELS)))
@@ -50,12 +50,12 @@ class Events:
     def add_settings(
         self, row: dict[str, Any], settings: dict[str, Any], measured: dict[str, float]
     ) -> None:
-        """Adds a trial's settings and what they led to, for the HParams tab.
+        """Adds the hyperparameters and results of a trial, for the HParams tab.
 
         Args:
             row: Its row of results.csv.
-            settings: Numbers, texts and flags by name.
-            measured: What was measured, by the tag of its curve.
+            settings: The hyperparameters by name.
+            measured: The results by tag.
         """
         from tensorboardX.summary import hparams, scalar
 
@@ -66,24 +66,25 @@ class Events:
     def close(self) -> None:
         """Closes the event files."""
         for writer in self._writers.values():
-            # Everything was flushed; what a full disk refused is refused again.
+            # All events were flushed before; a full disk raises the same error again.
             with contextlib.suppress(OSError):
                 writer.close()
         self._writers.clear()
 
     def _write(self, trial: dict[str, Any], summaries: list[Any], epoch: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
 
         name = f"{trial['batch']}/{trial['case']}-seed{trial['seed']}-trial{trial['trial']}"
         if name not in self._writers:
             path = self._directory / name
             path.mkdir(parents=True, exist_ok=True)
             writer = self._writers[name] = EventsWriter(str(path / "events"))
-            # Hides what was written from this epoch on before training resumed.
-            start = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(wall_time=time.time(), step=epoch, session_log=start))
+            # Hides events from this epoch on that were written before training resumed.
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            writer.write_event(proto.Event(wall_time=time.time(), step=epoch, session_log=start))
         writer = self._writers[name]
         for summary in summaries:
-            writer.write_event(Event(wall_time=time.time(), step=epoch, summary=summary))
+            writer.write_event(proto.Event(wall_time=time.time(), step=epoch, summary=summary))
         writer.flush()

@@ -1,4 +1,4 @@
-"""A run's directory: its lock, its config, where it ran."""
+"""The working directory of a run: lock, config, environment."""
 
 import contextlib
 import datetime
@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -20,47 +21,50 @@ from ml_collections import ConfigDict
 
 from highway_jax import files
 from highway_jax.config import config as config_lib
-from highway_jax.errors import UserError, show
-from highway_jax.sweep.design import FORMAT
+from highway_jax.errors import UserError
+from highway_jax.sweep import design
+from highway_jax.sweep.design import NEW, Numbering
 
 _RECORDS = ("checkpoints", "metrics.jsonl", "results.csv", "summary.csv")
-# What an environment may differ in without another bit in the results.
+# Schedules whose rate at a step does not depend on the number of epochs.
+_OPEN_ENDED = ("constant", "exponential", "steps", "multistep")
+# Entries of the environment that do not affect the bits of the results.
 _HARMLESS = ("num_devices ", "num_processes ", "python ", "system ")
 _PACKAGES = ("highway-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Workdir:
-    """The directory of one run.
+    """The working directory of one run.
 
     Holds `config.json`, `environment.json`, `metrics.jsonl`, `results.csv`, `summary.csv`,
     `tensorboard/` and `checkpoints/`.
     """
 
     def __init__(self, path: str | Path):
-        """Names the directory, which need not exist.
+        """Initializes the object; the directory may be missing.
 
         Args:
             path: The directory; `~` is the home directory.
 
         Raises:
-            UserError: If `~user` is no user.
+            UserError: If the user of `~user` does not exist.
         """
         self.path = files.expand("--workdir", path)
         self._lock: IO[str] | None = None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory and holds it for this process alone.
+        """Creates the directory and locks it for this process within the block.
 
-        The system drops the lock when the process ends, however it ends.
+        The system releases the lock when the process ends, also when it is killed.
 
         Raises:
-            UserError: If it cannot be made or written, or another process holds it.
+            UserError: If the directory cannot be written, or another process has locked it.
         """
         try:
-            str(self.path.absolute()).encode()  # Orbax writes to no other path.
+            str(self.path.absolute()).encode()  # Orbax requires UTF-8.
             self.path.mkdir(parents=True, exist_ok=True)
-            # Held open for the whole run; closing it drops the lock.
+            # Open during the whole run, since closing the file releases the lock.
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
         except UnicodeEncodeError as error:
             raise UserError(
@@ -68,22 +72,22 @@ class Workdir:
             ) from error
         except OSError as error:
             raise UserError(
-                f"--workdir={self.path} cannot be written ({error.strerror});"
-                " allowed: a directory that this user may create and write"
+                f"--workdir is {str(self.path)!r}, which cannot be written ({error.strerror});"
+                " allowed: a directory that this user can create and write"
             ) from error
         with lock:
             try:
-                # `flock` where there is one, as runs of earlier versions use on this file.
+                # This is `flock` where it exists, which earlier versions use on the file.
                 is_ours = filelock.lock_descriptor(lock.fileno(), blocking=False)
             except OSError as error:
                 raise UserError(
-                    f"--workdir={self.path} cannot be locked ({files.reason(error)}); allowed: a"
-                    " directory on a file system with locks"
+                    f"--workdir is {str(self.path)!r}, which cannot be locked"
+                    f" ({files.reason(error)}); allowed: a directory on a file system with locks"
                 ) from error
             if not is_ours:
                 raise UserError(
-                    f"--workdir={self.path} is in use by {_holder(lock)}; allowed: a directory of"
-                    " its own, or wait until that run ends"
+                    f"--workdir is {str(self.path)!r}, which is in use by {_holder(lock)}; allowed:"
+                    " another directory, or the same one once that run has ended"
                 )
             lock.truncate(0)
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -101,120 +105,141 @@ class Workdir:
         """Checks that the directory is the one that was locked.
 
         Raises:
-            UserError: If it was removed, or another one put in its place.
+            UserError: If it was removed or replaced.
         """
+        assert self._lock is not None, "called within `locked`"
         held = os.fstat(self._lock.fileno())
         try:
             found = (self.path / ".lock").stat()
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
-                f"--workdir={self.path} is gone; nothing more is written there. Restore it and"
-                " start again, or use another --workdir"
+                f"{self.path}: the workdir is gone, nothing more is written; restore it and repeat"
+                " the command, or use another --workdir"
             ) from None
         if (found.st_ino, found.st_dev) != (held.st_ino, held.st_dev):
             raise UserError(
-                f"--workdir={self.path} was replaced while this run wrote there; nothing more is"
-                " written there. Use another --workdir"
+                f"{self.path}: the workdir was replaced during the run, nothing more is written;"
+                " use another --workdir"
             )
 
-    def numbering(self) -> int:
-        """Returns how the run here numbers its trials (see `design.FORMAT`).
+    def numbering(self) -> Numbering:
+        """Returns how the run in the directory numbers its trials.
 
         Raises:
-            UserError: If its environment cannot be read, or a later version wrote it.
+            UserError: If its environment.json cannot be read, or a later version wrote it.
         """
         if not (self.path / "config.json").exists():
-            return FORMAT
-        found = self.environment().get("format", 1)
-        if type(found) is not int or not 1 <= found <= FORMAT:
+            return NEW
+        try:
+            return Numbering.read(self.environment())
+        except ValueError as error:
             raise UserError(
-                f"{self.path / 'environment.json'} has the format {show(found)}; allowed: 1 to"
-                f" {FORMAT}, those that this version reads"
-            )
-        return found
+                f"{self.path / 'environment.json'}: {error}; use the version of highway_jax that"
+                " wrote it"
+            ) from error
 
-    def check(self, config: ConfigDict, data_fingerprint: str) -> None:
-        """Checks that what is to be run here is what was run here before, if anything was.
+    def check(
+        self, config: ConfigDict, data_fingerprint: str, *, extend: bool = False
+    ) -> Numbering:
+        """Checks that the run in the directory, if there is one, is the run of a config.
 
         Args:
             config: The run's config.
-            data_fingerprint: Tells its data from other data.
+            data_fingerprint: Identifies its data.
+            extend: Whether the config may add seeds and epochs to the run.
+
+        Returns:
+            How the run numbers its trials.
 
         Raises:
-            UserError: If the directory holds a run of another config, of other data, or one that
-                cannot be told.
+            UserError: If the directory holds a run of another config or of other data, or if the
+                run cannot be identified.
         """
         path = self.path / "config.json"
-        new = json.loads(config_lib.to_json(config))
+        numbering = self.numbering()
         if path.exists():
             try:
                 old = config_lib.current(json.loads(path.read_text(encoding="utf-8")))
+                new = json.loads(config_lib.to_json(config))
                 changed = config_lib.changes(_flatten(old), _flatten(new))
             except (OSError, ValueError, AttributeError, RecursionError) as error:
-                raise UserError(
-                    f"{path} cannot be read ({error}); restore it, or use another --workdir"
-                ) from error
+                raise _unreadable(path, error) from error
             if changed:
-                raise UserError(
-                    f"--workdir={self.path} holds a run with another config: changed"
-                    f" {'; '.join(changed)}; allowed: the same config, or another --workdir"
-                )
-            before = self.environment(must_exist=True)
-            known = before.get("data_fingerprint")
-            if known != data_fingerprint:
-                raise UserError(
-                    f"--workdir={self.path} holds a run on other data: {config.data.name} had"
-                    f" fingerprint {str(known)[:12]}, now {data_fingerprint[:12]}; allowed: the"
-                    " same data, or another --workdir"
-                )
+                refusal = _refusal(old, config, numbering)
+                if refusal or not extend:
+                    advice = "the same config, or another --workdir"
+                    if not refusal:
+                        advice += ", or --extend, which trains what the config adds"
+                    elif extend:
+                        advice = refusal
+                    raise UserError(
+                        f"--workdir={self.path} holds a run with another config: changed"
+                        f" {'; '.join(changed)}; allowed: {advice}"
+                    )
+                numbering = numbering.extended(len(old["seeds"]), len(config.seeds))
+            self._check_data(config, data_fingerprint)
         elif found := [name for name in _RECORDS if (self.path / name).exists()]:
             raise UserError(
-                f"--workdir={self.path} holds {', '.join(found)} but no config.json that says of"
-                " which run; restore it, or use another --workdir"
+                f"{self.path}: holds {', '.join(found)} but no config.json, which identifies the"
+                " run; restore config.json, or use another --workdir"
+            )
+        return numbering
+
+    def _check_data(self, config: ConfigDict, data_fingerprint: str) -> None:
+        known = self.environment(must_exist=True).get("data_fingerprint")
+        if known != data_fingerprint:
+            raise UserError(
+                f"--workdir={self.path} holds a run on other data: {config.data.name} had"
+                f" fingerprint {str(known)[:12]}, now {data_fingerprint[:12]}; allowed: the"
+                " same data, or another --workdir"
             )
 
-    def claim(self, config: ConfigDict, data_fingerprint: str, *, trains: bool) -> None:
-        """Writes down what is run here, once `check` has passed.
+    def claim(
+        self, config: ConfigDict, data_fingerprint: str, numbering: Numbering, *, trains: bool
+    ) -> None:
+        """Records the run in the directory, once `check` has passed.
 
         Args:
             config: The run's config.
-            data_fingerprint: Tells its data from other data.
-            trains: Whether anything is left to train; if not, `environment.json` keeps saying
-                where it was trained.
+            data_fingerprint: Identifies its data.
+            numbering: How it numbers its trials.
+            trains: Whether anything is left to train; if not, `environment.json` is kept, which
+                describes where the run was trained.
         """
         if trains:
-            self._describe(data_fingerprint)
+            self._describe(data_fingerprint, numbering)
         files.write_atomically(self.path / "config.json", config_lib.to_json(config))
 
-    def _describe(self, data_fingerprint: str) -> None:
-        """Writes `environment.json`; one that is different from before is told and kept."""
-        now, numbering = describe_environment(), self.numbering()
-        before = self.environment()
+    def _describe(self, data_fingerprint: str, numbering: Numbering) -> None:
+        """Writes `environment.json`; keeps an earlier environment that differs, with a warning."""
+        now, before = describe_environment(), self.environment()
         earlier = before.pop("earlier", [])
-        before.pop("data_fingerprint", None)
-        before.pop("format", None)
+        for name in ("data_fingerprint", "format", "seeds_before_extensions"):
+            before.pop(name, None)
         if before and before != now:
             earlier = [*earlier, before] if isinstance(earlier, list) else [before]
             changed = config_lib.changes(_flatten(before), _flatten(now))
             if changed := [phrase for phrase in changed if not phrase.startswith(_HARMLESS)]:
                 logging.warning(
-                    "the run goes on under other conditions: %s; from here on its numbers may"
-                    " differ in the last bits from those of a run left alone",
+                    "the environment changed since the run started: %s; results may differ in the"
+                    " last bits from those of an uninterrupted run",
                     "; ".join(changed),
                 )
-        now |= {"format": numbering, "data_fingerprint": data_fingerprint}
+        now |= {"format": numbering.format, "data_fingerprint": data_fingerprint}
+        if numbering.seeds:
+            now["seeds_before_extensions"] = list(numbering.seeds)
         if earlier:
-            now |= {"earlier": earlier}
+            now["earlier"] = earlier
         files.write_atomically(self.path / "environment.json", json.dumps(now, indent=2) + "\n")
 
     def environment(self, *, must_exist: bool = False) -> dict[str, Any]:
-        """Returns what `environment.json` says, or nothing if there is none.
+        """Returns the content of `environment.json`; {} if the file is missing.
 
         Args:
-            must_exist: Whether that is an error.
+            must_exist: Whether a missing file is an error.
 
         Raises:
-            UserError: If it cannot be read.
+            UserError: If the file cannot be read.
         """
         path = self.path / "environment.json"
         try:
@@ -222,13 +247,49 @@ class Workdir:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             if isinstance(error, FileNotFoundError) and not must_exist:
                 return {}
-            raise UserError(
-                f"{path} cannot be read ({error}); restore it, or use another --workdir"
-            ) from error
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: cannot be read ({error}); restore the file, or use another --workdir"
+    )
+
+
+def _refusal(old: dict[str, Any], config: ConfigDict, numbering: Numbering) -> str:
+    """Returns why a config cannot extend a run, as the values allowed, or "" if it can."""
+    changed = _changed_keys(_flatten(old), _flatten(json.loads(config_lib.to_json(config))))
+    for key in changed:
+        if key != "seeds" and not re.fullmatch(r"(cases\.[^.]+\.)?training\.epochs", key):
+            return f"with --extend, changes of seeds and training.epochs, not of {key}"
+    if config.sweep.trials:
+        return "with --extend, runs without sweep.trials"
+    before = config_lib.from_json(json.dumps(old))
+    if config.seeds[: len(before.seeds)] != before.seeds:
+        return "with --extend, further seeds after those of the run"
+    points = (design.places(c, numbering.format) for c in (before, config))
+    for (case, _, earlier), (_, _, later) in zip(*points, strict=True):
+        schedule = later["optimizer.schedule"]
+        if later["training.epochs"] < earlier["training.epochs"]:
+            return f"with --extend, at least {earlier['training.epochs']} epochs of {case}"
+        if later["training.epochs"] != earlier["training.epochs"] and schedule not in _OPEN_ENDED:
+            return (
+                f"with --extend, more epochs where optimizer.schedule is {', '.join(_OPEN_ENDED)};"
+                f" {schedule!r} of {case} depends on their number"
+            )
+    return ""
+
+
+def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Returns the keys in which two flattened configs differ."""
+    keys = sorted({*old, *new})
+    return [
+        k for k in keys if config_lib.changes(*({k: c[k]} if k in c else {} for c in (old, new)))
+    ]
 
 
 def _holder(lock: IO[str]) -> str:
-    with contextlib.suppress(OSError):  # Windows does not let others read what is locked.
+    with contextlib.suppress(OSError):  # On Windows, a locked file cannot be read.
         lock.seek(0)
         return " ".join(lock.read().split()) or "another process"
     return "another process"
@@ -244,7 +305,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Returns the versions, devices and commit that this process runs with."""
+    """Returns the versions, devices and commit of this process."""
     versions = {}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -274,8 +335,8 @@ def _processor() -> str:
 def _commit(version: str) -> str:
     """Returns the git commit of the source, with "+changes" if the source differs from it.
 
-    Where git does not track the source, as in an installed package, this is the version and a
-    checksum of the source files.
+    If git does not track the source, as in an installed package, returns the version and a checksum
+    of the source files.
     """
     source = Path(__file__).parents[1]
 

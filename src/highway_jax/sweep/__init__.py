@@ -1,1 +1,1 @@
-"""The trials of a config: cells, draws, halving, and which trials to train next."""
+"""The trials of a config: grid, random draws, successive halving, planning of batches."""

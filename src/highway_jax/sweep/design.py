@@ -1,12 +1,13 @@
 """The trials of a run that are known from its config.
 
-A run is a set of cells: every case at every point of `sweep.grid`. A cell's trials are its seeds,
-or settings drawn from `sweep.draw`.
+A run is a set of cells: every case at every grid point of `sweep.grid`. A cell has one trial for
+each seed, or for each setting drawn from `sweep.draw`.
 """
 
+import bisect
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -14,32 +15,86 @@ from ml_collections import ConfigDict
 from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import USES
+from highway_jax.errors import show
 from highway_jax.sweep import draws
 from highway_jax.sweep.trials import Trial
 
 FORMAT = 2
-"""How new runs number their trials.
+"""Format of the trial numbers of new runs.
 
-In format 1, that of runs whose environment.json names none, every point of the grid is trained. The
-trials of `sweep.retrain_seeds` have the same indices whichever setting of their cell is the best,
-and one that becomes the best later is not trained again.
+In format 1, which runs have whose environment.json names no format, every grid point is trained.
+The trials of `sweep.retrain_seeds` have the same indices whichever setting of their cell is the
+best, and a setting that becomes the best later is not trained again.
 
-Since format 2, points of the grid that differ only in settings that a case does not use are one
-(`schema.USES`), and each setting has indices of its own for `sweep.retrain_seeds`.
+Since format 2, grid points that differ only in settings that a case does not use are one
+(`schema.USES`), and each setting has its own indices for `sweep.retrain_seeds`.
 """
 
 
+class Numbering(NamedTuple):
+    """How the trials of a run are numbered.
+
+    Attributes:
+        format: The `FORMAT` of the version that started the run.
+        seeds: Number of seeds before each extension of the run. The seeds that an extension adds
+            have the next free indices, so the earlier trials keep theirs.
+    """
+
+    format: int = FORMAT
+    seeds: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, environment: Mapping[str, Any]) -> "Numbering":
+        """Returns the numbering that environment.json holds.
+
+        Raises:
+            ValueError: If it is invalid, or a later version of the package wrote it.
+        """
+        found = environment.get("format", 1)
+        if type(found) is not int or not 1 <= found <= FORMAT:
+            raise ValueError(f"format is {show(found)}; allowed: 1 to {FORMAT}")
+        seeds = environment.get("seeds_before_extensions", [])
+        if not isinstance(seeds, list) or not all(type(count) is int for count in seeds):
+            raise ValueError(
+                f"seeds_before_extensions is {show(seeds)}; allowed: a list of whole numbers"
+            )
+        return cls(found, tuple(seeds))
+
+    def extended(self, before: int, after: int) -> "Numbering":
+        """Returns the numbering once the number of seeds grows from `before` to `after`."""
+        seeds = [count for count in self.seeds if count < before]
+        return self._replace(seeds=(*seeds, before) if after > before else tuple(seeds))
+
+    def trial_index(self, cell: int, seed: int, num_cells: int, num_seeds: int) -> int:
+        """Returns the index of the trial of a seed.
+
+        Args:
+            cell: Position of its cell.
+            seed: Position of the seed in `config.seeds`.
+            num_cells: Number of cells of the run.
+            num_seeds: Number of `config.seeds`.
+        """
+        edges = [0, *(count for count in self.seeds if 0 < count < num_seeds), num_seeds]
+        position = bisect.bisect_right(edges, seed) - 1
+        first, end = edges[position : position + 2]
+        return num_cells * first + cell * (end - first) + seed - first
+
+
+NEW = Numbering()
+"""Numbering of a new run."""
+
+
 class Cell(NamedTuple):
-    """One case at one point of the grid.
+    """One case at one grid point.
 
     Attributes:
         case: Name of the case.
-        settings: Those common to its trials, by dotted key.
+        settings: Settings common to its trials, by dotted key.
         trials: Its trials.
-        rungs: Epochs after which trials are judged; the last is the whole training.
-        keeps: Trials kept at each rung but the last.
-        retrained: Indices for trials that train the best setting again: as many as there are
-            `sweep.retrain_seeds`, and since format 2 as many for each of `trials`.
+        rungs: Epochs after which trials are ranked; the last is the whole training.
+        keeps: Number of trials kept at each rung except the last.
+        retrained: Indices for trials that train the best setting again: one for each of
+            `sweep.retrain_seeds`, and since format 2 one for each of them and of `trials`.
     """
 
     case: str
@@ -50,31 +105,39 @@ class Cell(NamedTuple):
     retrained: range
 
 
-def cells(config: ConfigDict, numbering: int = FORMAT) -> list[Cell]:
-    """Lists the cells of a valid config, with the trials known from the start.
+def cells(config: ConfigDict, numbering: Numbering = NEW) -> list[Cell]:
+    """Lists the cells of a valid config, with the trials known before training.
 
     Args:
         config: The run's config.
-        numbering: The `FORMAT` that the run began with.
+        numbering: How the run numbers its trials.
     """
-    sweep, found, index = config.sweep, [], itertools.count()
-    known = list(places(config, numbering))
-    own: Iterable = itertools.repeat([({}, seed) for seed in config.seeds])
+    sweep, found = config.sweep, []
+    known = list(places(config, numbering.format))
     if sweep.trials:
-        own = draws.draw(sweep, [_label(case, place) for case, place, _ in known])
-    end = len(known) * (sweep.trials or len(config.seeds))
-    for (case, _, common), drawn in zip(known, own, strict=False):
+        numbering = Numbering(numbering.format)  # Only seeds are added by extensions.
+        drawn = draws.draw(sweep, [_label(case, place) for case, place, _ in known])
+    else:
+        drawn = itertools.repeat([({}, seed) for seed in config.seeds])
+    size = sweep.trials or len(config.seeds)
+    end = len(known) * size
+    for cell, ((case, _, common), own) in enumerate(zip(known, drawn, strict=False)):
         trials = tuple(
             [
-                Trial(next(index), case, common | settings if settings else common, seed)
-                for settings, seed in drawn
+                Trial(
+                    numbering.trial_index(cell, position, len(known), size),
+                    case,
+                    common | settings if settings else common,
+                    seed,
+                )
+                for position, (settings, seed) in enumerate(own)
             ]
         )
         whole = common["training.epochs"]
         epochs = tuple([e for e in sweep.rung_epochs if e < whole])
         keeps = sweep.rung_keeps[: len(epochs)]
-        size = len(sweep.retrain_seeds) * (len(trials) if numbering > 1 else 1)
-        retrained, end = range(end, end + size), end + size
+        count = len(sweep.retrain_seeds) * (len(trials) if numbering.format > 1 else 1)
+        retrained, end = range(end, end + count), end + count
         found.append(Cell(case, common, trials, (*epochs, whole), keeps, retrained))
     return found
 
@@ -88,15 +151,15 @@ def _label(case: str, place: dict[str, Any]) -> str:
 
 
 def places(
-    config: ConfigDict, numbering: int = FORMAT
+    config: ConfigDict, number_format: int = FORMAT
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Yields each case at each point of the grid: its name, the point, all settings.
+    """Yields each case at each grid point: the case's name, the point, all settings.
 
-    The point and the settings are by dotted key. Of points that differ only in settings that the
-    case does not use, the first is taken.
+    The point and the settings are dicts by dotted key. Of grid points that differ only in settings
+    that the case does not use, the first is taken.
     """
     axes = config_lib.flatten(config.sweep.grid)
-    conditional = _conditional(config) if numbering > 1 else []
+    conditional = _conditional(config) if number_format > 1 else []
     for case in list(config.cases) or [config.name]:
         settings = config_lib.case_settings(config, case)
         seen = set()
@@ -112,24 +175,24 @@ def places(
             yield case, place, common
 
 
-def left_out(config: ConfigDict, numbering: int = FORMAT) -> list[str]:
-    """Returns a sentence for each setting of the grid that a case does not use everywhere."""
+def left_out(config: ConfigDict, numbering: Numbering = NEW) -> list[str]:
+    """Returns a sentence for each grid setting that a case does not use at every grid point."""
     axes, lines = config_lib.flatten(config.sweep.grid), []
     for case in list(config.cases) or [config.name]:
         settings = config_lib.case_settings(config, case)
-        for key in _conditional(config) if numbering > 1 else ():
+        for key in _conditional(config) if numbering.format > 1 else ():
             use, (first, *others) = USES[key], axes[key]
             points = itertools.product(*(axes.get(k, (settings[k],)) for k in use.keys))
             if others and not all(itertools.starmap(use.check, points)):
                 lines.append(
-                    f"{case}: {key} is only used {use.where}; elsewhere, of {len(others) + 1}"
-                    f" values the first is trained, {first!r}"
+                    f"{case}: {key} is only used {use.where}; elsewhere, only the first of its"
+                    f" {len(others) + 1} values is trained, {first!r}"
                 )
     return lines
 
 
 def _conditional(config: ConfigDict) -> list[str]:
-    """Returns the keys of the grid that some of its points may not use, whatever is drawn."""
+    """Returns the grid keys that some grid points may not use, whatever is drawn."""
     drawn = config_lib.flatten(config.sweep.draw)
     grid = config_lib.flatten(config.sweep.grid)
     return [key for key in grid if key in USES and drawn.keys().isdisjoint(USES[key].keys)]

@@ -1,14 +1,14 @@
-"""Settings drawn at random for the trials of a search.
+"""Random draws of the settings of a search's trials.
 
-Each trial of each cell has a generator of its own, `numpy.random.default_rng([seed, cell, trial])`:
-more trials or cells leave these draws as they are. NumPy takes longer to seed such a generator than
-to draw a setting from it, so the seeds of all trials are computed at once here.
+Each trial of each cell has its own generator, `numpy.random.default_rng([seed, cell, trial])`, so
+the draws of a trial do not depend on the number of trials or cells. NumPy takes longer to seed a
+generator than to draw a setting, so the seeds of all trials are computed together.
 """
 
 import hashlib
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ def draw(sweep: ConfigDict, labels: list[str]) -> Iterator[list[tuple[dict[str, 
 
     Args:
         sweep: The `sweep` section: trials, seed, draw.
-        labels: A text for each cell that tells it from all others.
+        labels: A unique text for each cell.
     """
     drawn = []
     for key, (kind, *bounds) in config_lib.flatten(sweep.draw).items():
@@ -40,7 +40,7 @@ def draw(sweep: ConfigDict, labels: list[str]) -> Iterator[list[tuple[dict[str, 
 def _draw_one(
     drawn: list[tuple[str, str, Any]], words: ISeedSequence
 ) -> tuple[dict[str, Any], int]:
-    rng = np.random.Generator(np.random.PCG64(words))
+    rng = np.random.Generator(np.random.PCG64(cast(Any, words)))
     settings = {}
     for key, kind, bounds in drawn:
         if kind == "choice":
@@ -55,7 +55,7 @@ def _draw_one(
 
 
 class _Words(ISeedSequence):
-    """The words that a generator asks of its seed, computed before."""
+    """A seed sequence whose words were computed before."""
 
     def __init__(self, words: np.ndarray):
         self._words = words
@@ -65,9 +65,9 @@ class _Words(ISeedSequence):
 
 
 def _seed_words(seed: int, cells: np.ndarray, trials: np.ndarray) -> np.ndarray:
-    """Returns what `np.random.SeedSequence([seed, cell, trial])` gives a PCG64 generator.
+    """Returns the words that `np.random.SeedSequence([seed, cell, trial])` passes to PCG64.
 
-    This is NumPy's algorithm, which it keeps for good, on arrays.
+    This is NumPy's algorithm, which NumPy guarantees to keep, for arrays.
 
     Args:
         seed: Below 2**32.
@@ -79,7 +79,7 @@ def _seed_words(seed: int, cells: np.ndarray, trials: np.ndarray) -> np.ndarray:
     """
     low, high = cells.astype(np.uint32), (cells >> np.uint64(32)).astype(np.uint32)
     seeds, zero = np.full_like(trials, seed), np.zeros_like(trials)
-    # A number is as many words as it needs.
+    # A number is split into as many words as it needs.
     entropy = [seeds, low, np.where(high, high, trials), np.where(high, trials, zero)]
     enter, leave = _Hash(0x43B0D7E5, 0x931E8875), _Hash(0x8B51F9DD, 0x58F38DED)
     pool = [enter(word) for word in entropy]

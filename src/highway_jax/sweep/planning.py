@@ -1,18 +1,18 @@
-"""From a config, and what was measured so far, to the batches of trials to train next.
+"""Plans which batches of trials to train next, from the config and the results so far.
 
 Trials may be dropped at rungs (successive halving: Jamieson & Talwalkar 2016), and the best setting
-of a cell trained again with other seeds. All of it is a pure function of the config, the rows of
-results.csv and the names of the batches that have checkpoints, so a run resumes from its directory
-alone.
+of a cell may be trained again with other seeds. The plan is a pure function of the config, the rows
+of results.csv and the names of the batches that have checkpoints, so the directory of a run is
+sufficient to resume it.
 
-A row that is removed from results.csv is a trial to be trained again. It resumes from the
-checkpoint of the highest rung that has one, or else begins anew. At a rung that was decided before,
-it competes for the positions that are left: none is given twice, and none is taken back. Where the
-best setting of a cell changes so, the new best is trained again too, and the trials of the one
-before keep their rows.
+A trial whose row is removed from results.csv is trained again. It resumes from the checkpoint of
+the highest rung that has one, or starts from scratch. At a rung where its cell was already ranked,
+it competes for the remaining positions; earlier promotions are kept. If the best setting of a cell
+changes, the new best setting is trained again too, and the trials of the earlier one keep their
+rows.
 
-Samplers and pruners of search libraries ask for one trial at a time and judge it alone; here a
-rung is one compiled program of many trials that are judged together.
+Samplers and pruners of search libraries handle one trial at a time. Here a rung is one compiled
+program of many trials, which are ranked together.
 """
 
 import bisect
@@ -29,30 +29,23 @@ from highway_jax.sweep.trials import Batch, Trial, batch_name, rung_of
 WAITING, PROMOTED = "waiting", "promoted"
 FINISHED, DROPPED, DIVERGED, FAILED = "finished", "dropped", "diverged", "failed"
 SETTLED = (FINISHED, DROPPED, DIVERGED, FAILED)
-"""What becomes of a trial at a rung: `waiting` for the others, `promoted` to the next, or settled.
+"""Final states of a trial. Before, it is `waiting` for others at a rung, or `promoted` to the next.
 """
 
 
-def _static_keys(config: ConfigDict) -> list[str]:
-    """Returns the keys in which trials differ, and must not differ to share a program."""
-    sections = (config.sweep.grid, config.sweep.draw, *config.cases.values())
-    varied = set().union(*map(config_lib.flatten, sections))
-    return sorted(varied.difference(config_lib.NUMERIC.values()))
-
-
 class _Disk:
-    """What is on disk of each trial.
+    """The rows and checkpoints of each trial.
 
     Attributes:
         rows: Rows of results.csv by trial.
-        sources: The smallest batch with checkpoints that holds a trial, by rung and trial.
+        sources: The smallest batch with checkpoints of a trial, by rung and trial.
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]], begun: Mapping[str, Collection[int]]):
         self.rows = {row["trial"]: dict(row) for row in rows}
         self.sources: dict[tuple[int, int], str] = {}
         self._begun: dict[int, int] = {}
-        # Small ones last: a larger one with the same trials is what they are halves of.
+        # Small batches last: they are halves of larger ones with the same trials.
         for name, indices in sorted(begun.items(), key=lambda item: -len(item[1])):
             rung = rung_of(name)
             for index in indices:
@@ -60,24 +53,40 @@ class _Disk:
                 self._begun[index] = max(rung, self._begun.get(index, 0))
 
     def rung(self, trial: Trial) -> int:
-        """Returns the rung that a trial is to be trained at, or was trained at last."""
+        """Returns the rung at which a trial is to be trained, or was last trained."""
         row = self.rows.get(trial.index)
         if row is None:
             return self._begun.get(trial.index, 0)
         return row["rung"] + (row["status"] == PROMOTED)
 
-    def is_pending(self, trial: Trial) -> bool:
-        """Returns whether a trial is to be trained at its rung."""
+    def is_pending(self, trial: Trial, cell: Cell) -> bool:
+        """Returns whether a trial must be trained at its rung."""
         row = self.rows.get(trial.index)
-        return row is None or row["status"] == PROMOTED
+        return row is None or row["status"] == PROMOTED or _is_extended(row, cell)
 
     def best(self, cell: Cell, criterion: str) -> int | None:
-        """Returns the position of a cell's best trial, once all are settled and one finished."""
+        """Returns the position of a cell's best trial if all are settled and one has finished."""
         rows = [self.rows.get(trial.index) for trial in cell.trials]
         if not all(row and row["status"] in SETTLED for row in rows):
             return None
-        done = [i for i, row in enumerate(rows) if row["status"] == FINISHED]
-        return min(done, key=lambda i: merit(criterion, rows[i]), default=None)
+        done = {i: row for i, row in enumerate(rows) if row and row["status"] == FINISHED}
+        return min(done, key=lambda i: merit(criterion, done[i]), default=None)
+
+
+def _is_extended(row: dict[str, Any], cell: Cell) -> bool:
+    """Returns whether the last rung of a cell has more epochs than a row of that rung."""
+    return row["rung"] == len(cell.rungs) - 1 and row["epochs"] < cell.rungs[-1]
+
+
+def extended(rows: Iterable[dict[str, Any]], known: list[Cell]) -> set[int]:
+    """Returns the trials with rows that must be trained for more epochs."""
+    of_trial = {row["trial"]: row for row in rows}
+    return {
+        trial.index
+        for cell in known
+        for trial in cell.trials
+        if trial.index in of_trial and _is_extended(of_trial[trial.index], cell)
+    }
 
 
 def plan(
@@ -86,24 +95,23 @@ def plan(
     begun: Mapping[str, Collection[int]] | None = None,
     known: list[Cell] | None = None,
 ) -> list[Batch]:
-    """Lists the batches that can be trained now, given what is on disk.
+    """Lists the batches that can be trained now.
 
-    Trials of a cell whose static settings agree share a batch, as do those of cells without
-    rungs; a batch has at most `runtime.max_trials` trials. Batches that were begun come first, as
-    they were, whatever it would be now.
+    Trials with equal static settings and rungs share a batch of at most `runtime.max_trials`
+    trials. Trials with checkpoints stay in the batch of their checkpoint and come first.
 
     Args:
         config: The run's config.
         rows: Rows of results.csv.
         begun: Trials of the batches that have checkpoints, by the batch's name.
-        known: The run's cells, if they are not those of a new run.
+        known: The run's cells; None for those of a new run.
     """
     disk = _Disk(rows, begun or {})
     known = cells(config) if known is None else known
     pending: list[tuple[Trial, int, int, bool]] = []
     for cell in known:
         last = len(cell.rungs) - 1
-        here = [(min(disk.rung(t), last), t) for t in cell.trials if disk.is_pending(t)]
+        here = [(min(disk.rung(t), last), t) for t in cell.trials if disk.is_pending(t, cell)]
         here.sort(key=lambda pair: pair[0])
         pending += ((trial, rung, cell.rungs[rung], rung == last) for rung, trial in here)
     for cell in known:
@@ -112,7 +120,8 @@ def plan(
             if trial.index not in disk.rows:
                 pending.append((trial, 0, trial.settings["training.epochs"], True))
     groups: dict[tuple, list[Trial]] = {}
-    keys = _static_keys(config)
+    numeric = config_lib.NUMERIC.values()
+    keys = [key for key in config_lib.varied_keys(config) if key not in numeric]
     for trial, rung, epochs, last in pending:
         static = tuple([trial.settings[key] for key in keys])
         groups.setdefault((rung, epochs, last, static), []).append(trial)
@@ -120,14 +129,18 @@ def plan(
     return [
         Batch(batch_name(part, rung), tuple(part), rung, epochs, last)
         for (rung, epochs, last, _), group in groups.items()
-        for part in _parts(group, rung, size, disk.sources)
+        for part in _parts(sorted(group, key=_index), rung, size, disk.sources)
     ]
+
+
+def _index(trial: Trial) -> int:
+    return trial.index
 
 
 def _parts(
     group: list[Trial], rung: int, size: int, sources: Mapping[tuple[int, int], str]
 ) -> list[list[Trial]]:
-    """Returns trials by the batch that they resume from, then the others, at most `size` each."""
+    """Returns trials grouped by the batch from which they resume, then new ones, `size` each."""
     begun: dict[str, list[Trial]] = {}
     new = []
     for trial in group:
@@ -139,7 +152,7 @@ def _parts(
 def find(
     config: ConfigDict, rows: Iterable[dict[str, Any]], known: list[Cell] | None = None
 ) -> dict[int, Trial]:
-    """Returns the trials known from the start, and those of rows, by index."""
+    """Returns the trials known before training, and those of rows, by index."""
     known = cells(config) if known is None else known
     disk = _Disk(rows, {})
     found = {trial.index: trial for cell in known for trial in cell.trials}
@@ -147,7 +160,8 @@ def find(
     for cell, indices in _with_rows(known, disk):
         positions = {(index - cell.retrained.start) // seeds for index in indices}
         if len(cell.retrained) == seeds:
-            positions = {disk.best(cell, config.sweep.criterion)} - {None}
+            best = disk.best(cell, config.sweep.criterion)
+            positions = set() if best is None else {best}
         for position in positions:
             found |= {trial.index: trial for trial in _retrained(config, cell, position)}
     return found
@@ -156,7 +170,7 @@ def find(
 def outdated(
     config: ConfigDict, rows: Iterable[dict[str, Any]], known: list[Cell] | None = None
 ) -> list[str]:
-    """Returns a sentence for each cell whose best setting was trained again and is no longer it."""
+    """Returns a sentence for each cell whose retrained setting is no longer its best."""
     known = cells(config) if known is None else known
     disk, lines = _Disk(rows, {}), []
     for cell, indices in _with_rows(known, disk):
@@ -164,13 +178,15 @@ def outdated(
         if best is None:
             continue
         current = {trial.index for trial in _retrained(config, cell, best)}
-        if len(cell.retrained) == len(current):  # The index does not say which setting it is.
+        if len(cell.retrained) == len(
+            current
+        ):  # In format 1, the index does not depend on the setting.
             numbers = cell.trials[best].numbers.items()
             current = {i for i in current.intersection(indices) if numbers <= disk.rows[i].items()}
         if stale := sorted({*indices} - current):
             lines.append(
                 f"{cell.case}-best: {name_trials(stale)} trained a setting that is no longer the"
-                f" best of its cell; that of trial {cell.trials[best].index} is"
+                f" best of its cell; the best is now that of trial {cell.trials[best].index}"
             )
     return lines
 
@@ -181,7 +197,7 @@ def name_trials(indices: Collection[int]) -> str:
 
 
 def _with_rows(known: list[Cell], disk: _Disk) -> Iterator[tuple[Cell, list[int]]]:
-    """Yields cells with those of their `retrained` trials that have rows."""
+    """Yields cells that have rows of `retrained` trials, and the indices of these rows."""
     starts, found = [cell.retrained.start for cell in known], {}
     for index in sorted(disk.rows):
         number = bisect.bisect_right(starts, index) - 1
@@ -191,7 +207,7 @@ def _with_rows(known: list[Cell], disk: _Disk) -> Iterator[tuple[Cell, list[int]
 
 
 def _retrained(config: ConfigDict, cell: Cell, position: int) -> list[Trial]:
-    """Returns the trials that train the setting at a position of a cell again."""
+    """Returns the trials that retrain the setting at a position of a cell."""
     seeds, trial = config.sweep.retrain_seeds, cell.trials[position]
     first = position * len(seeds) % len(cell.retrained)
     return [
@@ -206,18 +222,17 @@ def decide(
     begun: Mapping[str, Collection[int]] | None = None,
     known: list[Cell] | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns the rows with every decision made that can be made.
+    """Returns the rows with updated states of waiting trials.
 
     Once all trials of a cell have reached a rung, the best by `sweep.criterion` are promoted and
-    the others dropped. Diverged and failed trials are never promoted. Trials that were promoted
-    before keep their positions, those included whose rows were removed and that have checkpoints
-    of a later rung.
+    the others are dropped. Diverged and failed trials are never promoted. Earlier promotions are
+    kept, including those of trials without rows that have checkpoints of a later rung.
 
     Args:
         config: The run's config.
         rows: Rows of results.csv.
         begun: Trials of the batches that have checkpoints, by the batch's name.
-        known: The run's cells, if they are not those of a new run.
+        known: The run's cells; None for those of a new run.
     """
     disk = _Disk(rows, begun or {})
     for cell in cells(config) if known is None else known:
@@ -226,7 +241,7 @@ def decide(
             if not all(row and row["rung"] == rung for row in here):
                 break
             given = sum(disk.rung(trial) > rung for trial in cell.trials)
-            waiting = [row for row in here if row["status"] == WAITING]
+            waiting = [row for row in here if row and row["status"] == WAITING]
             waiting.sort(key=lambda row: merit(config.sweep.criterion, row))
             for place, row in enumerate(waiting):
                 row["status"] = PROMOTED if given + place < keep else DROPPED
@@ -234,10 +249,10 @@ def decide(
 
 
 def merit(criterion: str, row: dict[str, Any]) -> float:
-    """Returns a row's standing by a criterion, smaller is better; infinite where not measured.
+    """Returns a row's score by a criterion: smaller is better, infinite if not measured.
 
-    Where no loss is projected, at early rungs and the end of training, it is the one that was
-    reached.
+    If no loss is projected, at early rungs and at the end of training, the score by
+    `projected_train_loss` is the training loss.
     """
     value = row[criterion]
     if math.isnan(value) and criterion == "projected_train_loss":
@@ -245,3 +260,35 @@ def merit(criterion: str, row: dict[str, Any]) -> float:
     if math.isnan(value):
         return math.inf
     return -value if criterion.endswith("accuracy") else value
+
+
+def work(trials: Iterable[Mapping[str, Any]], epochs: float) -> float:
+    """Returns the work of training trials for some epochs, for estimates of the time left.
+
+    The time of a step is about proportional to the depth and the width of a net.
+
+    Args:
+        trials: Settings by dotted key.
+        epochs: Epochs of each.
+    """
+    return epochs * sum(trial["model.depth"] * trial["model.width"] for trial in trials)
+
+
+def work_done(rows: Iterable[dict[str, Any]], but: Collection[int] = ()) -> float:
+    """Returns the `work` of the rows of results.csv, without those of some trials."""
+    return sum(
+        row["epochs"] * row["depth"] * row["width"] for row in rows if row["trial"] not in but
+    )
+
+
+def work_planned(config: ConfigDict, known: list[Cell]) -> float:
+    """Returns the `work` of a whole run: of all rungs, and of settings that are trained again."""
+    total = 0.0
+    for cell in known:
+        size, start = len(cell.trials), 0
+        whole = work((trial.settings for trial in cell.trials), 1) / size
+        for count, end in zip((size, *cell.keeps), cell.rungs, strict=True):
+            total += whole * min(count, size) * (end - start)
+            start = end
+        total += whole * len(config.sweep.retrain_seeds) * cell.rungs[-1]
+    return total

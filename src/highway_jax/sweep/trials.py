@@ -1,7 +1,7 @@
-"""A trial, and a batch of trials that share one compiled program.
+"""Trials, and batches of trials that share one compiled program.
 
-A trial is one training: a seed and one value for each setting. What fixes shapes or the program is
-static and shared by a batch; what is only a number is an array with an axis of trials.
+A trial is one training: a seed and one value for each setting. Settings that determine shapes or
+the program are static and shared by a batch. Numeric hyperparameters are arrays over the trials.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from jaxtyping import Float, UInt32
 from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config
 
-if TYPE_CHECKING:  # Those who read saved runs need no jax, which this would import.
+if TYPE_CHECKING:  # Would import jax, which readers of saved runs do not need.
     from jaxtyping import Array
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of one trial of momentum SGD; a batch of trials holds arrays [trials] of them.
+    """The hyperparameters of one trial of momentum SGD, or arrays [trials] of those of a batch.
 
     Attributes:
-        seed: Draws the initial weights and the order of the examples.
-        learning_rate: Initial learning rate, without a (1 - momentum) factor.
+        seed: Seed of the initial weights and of the order of the examples.
+        learning_rate: Initial learning rate, without a factor of (1 - momentum).
         momentum: Momentum coefficient.
         decay: Factor of the learning rate at each decay.
         weight_decay: Coefficient of weight decay.
-        transform_bias: Initial b_T of highway blocks.
+        transform_bias: Initial bias b_T of transform gates.
     """
 
     seed: UInt32[Array, "*trials"]
@@ -76,13 +76,12 @@ class Trial(NamedTuple):
 
     Attributes:
         index: Its number within the run, from 0.
-        case: The name of the case it belongs to; ends in "-best" if it trains the best setting of
-            a search again.
-        settings: Every setting of it, by dotted key.
+        case: Name of its case; ends in "-best" if it retrains the best setting of a search.
+        settings: All settings by dotted key.
         seed: Its seed.
     """
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     case: str
     settings: dict[str, Any]
     seed: int
@@ -95,14 +94,14 @@ class Trial(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Trials that differ only in numbers, and so share one compiled program.
+    """Trials that differ only in numeric hyperparameters and share one compiled program.
 
     Attributes:
-        name: Names its files; unique within the run.
-        trials: The trials, in the order of their indices.
-        rung: 0 for trials that begin; else they go on from the rung before.
-        epochs: Trains until this many epochs from each trial's beginning.
-        last: Whether this is the trials' last rung, after which the test split is read.
+        name: Name of its checkpoints' directory; unique within the run.
+        trials: The trials, sorted by index.
+        rung: The rung of the trials; above 0, they resume from the previous rung.
+        epochs: Epochs after which training ends, counted from the start of the trials.
+        last: Whether this is the last rung, after which the test split is evaluated.
     """
 
     name: str
@@ -116,8 +115,15 @@ class Batch(NamedTuple):
         """The settings of the first trial; the others' differ in numeric hyperparameters alone."""
         return Config.from_settings(self.trials[0].settings)
 
+    @property
+    def label(self) -> str:
+        """A short name of its net for messages; other batches may have the same."""
+        model = self.config.model
+        size = f"{model.depth}x{model.width}"
+        return f"{model.block} {size}{'' if model.architecture == 'dense' else ' convolutional'}"
+
     def hyperparameters(self) -> AnyHyperparameters:
-        """Returns the trials' numbers as arrays [trials]."""
+        """Returns the trials' hyperparameters as arrays [trials]."""
         is_momentum = self.trials[0].settings["optimizer.name"] == "momentum"
         kind = Hyperparameters if is_momentum else AdaptiveHyperparameters
         arrays: dict[str, Any] = {"seed": np.asarray([t.seed for t in self.trials], np.uint32)}
@@ -127,14 +133,14 @@ class Batch(NamedTuple):
         return kind(**arrays)
 
     def halves(self) -> list[Batch]:
-        """Returns the batch as two of half the trials, or itself if it has only one."""
+        """Returns two batches of half the trials each, or the batch itself if it has one trial."""
         middle = (len(self.trials) + 1) // 2
         parts = [part for part in (self.trials[:middle], self.trials[middle:]) if part]
         return [self._replace(name=batch_name(part, self.rung), trials=part) for part in parts]
 
 
 def batch_name(trials: Iterable[Trial], rung: int) -> str:
-    """Returns the name of the batch of these trials at a rung."""
+    """Returns the name of the batch of some trials at a rung."""
     trials = list(trials)
     first = trials[0].settings
     return (
@@ -144,6 +150,6 @@ def batch_name(trials: Iterable[Trial], rung: int) -> str:
 
 
 def rung_of(batch_name: str) -> int:
-    """Returns the rung that the name of a batch says."""
+    """Returns the rung in the name of a batch."""
     match = re.search(r"-rung(\d+)$", batch_name)
     return int(match[1]) if match else 0

@@ -8,6 +8,7 @@ platform: at once they would be grouped convolutions, which are slow on GPU and 
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import re
@@ -56,10 +57,18 @@ def use_cores(num_devices: int = 0) -> None:
     """
     chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        # If the backends are up already, what they have is what there is.
-        with contextlib.suppress(RuntimeError):
-            wanted = min(num_devices, num_cores()) or num_cores()
+        wanted = min(num_devices, num_cores()) or num_cores()
+        try:
             jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError:  # The backends are initialized already.
+            found = jax.devices()
+            if found[0].platform == "cpu" and len(found) < wanted:
+                logging.warning(
+                    "jax was initialized before the run with %s, of %d cores; to use them all,"
+                    " start the run before other computations, or set jax_num_cpu_devices",
+                    describe(found[0], len(found)),
+                    num_cores(),
+                )
 
 
 def devices(num_devices: int = 0) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
@@ -81,6 +90,14 @@ def devices(num_devices: int = 0) -> list[jax.Device]:  # pyright: ignore[report
             f" the {found[0].platform} devices here"
         )
     return found[: num_devices or len(found)]
+
+
+def describe(device: jax.Device, count: int) -> str:  # pyright: ignore[reportInvalidTypeForm]
+    """Returns `count` devices of a kind in words, such as "2 CPU cores"."""
+    if device.platform != "cpu":
+        return f"{count} x {device.device_kind}"
+    noun = "core" if count <= num_cores() else "device"
+    return f"{count} CPU {noun}{'s' * (count > 1)}"
 
 
 def device_memory(device: jax.Device) -> int | None:  # pyright: ignore[reportInvalidTypeForm]

@@ -1,0 +1,187 @@
+"""Seeds and epochs that are added to a run (`--extend`)."""
+
+import csv
+import json
+
+import pytest
+from fault_tools import left
+from ml_collections import ConfigDict
+
+import highway_jax
+from highway_jax import UserError
+from highway_jax.main import main
+from highway_jax.runtime.signals import Stopped
+from highway_jax.storage import results
+from highway_jax.storage.workdir import Workdir
+from highway_jax.sweep import design
+
+PLACE = ("batch", "trial")
+"""Columns that depend on the order in which trials were added."""
+
+
+@pytest.fixture
+def config(small_config):
+    small_config.model.depth = 2
+    small_config.optimizer.decay = 0.9
+    small_config.checkpoint.every_seconds = 0.0
+    # The last two diverge in their first steps: one in the batch of "low", one in its own.
+    for name, rate, width in (("low", 0.05, 8), ("broken", 1e20, 8), ("alone", 1e20, 5)):
+        small_config.cases[name] = ConfigDict(
+            {"optimizer": {"learning_rate": rate}, "model": {"width": width}}
+        )
+    return small_config
+
+
+def _rows(workdir):
+    """Rows of results.csv by case and seed, without what depends on the order of the trials."""
+    return {
+        (row["case"], row["seed"]): {k: v for k, v in row.items() if k not in PLACE}
+        for row in left(workdir)["results"]
+    }
+
+
+def _curves(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {
+        (line["case"], line["seed"], line["epoch"]): {
+            k: v for k, v in line.items() if k not in PLACE
+        }
+        for line in lines
+    }
+
+
+def _assert_same(workdir, whole):
+    assert _rows(workdir) == _rows(whole)
+    assert _curves(workdir) == _curves(whole)
+    summaries = [(path / "summary.csv").read_text() for path in (workdir, whole)]
+    assert summaries[0] == summaries[1]
+
+
+def test_an_extended_run_has_the_bits_of_one_that_had_all_from_the_start(config, tmp_path):
+    highway_jax.run(config, tmp_path / "run")
+    first = _rows(tmp_path / "run")
+    config.seeds = (0, 1, 2)
+    config.training.epochs = 4
+    with pytest.raises(UserError, match=r"changed seeds .*--extend, which trains what"):
+        highway_jax.run(config, tmp_path / "run")
+    assert _rows(tmp_path / "run") == first
+    rows = highway_jax.run(config, tmp_path / "run", extend=True)
+    highway_jax.run(config, tmp_path / "whole")
+    _assert_same(tmp_path / "run", tmp_path / "whole")
+    # Earlier trials keep their numbers, and the new ones follow.
+    assert [(row["trial"], row["case"], row["seed"]) for row in rows] == [
+        *((2 * i + seed, case, seed) for i, case in enumerate(config.cases) for seed in (0, 1)),
+        *((6 + i, case, 2) for i, case in enumerate(config.cases)),
+    ]
+    # The run is now that of the larger config, also for those who only read it.
+    assert highway_jax.run(config, tmp_path / "run") == rows
+    read = results.read(tmp_path / "run")
+    assert {t: (s["case"], s["seed"]) for t, s in read.settings.items()} == {
+        row["trial"]: (row["case"], row["seed"]) for row in rows
+    }
+    config.seeds = (0, 1, 2, 3)
+    highway_jax.run(config, tmp_path / "run", extend=True)
+    assert Workdir(tmp_path / "run").numbering().seeds == (2, 3)
+
+
+def test_an_interrupted_run_can_be_extended_and_interrupted_again(config, tmp_path, monkeypatch):
+    del config.cases["alone"]
+    added = []
+
+    def stop_after(number):
+        def add(records, lines):
+            real(records, lines)
+            added.append(lines)
+            if len(added) == number:
+                raise Stopped(15, "stopped")
+
+        return add
+
+    records = highway_jax.runs.context.Records
+    real = records.add_epoch
+    for number, epochs, seeds in ((1, 2, (0, 1)), (3, 3, (0, 1, 2))):
+        monkeypatch.setattr(records, "add_epoch", stop_after(number))
+        config.training.epochs, config.seeds = epochs, seeds
+        with pytest.raises(Stopped):
+            highway_jax.run(config, tmp_path / "run", extend=True)
+    monkeypatch.setattr(records, "add_epoch", real)
+    highway_jax.run(config, tmp_path / "run")
+    highway_jax.run(config, tmp_path / "whole")
+    _assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_while_it_was_extended_is_consistent(config, tmp_path):
+    """Killed after environment.json was written and before config.json was."""
+    highway_jax.run(config, tmp_path)
+    path = tmp_path / "environment.json"
+    environment = json.loads(path.read_text())
+    path.write_text(json.dumps(environment | {"seeds_before_extensions": [2]}))
+    before = left(tmp_path)
+    highway_jax.run(config, tmp_path)
+    assert left(tmp_path) == before
+    assert Workdir(tmp_path).numbering().extended(2, 4).seeds == (2,)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": (1, 0)}, "further seeds after those of the run"),
+        ({"seeds": (0,)}, "further seeds after those of the run"),
+        ({"training.epochs": 1}, "at least 2 epochs of low"),
+        ({"model.depth": 3, "seeds": (0, 1, 2)}, "not of model.depth"),
+    ],
+)
+def test_other_changes_are_refused(change, words, config, tmp_path):
+    numbering = _begin(config, tmp_path)
+    for key, value in change.items():
+        highway_jax.config.config.put(config, key, value)
+    with pytest.raises(UserError, match=rf"allowed: with --extend, .*{words}"):
+        Workdir(tmp_path).check(config, "data", extend=True)
+    with pytest.raises(UserError, match=r"allowed: the same config, or another --workdir$"):
+        Workdir(tmp_path).check(config, "data")
+    assert Workdir(tmp_path).numbering() == numbering
+
+
+def _begin(config, workdir):
+    """Writes the config and environment of a run that has trained nothing yet."""
+    (workdir / "config.json").write_text(highway_jax.config.config.to_json(config))
+    (workdir / "environment.json").write_text('{"format": 2, "data_fingerprint": "data"}')
+    return Workdir(workdir).numbering()
+
+
+def test_epochs_are_added_where_the_schedule_does_not_depend_on_them(config, tmp_path, monkeypatch):
+    _begin(config, tmp_path)
+    config.training.epochs = 3
+    for schedule in ("exponential", "constant"):
+        path = tmp_path / "config.json"
+        tree = json.loads(path.read_text())
+        tree["optimizer"]["schedule"] = config.optimizer.schedule = schedule
+        path.write_text(json.dumps(tree))
+        assert Workdir(tmp_path).check(config, "data", extend=True) == design.NEW
+    monkeypatch.setattr("highway_jax.storage.workdir._OPEN_ENDED", ("exponential",))
+    with pytest.raises(UserError, match="'constant' of low depends on their number"):
+        Workdir(tmp_path).check(config, "data", extend=True)
+
+
+def test_a_search_is_not_extended(config, tmp_path):
+    config.sweep.draw = ConfigDict({"optimizer": {"momentum": ("uniform", 0.1, 0.9)}})
+    config.sweep.trials = 2
+    _begin(config, tmp_path)
+    config.training.epochs = 3
+    with pytest.raises(UserError, match=r"runs without sweep\.trials"):
+        Workdir(tmp_path).check(config, "data", extend=True)
+
+
+def test_the_command_line_extends(tmp_path):
+    def train(*words):
+        flags = [f"--config.{word}" for word in ("cases={}", "model.depth=2", "model.width=4")]
+        quiet = ["--config.runtime.progress=False", "--config.runtime.tensorboard=False"]
+        return main(["x", "--config=digits", f"--workdir={tmp_path}/run", *flags, *quiet, *words])
+
+    assert train("--config.seeds=0", "--config.training.epochs=1") == 0
+    more = ["--config.seeds=0,1", "--config.training.epochs=2"]
+    assert train(*more) == 2
+    assert train(*more, "--extend") == 0
+    with (tmp_path / "run" / "results.csv").open() as file:
+        found = [(row["seed"], row["epochs"]) for row in csv.DictReader(file)]
+    assert found == [("0", "2"), ("1", "2")]
