@@ -56,7 +56,6 @@ def run(
     config_lib.validate(config)
     trial_mesh.use_cores(config.runtime.devices)
     trial_mesh.devices(config.runtime.devices)
-    multihost.together(lambda: self_check.run(jax.local_devices()[0]))
     if not multihost.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
@@ -90,6 +89,7 @@ def _train_all(
     batches: list[Batch], datasets: dict[Data, data_lib.Dataset], context: RunContext
 ) -> None:
     """Trains batches, and those that follow from their results, until none is left."""
+    multihost.together(lambda: self_check.run(jax.local_devices()[0]))
     began = time.monotonic()
     total, done = planning.work_planned(context.config, context.cells), context.work_done()
     with context.display.training(context.config.name, total, done) as context.bar:
