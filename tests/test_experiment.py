@@ -1,6 +1,8 @@
 import csv
 import json
+import types
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -246,3 +248,27 @@ def test_a_batch_that_memory_does_not_hold_is_halved_before_it_starts(
     assert {row.pop("batch")[:9] for row in rows} == {"0000-0002", "0003-0004"}
     assert {row.pop("batch")[:9] for row in whole} == {"0000-0004"}
     assert rows == whole
+
+
+def test_a_backend_with_fewer_devices_than_cores_is_reported(monkeypatch, caplog):
+    """As where jax computed something before the run, which fixes the number of devices."""
+
+    def refuse(name, value):
+        raise RuntimeError("config should be updated before backends are initialized")
+
+    trial_mesh = experiment.trial_mesh
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(trial_mesh, "num_cores", lambda: 4)
+    for value, warned in ((-1, True), (2, False)):
+        jax_config = types.SimpleNamespace(jax_num_cpu_devices=value, update=refuse)
+        monkeypatch.setattr(
+            trial_mesh, "jax", types.SimpleNamespace(config=jax_config, devices=jax.devices)
+        )
+        caplog.clear()
+        trial_mesh.use_cores()
+        assert len(caplog.records) == warned
+        assert all("with 2 CPU cores, of 4 cores" in r.getMessage() for r in caplog.records)
+    caplog.clear()
+    monkeypatch.setattr(jax_config, "jax_num_cpu_devices", -1)
+    trial_mesh.use_cores(2)  # As many as were requested.
+    assert not caplog.records

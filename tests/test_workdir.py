@@ -13,7 +13,7 @@ import pytest
 from highway_jax import UserError, analyze, report
 from highway_jax.storage import workdir
 
-SOURCE = Path(workdir.__file__).parent
+SOURCE = Path(workdir.__file__).parents[1]
 VERSION = r"0\.1\.0\+sha256:[0-9a-f]{12}"
 
 
@@ -24,7 +24,9 @@ def test_importing_needs_no_module_that_only_unix_has(tmp_path):
         "sys.modules.update(dict.fromkeys(('fcntl', 'grp', 'pwd', 'resource', 'termios')));"
         "[importlib.import_module(f'highway_jax.{name}') for name in sys.argv[1:]]"
     )
-    names = [path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__"]
+    paths = [path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py")]
+    names = [".".join(path.parts) for path in paths if path.stem != "__init__"]
+    assert "storage.workdir" in names
     done = subprocess.run(
         [sys.executable, "-c", code, *names], capture_output=True, text=True, check=False
     )
@@ -82,7 +84,7 @@ def test_without_git_the_source_is_known_by_its_version_and_checksum(package):
     first = _commit_of(package)
     assert re.fullmatch(VERSION, first)
     assert _commit_of(package) == first  # Compiled files do not count.
-    with (package / "layers.py").open("a") as file:
+    with (package / "files.py").open("a") as file:
         file.write("\n# Another.\n")
     second = _commit_of(package)
     assert re.fullmatch(VERSION, second)
@@ -99,7 +101,7 @@ def test_the_commit_of_another_repository_is_not_taken(package, tmp_path):
     _git(tmp_path, "add", "-f", "site-packages")
     _git(tmp_path, "commit", "-qm", "second")
     assert re.fullmatch("[0-9a-f]{40}", _commit_of(package))
-    with (package / "layers.py").open("a") as file:
+    with (package / "files.py").open("a") as file:
         file.write("\n# Another.\n")
     assert re.fullmatch(r"[0-9a-f]{40}\+changes", _commit_of(package))
 
