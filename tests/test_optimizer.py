@@ -12,7 +12,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Model, Optimizer
 from highway_jax.errors import UserError
 from highway_jax.nn import stacks
-from highway_jax.nn.stacks import roles as roles_of
+from highway_jax.nn.roles import roles as roles_of
 from highway_jax.registry import BLOCKS, OPTIMIZERS
 from highway_jax.sweep.trials import Hyperparameters
 from highway_jax.training.optimizer import build, learning_rate, register_optimizer

@@ -17,6 +17,7 @@ from highway_jax.config.sections import Model as ModelConfig
 from highway_jax.errors import UserError
 from highway_jax.nn import architectures, convolution
 from highway_jax.nn.blocks import BlockActivations, PlainBlock, lookup
+from highway_jax.nn.roles import roles
 from highway_jax.registry import ARCHITECTURES, BLOCKS
 
 Params = Any
@@ -312,7 +313,7 @@ class Model(NamedTuple):
         num_parameters: Trainable numbers of one net.
         num_blocks: Blocks that `gates` has a number for.
         roles: "weight", "bias" or "gain" for each parameter, a tree like the parameters' (see
-            `roles`).
+            `highway_jax.nn.roles`).
         multiply_adds: Multiplications of one example's forward pass in kernels.
     """
 
@@ -323,44 +324,6 @@ class Model(NamedTuple):
     num_blocks: int
     roles: Any
     multiply_adds: int
-
-
-ROLES = ("weight", "bias", "gain")
-
-
-def roles(params: Params, block: str) -> Any:
-    """Returns the role of each parameter, by which optimizers group them.
-
-    Weights are decayed; biases may have a learning rate of their own; gains have neither. A block
-    declares roles in `roles`, a mapping from the names of its parameters. Where it does not, a
-    scalar is a gain, a vector a bias, and anything larger a weight.
-
-    Args:
-        params: Parameters of a net, or their shapes.
-        block: Name of its block in `BLOCKS`.
-
-    Returns:
-        A tree like `params` of names in `ROLES`.
-
-    Raises:
-        UserError: If the block declares another role.
-    """
-    declared = getattr(lookup(BLOCKS, "model.block", block), "roles", {})
-    for name, role in declared.items():
-        if role not in ROLES:
-            raise UserError(
-                f"block {block!r} declares the role {role!r} for its parameter {name!r}; allowed:"
-                f" {', '.join(ROLES)}"
-            )
-
-    def role(path, leaf):
-        # The parameters of a run of blocks have an axis of blocks.
-        in_run = path[0].key.startswith("blocks")
-        rank = leaf.ndim - in_run
-        by_rank = "gain" if rank == 0 else "bias" if rank == 1 else "weight"
-        return declared.get(path[-1].key, by_rank) if in_run else by_rank
-
-    return jax.tree_util.tree_map_with_path(role, params)
 
 
 def set_transform_bias(params: Params, value: Float[Array, ""] | float) -> Params:

@@ -1,4 +1,4 @@
-"""Evaluation of a whole split, every example counted once."""
+"""Evaluation of a whole split, in which every example counts once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +14,16 @@ from highway_jax.training.train import DeviceData, Task
 def evaluate(
     task: Task, params: Any, data: DeviceData, span: Int[Array, "2"], batch_size: int
 ) -> metrics.Sums:
-    """Returns the metrics' sums over the examples of a split, in one compiled loop.
+    """Returns the sums of the metrics over the examples of a split, in one compiled loop.
 
-    Which split is a number too: the same program serves them all.
+    The span is traced, so that one compiled program evaluates every split.
 
     Args:
-        task: What is fixed.
-        params: One net's parameters.
+        task: The functions and sizes that all trials share.
+        params: Parameters of one net.
         data: The examples of all splits.
-        span: First example of the split, and the one after its last.
-        batch_size: Examples at a time.
+        span: Index of the split's first example, and of the one after its last.
+        batch_size: Number of examples evaluated at once.
     """
 
     def look(images, labels, counted):
@@ -33,21 +33,21 @@ def evaluate(
 
 
 def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: int) -> Any:
-    """Returns the sum of a function of batches over a stretch of examples, in one compiled loop.
+    """Returns the sum of a function over consecutive examples, in one compiled loop.
 
     Args:
-        look: (images, labels, counted [batch]) -> a tree of sums over those examples that are
-            counted.
+        look: (images, labels, counted [batch]) -> a tree of sums over the examples for which
+            `counted` is true.
         data: The examples.
-        span: First example, and the one after the last.
-        batch_size: Examples at a time.
+        span: Index of the first example, and of the one after the last.
+        batch_size: Number of examples that `look` is given at once.
     """
     first, end = span
     batch_size = min(batch_size, len(data.labels))
 
     def body(i, total):
         index = first + i * batch_size + jnp.arange(batch_size)
-        # The last batch is filled up with copies of the last example that do not count.
+        # The last batch is padded with copies of the last example, which are not counted.
         images, labels = data.take(jnp.minimum(index, end - 1))
         return jax.tree.map(jnp.add, total, look(images, labels, index < end))
 

@@ -1,4 +1,4 @@
-"""Metrics as sums and counts: added over batches, divided once."""
+"""Metrics as sums and counts, which are added over batches and divided at the end."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ class Sums(NamedTuple):
 
     Attributes:
         loss: Sum of cross-entropies in nats.
-        correct: Examples whose largest logit is their label's.
-        count: Examples.
+        correct: Number of examples whose largest logit is that of their label.
+        count: Number of examples.
     """
 
     loss: Float[Array, "*trials"]
@@ -27,12 +27,12 @@ class Sums(NamedTuple):
 
     @property
     def mean_loss(self) -> np.ndarray:
-        """Mean cross-entropy in nats; NaN where nothing was counted."""
+        """Mean cross-entropy in nats; NaN without examples."""
         return self._per_example(self.loss)
 
     @property
     def accuracy(self) -> np.ndarray:
-        """Share of correct examples, 0 to 1; NaN where nothing was counted."""
+        """Fraction of correct examples, 0 to 1; NaN without examples."""
         return self._per_example(self.correct)
 
     def _per_example(self, total: Array | np.ndarray) -> np.ndarray:
@@ -51,8 +51,8 @@ def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, "batch"]:
     """Returns the softmax cross-entropy of each example in nats."""
-    # One-hot labels, as the gradient of picking each label's logit is a scatter, which GPUs do in
-    # any order or, where the order must be the same each time, slowly.
+    # With integer labels the gradient would be a scatter, which is nondeterministic on GPU, or slow
+    # where determinism is asked for.
     return optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]))
 
 
@@ -61,7 +61,7 @@ def sums(
     labels: Int[Array, "batch"],
     mask: Bool[Array, "batch"],
 ) -> Sums:
-    """Returns the sums over the examples of a batch that `mask` admits."""
+    """Returns the sums over the examples of a batch for which `mask` is true."""
     losses = cross_entropy(logits, labels)
     correct = jnp.argmax(logits, axis=-1) == labels
     return Sums(
