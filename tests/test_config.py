@@ -367,6 +367,13 @@ def test_a_placeholder_that_nobody_filled_is_refused(placeholder):
     validate(config)
 
 
+def test_a_section_may_be_replaced():
+    config = default_config()
+    config.training = ConfigDict({"epochs": 3, "batch_size": 10})
+    validate(config)
+    assert config.training.epochs == 3
+
+
 def test_references_are_followed():
     config = default_config()
     config.model.depth = FieldReference(7)

@@ -40,6 +40,8 @@ def test_a_block_loads_flax_and_little_else():
 @pytest.mark.parametrize(
     "code",
     [
+        "from highway_jax.config.schema import SCHEMA",
+        "from highway_jax import default_config; default_config()",
         "from highway_jax.storage import results",
         "from highway_jax import report",
         "from highway_jax.paper import claims",

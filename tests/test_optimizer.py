@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from highway_jax import default_config, run
 from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Model, Optimizer
+from highway_jax.errors import UserError
 from highway_jax.nn import model as nets
-from highway_jax.nn.model import roles as roles_of
+from highway_jax.nn.roles import roles as roles_of
 from highway_jax.registry import BLOCKS, OPTIMIZERS
 from highway_jax.sweep.trials import Hyperparameters
 from highway_jax.training.optimizer import build, learning_rate, register_optimizer
@@ -196,7 +197,7 @@ def test_roles_are_declared_by_the_block_or_follow_from_the_rank():
             },
         }
         Declares.roles = {"mixing": "heavy"}
-        with pytest.raises(ValueError, match="declares the role 'heavy' for its parameter"):
+        with pytest.raises(UserError, match="declares the role 'heavy' for its parameter"):
             roles_of(params, "declares")
 
 

@@ -65,7 +65,10 @@ class RunConfig(ConfigDict):
         return super().__getitem__(self._current(key))
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(self._current(key), value)
+        key = self._current(key)
+        if type(value) is ConfigDict and key in self and isinstance(self[key], RunConfig):
+            value = RunConfig(value)  # Sections keep their type.
+        super().__setitem__(key, value)
 
     def _current(self, key: str) -> str:
         new = aliases.LEAVES.get(key) if isinstance(key, str) else None
@@ -100,7 +103,7 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
     target: Any = config
     for name in names:
         if name not in target:
-            target[name] = RunConfig(sort_keys=False)
+            target[name] = type(target)(sort_keys=False)
         target = target[name]
     target[leaf] = value
 
@@ -218,7 +221,7 @@ def rename(config: ConfigDict) -> None:
         with config.unlocked():
             if free:  # Rebuilt, so that its keys keep their order, which numbers trials.
                 leaves = dict(_leaves(section(config, free), f"{free}."))
-                put(config, free, RunConfig(sort_keys=False))
+                put(config, free, ConfigDict(sort_keys=False))
                 for old, kept in leaves.items():
                     put(
                         config, new_path if old == path else old, new_value if old == path else kept

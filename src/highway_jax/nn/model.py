@@ -15,6 +15,7 @@ from highway_jax.errors import UserError
 from highway_jax.nn import architectures
 from highway_jax.nn.blocks import choose
 from highway_jax.nn.pooling import ImageTooSmallError
+from highway_jax.nn.roles import roles
 from highway_jax.nn.stacks import ConvStack, DenseStack, Params, set_transform_bias
 from highway_jax.registry import ARCHITECTURES, BLOCKS
 
@@ -158,40 +159,3 @@ def _unroll(platform: str | None, *, convolves: bool) -> int:
         # as the product of a narrow layer. A body of several layers copies for all of them at once.
         return _PRODUCTS_UNROLLED
     return 1
-
-
-ROLES = ("weight", "bias", "gain")
-
-
-def roles(params: Params, block: str) -> Params:
-    """Returns the role of each parameter of a net, by which optimizers group them.
-
-    Weights are decayed, and biases may have a learning rate of their own. A block declares roles by
-    the names of its parameters (`Block.roles`). Where it does not, a scalar is a gain, a vector a
-    bias, and anything larger a weight.
-
-    Args:
-        params: Parameters of a net, or their shapes.
-        block: Name of its block in `BLOCKS`.
-
-    Returns:
-        A tree like `params` of names in `ROLES`.
-
-    Raises:
-        ValueError: If the block declares another role.
-    """
-    declared = getattr(BLOCKS[block], "roles", {})
-    for name, role in declared.items():
-        if role not in ROLES:
-            raise ValueError(
-                f"block {block!r} declares the role {role!r} for its parameter {name!r}; allowed:"
-                f" {', '.join(ROLES)}"
-            )
-
-    def role(path, leaf):
-        # The parameters of a run of blocks have an axis of blocks.
-        in_run = path[0].key.startswith("blocks")
-        by_rank = {0: "gain", 1: "bias"}.get(leaf.ndim - in_run, "weight")
-        return declared.get(path[-1].key, by_rank) if in_run else by_rank
-
-    return jax.tree_util.tree_map_with_path(role, params)

@@ -1,4 +1,4 @@
-"""Evaluation of a whole split, every example counted once."""
+"""Evaluation of a whole split, in which every example counts once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +22,8 @@ def evaluate(
         task: What does not vary between trials.
         params: One net's parameters.
         data: The examples of all splits.
-        span: First example of the split, and the one after its last.
-        batch_size: Examples at a time.
+        span: Index of the split's first example, and of the one after its last.
+        batch_size: Number of examples evaluated at once.
     """
 
     def look(images, labels, counted):
@@ -46,11 +46,11 @@ def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: 
         35
 
     Args:
-        look: (images, labels, counted [batch]) -> a tree of sums over those examples that are
-            counted.
+        look: (images, labels, counted [batch]) -> a tree of sums over the examples for which
+            `counted` is true.
         data: The examples.
-        span: First example, and the one after the last.
-        batch_size: Examples at a time.
+        span: Index of the first example, and of the one after the last.
+        batch_size: Number of examples that `look` is given at once.
     """
     first, end = span
     batch_size = min(batch_size, len(data.labels))

@@ -35,12 +35,12 @@ class Sums(NamedTuple):
 
     @property
     def mean_loss(self) -> np.ndarray:
-        """Mean cross-entropy in nats; NaN where nothing was counted."""
+        """Mean cross-entropy in nats; NaN without examples."""
         return self._per_example(self.loss)
 
     @property
     def accuracy(self) -> np.ndarray:
-        """Share of correct examples, 0 to 1; NaN where nothing was counted."""
+        """Fraction of correct examples, 0 to 1; NaN without examples."""
         return self._per_example(self.correct)
 
     def _per_example(self, total: Array | np.ndarray) -> np.ndarray:
