@@ -158,7 +158,7 @@ def test_epochs_are_added_where_the_schedule_does_not_depend_on_them(config, tmp
         tree["optimizer"]["schedule"] = config.optimizer.schedule = schedule
         path.write_text(json.dumps(tree))
         assert Workdir(tmp_path).check(config, "data", extend=True) == design.NEW
-    monkeypatch.setattr("highway_jax.storage.workdir._OPEN_ENDED", ("exponential",))
+    monkeypatch.setattr("highway_jax.storage.extension._OPEN_ENDED", ("exponential",))
     with pytest.raises(UserError, match="'constant' of low depends on their number"):
         Workdir(tmp_path).check(config, "data", extend=True)
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -22,12 +21,10 @@ from ml_collections import ConfigDict
 from highway_jax import files
 from highway_jax.config import config as config_lib
 from highway_jax.errors import UserError
-from highway_jax.sweep import design
+from highway_jax.storage import extension
 from highway_jax.sweep.design import NEW, Numbering
 
 _RECORDS = ("checkpoints", "metrics.jsonl", "results.csv", "summary.csv")
-# Schedules whose rate at a step does not depend on the number of epochs.
-_OPEN_ENDED = ("constant", "exponential", "steps", "multistep")
 # Entries of the environment that do not affect the bits of the results.
 _HARMLESS = ("num_devices ", "num_processes ", "python ", "system ")
 _PACKAGES = ("highway-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -161,11 +158,11 @@ class Workdir:
             try:
                 old = config_lib.current(json.loads(path.read_text(encoding="utf-8")))
                 new = json.loads(config_lib.to_json(config))
-                changed = config_lib.changes(_flatten(old), _flatten(new))
+                changed = config_lib.changes(extension.flatten(old), extension.flatten(new))
             except (OSError, ValueError, AttributeError, RecursionError) as error:
                 raise _unreadable(path, error) from error
             if changed:
-                refusal = _refusal(old, config, numbering)
+                refusal = extension.refusal(old, config, numbering)
                 if refusal or not extend:
                     advice = "the same config, or another --workdir"
                     if not refusal:
@@ -218,7 +215,7 @@ class Workdir:
             before.pop(name, None)
         if before and before != now:
             earlier = [*earlier, before] if isinstance(earlier, list) else [before]
-            changed = config_lib.changes(_flatten(before), _flatten(now))
+            changed = config_lib.changes(extension.flatten(before), extension.flatten(now))
             if changed := [phrase for phrase in changed if not phrase.startswith(_HARMLESS)]:
                 logging.warning(
                     "the environment changed since the run started: %s; results may differ in the"
@@ -256,52 +253,11 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     )
 
 
-def _refusal(old: dict[str, Any], config: ConfigDict, numbering: Numbering) -> str:
-    """Returns why a config cannot extend a run, as the values allowed, or "" if it can."""
-    changed = _changed_keys(_flatten(old), _flatten(json.loads(config_lib.to_json(config))))
-    for key in changed:
-        if key != "seeds" and not re.fullmatch(r"(cases\.[^.]+\.)?training\.epochs", key):
-            return f"with --extend, changes of seeds and training.epochs, not of {key}"
-    if config.sweep.trials:
-        return "with --extend, runs without sweep.trials"
-    before = config_lib.from_json(json.dumps(old))
-    if config.seeds[: len(before.seeds)] != before.seeds:
-        return "with --extend, further seeds after those of the run"
-    points = (design.places(c, numbering.format) for c in (before, config))
-    for (case, _, earlier), (_, _, later) in zip(*points, strict=True):
-        schedule = later["optimizer.schedule"]
-        if later["training.epochs"] < earlier["training.epochs"]:
-            return f"with --extend, at least {earlier['training.epochs']} epochs of {case}"
-        if later["training.epochs"] != earlier["training.epochs"] and schedule not in _OPEN_ENDED:
-            return (
-                f"with --extend, more epochs where optimizer.schedule is {', '.join(_OPEN_ENDED)};"
-                f" {schedule!r} of {case} depends on their number"
-            )
-    return ""
-
-
-def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns the keys in which two flattened configs differ."""
-    keys = sorted({*old, *new})
-    return [
-        k for k in keys if config_lib.changes(*({k: c[k]} if k in c else {} for c in (old, new)))
-    ]
-
-
 def _holder(lock: IO[str]) -> str:
     with contextlib.suppress(OSError):  # On Windows, a locked file cannot be read.
         lock.seek(0)
         return " ".join(lock.read().split()) or "another process"
     return "another process"
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def describe_environment() -> dict[str, Any]:
