@@ -115,7 +115,7 @@ class Block(nn.Module):
         dtype: The type of products and of the block's output. Parameters stay float32; biases,
             activations and gates are computed in float32.
         roles: What the parameters are to an optimizer, by name: "weight" (decayed), "bias" or
-            "gain". A parameter that is not named has its role by its rank (see `highway_jax.nn.roles`).
+            "gain". A parameter that is not named has its role by its rank (see `nn.roles`).
         settings: The keys of a config's `model` section that this kind of block uses, beside those
             that all blocks use.
         keeps_width: Whether input and output must have the same shape.
