@@ -44,7 +44,7 @@ def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
     """Returns the mean test loss of so many freshly drawn nets."""
     config = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
     dataset = load_data(config.data)
-    model = stacks.build(config.model, dataset.image_shape, dataset.num_classes)
+    model = stacks.build(config.model, dataset.example_shape, dataset.num_classes)
     images, prepare = preprocess.examples(config.data, dataset)
     inputs = prepare(jnp.asarray(images[-dataset.test.size :][:num_images]))
     labels = jnp.asarray(dataset.test.labels[:num_images])

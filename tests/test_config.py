@@ -22,9 +22,9 @@ from highway_jax.config.config import (
     validate,
 )
 from highway_jax.config.schema import SCHEMA
-from highway_jax.data import datasets
 from highway_jax.errors import show
 from highway_jax.nn import blocks, stacks
+from highway_jax.registry import DATASETS
 from highway_jax.sweep import planning
 
 KEYS = st.sampled_from(sorted(SCHEMA))
@@ -176,7 +176,7 @@ def test_each_default_is_a_new_config():
 @pytest.mark.parametrize(
     ("key", "implemented"),
     [
-        ("data.name", datasets.NAMES),
+        ("data.name", DATASETS.names()),
         ("model.block", blocks.BLOCKS),
         ("model.activation", blocks.ACTIVATIONS),
         ("model.remat", stacks.REMATS),

@@ -28,7 +28,7 @@ NUMERIC = {
 }
 """Hyperparameters that are only numbers: trials that differ in these share one program."""
 
-UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download")
+UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download", "data.file")
 """Keys (or their beginnings) that may change between the starts of one run."""
 
 FREE_SECTIONS = ("cases", "sweep.grid", "sweep.draw")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from highway_jax.nn.architectures import DEPTHS
+from highway_jax.registry import DATASETS, Registry
 
 
 class Key(NamedTuple):
@@ -80,6 +81,18 @@ def _choice(default: str, options: tuple[str, ...], doc: str) -> Key:
     return Key(default, lambda v: v in options, ", ".join(options), doc)
 
 
+class _RegisteredKey(Key):
+    """A setting whose value is a name of a registry, which is read when it is needed."""
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(super().allowed)
+
+
+def _registered(default: str, registry: Registry, doc: str) -> Key:
+    return _RegisteredKey(default, lambda v: v in registry, registry, doc)
+
+
 def _text(default: str, doc: str) -> Key:
     return Key(default, str.isprintable, "text without control characters", doc)
 
@@ -124,7 +137,8 @@ SCHEMA: dict[str, Key] = {
         f"a tuple of different whole numbers from 0 to {_UINT32}, at least one",
         "one trial each, for every case; the seed draws weights and batches",
     ),
-    "data.name": _choice("digits", ("digits", "mnist", "cifar10", "cifar100"), "the dataset"),
+    "data.name": _registered("digits", DATASETS, "the data set"),
+    "data.file": _text("", "the .npz file with the arrays of `data.name=file`"),
     "data.valid_size": _whole(0, 0, "training examples set aside for validation"),
     "data.split_seed": _whole(0, 0, "draws which examples these are", _UINT32),
     "data.scaling": _choice(
@@ -286,6 +300,11 @@ RULES: tuple[Rule, ...] = (
         "() unless optimizer.schedule is 'steps'",
     ),
     Rule(
+        ("data.file", "data.name"),
+        lambda file, name: (name == "file") == bool(file),
+        "the path of an .npz file where data.name is 'file', '' elsewhere",
+    ),
+    Rule(
         ("sweep.rung_keeps", "sweep.rung_epochs"),
         lambda keeps, epochs: len(keeps) == len(epochs),
         "as many numbers as sweep.rung_epochs has",
@@ -349,5 +368,6 @@ USES: dict[str, Use] = {
 }
 """Settings that some trainings do not depend on; all others have an effect everywhere.
 
-`optimizer.boundaries` are not among them: `RULES` refuse them where they are not used.
+`optimizer.boundaries` and `data.file` are not among them: `RULES` refuse them where they are not
+used.
 """

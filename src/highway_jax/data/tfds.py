@@ -15,17 +15,15 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import google_crc32c
 import numpy as np
 
-from highway_jax.data import archives
+from highway_jax.data import archives, tfrecord
 from highway_jax.data.archives import Arrays, BadDataError
 from highway_jax.errors import UserError
 
@@ -152,33 +150,10 @@ def _examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
             yield from source.__getitems__(range(start, min(start + _READ_BATCH, len(source))))
     elif "tfrecord" in formats:  # TFDS's default, which it reads only with TensorFlow
         for path in builder.info.splits[split].filepaths:
-            for record in read_tfrecord(Path(path)):
+            for record in tfrecord.read(Path(path)):
                 yield builder.info.features.deserialize_example_np(record)
     else:
         raise BadDataError(f"its file format is {sorted(formats)}, not array_record or tfrecord")
-
-
-def read_tfrecord(path: Path) -> Iterator[bytes]:
-    """Yields a TFRecord file's records: length, its checksum, data, its checksum.
-
-    Raises:
-        BadDataError: the file is truncated or a checksum does not match.
-    """
-    with path.open("rb") as file:
-        while header := file.read(12):
-            if len(header) < 12 or _masked_crc32c(header[:8]) != header[8:]:
-                raise BadDataError(f"{path.name} is damaged")
-            (length,) = struct.unpack("<Q", header[:8])
-            record, checksum = file.read(length), file.read(4)
-            if len(record) != length or _masked_crc32c(record) != checksum:
-                raise BadDataError(f"{path.name} is damaged")
-            yield record
-
-
-def _masked_crc32c(data: bytes) -> bytes:
-    """The TFRecord checksum, little-endian: CRC-32C, rotated by 15 bits, plus a constant."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def prepare(name: str, root: Path) -> Prepared:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.errors import JaxRuntimeError
 
-from highway_jax.data import datasets as data_lib
+from highway_jax.data.dataset import Dataset
 from highway_jax.errors import UserError, brief
 from highway_jax.runs.context import RunContext, is_extra
 from highway_jax.runtime import multihost
@@ -30,7 +30,7 @@ class TooLarge(MemoryError):
 class BatchRun:
     """Trains one batch of trials from wherever it stands to its result rows."""
 
-    def __init__(self, batch: Batch, dataset: data_lib.Dataset, context: RunContext):
+    def __init__(self, batch: Batch, dataset: Dataset, context: RunContext):
         self._batch = batch
         self._config = batch.config
         self._context = context

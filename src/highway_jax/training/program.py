@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
-from highway_jax.data import datasets as data_lib
 from highway_jax.data import preprocess
+from highway_jax.data.dataset import Dataset
 from highway_jax.nn import stacks
 from highway_jax.sweep.trials import Batch, Hyperparameters
 from highway_jax.training import evaluate, metrics, optimizer, train, trial_mesh
@@ -51,11 +51,11 @@ class Program:
         steps_per_epoch: Steps of an epoch.
     """
 
-    def __init__(self, batch: Batch, dataset: data_lib.Dataset):
+    def __init__(self, batch: Batch, dataset: Dataset):
         """Builds the functions; nothing is compiled before `compile`."""
         config = batch.config
         self.config = config
-        self.model = stacks.build(config.model, dataset.image_shape, dataset.num_classes)
+        self.model = stacks.build(config.model, dataset.example_shape, dataset.num_classes)
         splits = [getattr(dataset, name) for name in SPLITS]
         ends = np.cumsum([0, *(split.size for split in splits)])
         self.spans = {
