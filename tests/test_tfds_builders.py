@@ -71,7 +71,7 @@ def test_sources_agree_with_tfds(name):
     assert source.tfds_version == str(builder.VERSION)
     ours = {archive.url: (archive.size, archive.sha256) for archive in source.archives}
     assert ours == {url: (int(i.size), i.checksum) for url, i in builder.url_infos.items()}
-    features = builder(dir="nowhere").info.features
+    features = builder(data_dir="nowhere").info.features
     assert source.image_shape == features["image"].shape
     assert len(set(source.class_names)) == features["label"].num_classes
     assert list(source.class_names) == sorted(source.class_names)

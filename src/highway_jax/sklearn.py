@@ -1,13 +1,11 @@
 """A scikit-learn classifier that trains a dense highway net."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -97,7 +95,7 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
             y: Class labels [n].
 
         Raises:
-            ValueError: If the features or the labels are not allowed.
+            ValueError: If the features or the labels are not allowed, or the training diverges.
             UserError: If a parameter or a setting is not allowed.
         """
         X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
@@ -114,11 +112,9 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
         for _ in range(batch.epochs):
             state = program.train(state, program.steps_per_epoch)
         if program.trials.fetch(state.diverged)[0]:
-            warnings.warn(
-                "training diverged: the loss is no longer finite; the net is that of the last"
-                " step with a finite loss. A smaller learning_rate may help",
-                ConvergenceWarning,
-                stacklevel=2,
+            raise ValueError(
+                f"training diverged with learning_rate={self.learning_rate}: the loss is not"
+                " finite; allowed: a smaller one, or features that a StandardScaler scales"
             )
         params = program.trials.fetch(state.params)
         self.net_ = TrainedNet(

@@ -27,11 +27,12 @@ def load_file(data: Any) -> Dataset:
         UserError: If the file cannot be read, or its arrays are not a data set.
     """
     try:
-        path = files.expand("config.data.file", data.file)
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array")
-            arrays = {name: archive[name] for name in archive.files}
+        # Opened here, as NumPy leaves a file open that it cannot read.
+        with files.expand("config.data.file", data.file).open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("it is not an .npz file")
+            with np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
         missing = [name for name in _REQUIRED if name not in arrays]
         unknown = sorted(arrays.keys() - {*_REQUIRED, *_OPTIONAL})
         if missing or unknown:
