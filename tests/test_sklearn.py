@@ -25,14 +25,18 @@ _LONG = (
     "check_classifiers_classes",
     "check_classifiers_one_label",
     "check_classifiers_train",
+    "check_dont_overwrite_parameters",
     "check_dtype_object",
     "check_estimators_dtypes",
     "check_estimators_nan_inf",
     "check_estimators_overwrite_params",
     "check_fit2d_1feature",
+    "check_fit_check_is_fitted",
+    "check_fit_idempotent",
     "check_fit_score_takes_y",
     "check_n_features_in_after_fitting",
     "check_pipeline_consistency",
+    "check_positive_only_tag_during_fit",
 )
 
 

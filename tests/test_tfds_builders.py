@@ -384,7 +384,7 @@ BAD_ARCHIVES = {
     "cifar twice": (
         "cifar10",
         cifar(fakes.tar_member(TEST_BATCH, bytes(61460))),
-        f"{TEST_BATCH} is there twice",
+        f"{TEST_BATCH} occurs twice",
     ),
     "cifar link": (
         "cifar10",

@@ -128,7 +128,7 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class label of each row of X [n, features]."""
         X = self._check(X)
-        return self.classes_[self.net_.predict(X)]
+        return np.asarray(self.classes_)[self.net_.predict(X)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the probabilities of `classes_` for each row of X: [n, classes]."""
@@ -137,7 +137,8 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float32, reset=False)
+        checked: Any = validate_data(self, X, dtype=np.float32, reset=False)
+        return checked
 
     def _config(self, num_examples: int) -> Any:
         own = {

@@ -225,7 +225,8 @@ def _choose(saved: restore.Saved, trial: int | str) -> dict[str, Any]:
             f"workdir is {str(saved.workdir)!r}; allowed: a run with a trial that is finished"
         )
     if trial == "best":
-        criterion = saved.config.sweep.criterion
+        sweep: Any = saved.config.sweep
+        criterion = sweep.criterion
         has_validation = any(row["valid_accuracy"] >= 0 for row in ready.values())
         if has_validation and not criterion.startswith("valid"):
             criterion = "valid_accuracy"

@@ -162,8 +162,8 @@ class Dataset:
             if split.images.dtype != np.uint8:
                 digest.update(f"{split.images.dtype}".encode())
             digest.update(f"{split.images.shape}".encode())
-            digest.update(split.images)
-            digest.update(split.labels.astype("<i4"))
+            digest.update(split.images.data)
+            digest.update(split.labels.astype("<i4").data)
         return digest.hexdigest()
 
     def with_validation(self, size: int, seed: int = 0) -> "Dataset":

@@ -20,8 +20,8 @@ def load_digits(data: Any) -> Dataset:
     """Loads the digits; no setting of the `data` section matters."""
     from sklearn import datasets
 
-    digits = datasets.load_digits()
-    images, labels = digits.images.astype(np.uint8), digits.target
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    images = np.asarray(pixels, np.uint8).reshape(-1, 8, 8)
     is_test = _draw_stratified(labels, _TEST_SIZE, _TEST_SEED)
     return Dataset.from_arrays(
         images[~is_test],

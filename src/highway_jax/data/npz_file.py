@@ -38,9 +38,11 @@ def load_file(data: Any) -> Dataset:
         if missing or unknown:
             found = f"it lacks {missing[0]}" if missing else f"it has an array {unknown[0]!r}"
             raise ValueError(f"{found}; allowed: {', '.join(_REQUIRED)}, and class_names or not")
-        names = arrays.pop("class_names", None)
+        names = arrays.get("class_names")
         return Dataset.from_arrays(
-            **arrays, class_names=None if names is None else names.tolist(), name="file"
+            *(arrays[name] for name in _REQUIRED),
+            class_names=None if names is None else names.tolist(),
+            name="file",
         )
     except _UNREADABLE as error:
         raise UserError(

@@ -50,7 +50,7 @@ class Preprocessing(NamedTuple):
 
     scale: np.float32
     offset: np.float32
-    mean: np.ndarray
+    mean: np.ndarray | np.float32
     contrast: float = 0.0
     center: np.ndarray | None = None
     whitening: np.ndarray | None = None
@@ -70,7 +70,7 @@ class Preprocessing(NamedTuple):
 
     def held(self, images: np.ndarray) -> np.ndarray:
         """Returns what the device holds of raw examples: the examples, or whitened inputs."""
-        if self.whitening is None:
+        if self.whitening is None or self.center is None:
             return images
         prepare = jax.jit(lambda chunk: self(chunk))
         inputs = np.empty(images.shape, np.float32)

@@ -100,9 +100,10 @@ def load(path: Path) -> SavedPreprocessing | None:
         if manifest["format"] != _FORMAT:
             raise BadDataError(f"it has the format {manifest['format']}, not {_FORMAT}")
         # Arrays without axes become the scalars that they were.
-        constants = Preprocessing(**{name: array[()] for name, array in arrays.items()})
+        constants: dict[str, Any] = {name: array[()] for name, array in arrays.items()}
+        constants["contrast"] = float(constants["contrast"])
         return SavedPreprocessing(
-            constants._replace(contrast=float(constants.contrast)),
+            Preprocessing(**constants),
             tuple(manifest["example_shape"]),
             manifest["dtype"],
             tuple(manifest["class_names"]),
