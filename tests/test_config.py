@@ -186,7 +186,8 @@ def test_each_default_is_a_new_config():
 def test_what_is_allowed_is_what_is_implemented(key, implemented):
     assert set(SCHEMA[key].allowed.split(", ")) == set(implemented)
     for name in implemented:
-        validate(_config(**{key.replace(".", "__"): name}))
+        file = {"data__file": "mine.npz"} if name == "file" else {}
+        validate(_config(**{key.replace(".", "__"): name}, **file))
 
 
 def test_every_initializer_allowed_is_implemented():
