@@ -49,8 +49,8 @@ def measure(spec: str) -> dict[str, Any]:
     batch = planning.plan(config, [])[0]
     name = batch.config.data.name
     dataset = ours.make_dataset(NUM_EXAMPLES, SHAPES.get(name, (32, 32, 3)))
-    num_classes = 100 if name == "cifar100" else 10
-    dataset = dataclasses.replace(dataset, name=name, num_classes=num_classes)
+    class_names = tuple(map(str, range(100 if name == "cifar100" else 10)))
+    dataset = dataclasses.replace(dataset, name=name, class_names=class_names)
     row: dict[str, Any] = {"experiment": spec, "trials": len(batch.trials)}
 
     def timed(key: str, function: Callable[[], Any]) -> Any:

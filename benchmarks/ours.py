@@ -10,7 +10,7 @@ import multiply_adds
 import numpy as np
 
 from highway_jax.config import config as config_lib
-from highway_jax.data import datasets
+from highway_jax.data.dataset import Dataset, Split
 from highway_jax.sweep import planning
 from highway_jax.training import trial_mesh
 from highway_jax.training.program import Program
@@ -19,22 +19,16 @@ MNIST_SHAPE, NUM_CLASSES = (28, 28, 1), 10
 Settings = Mapping[str, Any]
 
 
-def make_dataset(
-    num_examples: int = 60_000, shape: tuple[int, int, int] = MNIST_SHAPE
-) -> datasets.Dataset:
+def make_dataset(num_examples: int = 60_000, shape: tuple[int, int, int] = MNIST_SHAPE) -> Dataset:
     """Returns random images, the same first ones every time, named as a data set like them."""
     images = np.random.default_rng(0).integers(0, 256, (num_examples, *shape), np.uint8)
     labels = np.random.default_rng(1).integers(0, NUM_CLASSES, num_examples).astype(np.int32)
-    train, none = datasets.Split(images, labels), datasets.Split(images[:0], labels[:0])
+    train, none = Split(images, labels), Split(images[:0], labels[:0])
     name = "mnist" if shape[-1] == 1 else "cifar10"
-    return datasets.Dataset(
-        name, train, none, train, NUM_CLASSES, tuple("0123456789"), max_value=255
-    )
+    return Dataset(name, train, none, train, tuple("0123456789"))
 
 
-def make_program(
-    settings: Settings, num_trials: int, dataset: datasets.Dataset
-) -> tuple[Program, Any]:
+def make_program(settings: Settings, num_trials: int, dataset: Dataset) -> tuple[Program, Any]:
     """Returns the program of a config with these settings, and its trials' hyperparameters."""
     config = config_lib.default_config()
     config.data.name = dataset.name
@@ -47,7 +41,7 @@ def make_program(
 
 
 def first_steps(
-    settings: Settings, dataset: datasets.Dataset, num_steps: int
+    settings: Settings, dataset: Dataset, num_steps: int
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[float]]:
     """Returns a trial's initial parameters, and its loss at each of its first steps.
 

@@ -18,10 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-from highway_jax.data import archives
+from highway_jax.config.config import default_config
+from highway_jax.data import archives, dataset
 
 SIZES = {"train": 60, "test": 20}
 TFDS_NAMES = ("mnist", "cifar10", "cifar100")
+
+
+def load(name, **settings):
+    """Loads a data set with these settings of the `data` section."""
+    section = default_config().data
+    section.update({"name": name, **settings})
+    return dataset.load(section)
 
 
 def isolate(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -119,7 +120,9 @@ def assert_tidy(workdir, keep=2):
     """Nothing that a killed process began is there any more, and no more than was to be kept."""
     names = sorted(path.name for path in workdir.iterdir())
     expected = ["checkpoints", "config.json", "environment.json", "metrics.jsonl"]
-    assert [name for name in names if name != "tensorboard"] == [
+    preprocessing = [name for name in names if re.fullmatch(r"preprocessing-\w{16}\.npz", name)]
+    assert len(preprocessing) == 1
+    assert [name for name in names if name not in ("tensorboard", *preprocessing)] == [
         ".lock",
         *expected,
         "results.csv",

@@ -10,7 +10,7 @@ from jax.errors import JaxRuntimeError
 
 from highway_jax.analysis import statistics, trained_nets
 from highway_jax.config.config import default_config
-from highway_jax.data import datasets
+from highway_jax.data.dataset import Dataset, Split
 from highway_jax.errors import UserError
 from highway_jax.sweep import planning
 from highway_jax.training import metrics, trial_mesh
@@ -24,9 +24,9 @@ def _dataset(size, shape=(4, 4, 1), num_classes=2, seed=0):
 
     def split(count):
         images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-        return datasets.Split(images, rng.integers(0, num_classes, count, dtype=np.int32))
+        return Split(images, rng.integers(0, num_classes, count, dtype=np.int32))
 
-    return datasets.Dataset("mnist", split(size), split(0), split(7), 3, CLASSES, 255)
+    return Dataset("mnist", split(size), split(0), split(7), CLASSES)
 
 
 def _program(dataset, seeds=(0,), **model):

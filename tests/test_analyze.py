@@ -189,7 +189,7 @@ def test_a_run_that_is_not_there_or_not_whole_gets_one_line(workdir, tmp_path):
     with pytest.raises(UserError, match=r": every checkpoint is damaged"):
         analyze.analyze(copy)
     shutil.rmtree(copy / "checkpoints")
-    with pytest.raises(UserError, match="is gone; restore it"):
+    with pytest.raises(UserError, match="does not exist; allowed: a run with its checkpoints"):
         analyze.analyze(copy)
     (copy / "results.csv").unlink()
     with pytest.raises(UserError, match="a run with a highway net that is finished"):

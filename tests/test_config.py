@@ -24,11 +24,17 @@ from highway_jax.config.config import (
 )
 from highway_jax.config.schema import SCHEMA
 from highway_jax.config.sections import Config
-from highway_jax.data import datasets
 from highway_jax.errors import show
 from highway_jax.nn import architectures, stacks
 from highway_jax.nn import model as nets
-from highway_jax.registry import ACTIVATIONS, ARCHITECTURES, BLOCKS, INITIALIZERS, OPTIMIZERS
+from highway_jax.registry import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    BLOCKS,
+    DATASETS,
+    INITIALIZERS,
+    OPTIMIZERS,
+)
 from highway_jax.sweep import planning
 
 KEYS = st.sampled_from(sorted(SCHEMA))
@@ -195,7 +201,7 @@ def test_each_default_is_a_new_config():
 @pytest.mark.parametrize(
     ("key", "implemented"),
     [
-        ("data.name", datasets.NAMES),
+        ("data.name", DATASETS),
         ("model.block", BLOCKS),
         ("model.activation", ACTIVATIONS),
         ("model.initializer", INITIALIZERS),
@@ -209,10 +215,12 @@ def test_each_default_is_a_new_config():
 def test_what_is_allowed_is_what_is_implemented(key, implemented):
     assert set(SCHEMA[key].allowed.split(", ")) == set(implemented)
     for name in implemented:
-        depth = 10
+        more = {}
         if key == "model.architecture" and name != "dense":
-            depth = architectures.depth(ARCHITECTURES[name](8))
-        validate(_config(**{key.replace(".", "__"): name, "model__depth": depth}))
+            more = {"model__depth": architectures.depth(ARCHITECTURES[name](8))}
+        if name == "file":
+            more = {"data__file": "mine.npz"}
+        validate(_config(**{key.replace(".", "__"): name} | more))
 
 
 def test_what_is_registered_is_allowed_from_then_on(monkeypatch):

@@ -15,7 +15,8 @@ import pytest
 from highway_jax import default_config
 from highway_jax.config import config
 from highway_jax.config.sections import Data
-from highway_jax.data import datasets, preprocess
+from highway_jax.data import preprocess
+from highway_jax.data.dataset import Dataset, Split
 from highway_jax.errors import UserError
 from highway_jax.nn import architectures, stacks
 from highway_jax.nn.model import build
@@ -186,8 +187,8 @@ def _dataset(valid):
     labels = np.arange(60, dtype=np.int32) % 10
     images = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 3), np.uint8)
     parts = (slice(0, 40 - valid), slice(40 - valid, 40), slice(40, 60))
-    splits = [datasets.Split(images[part], labels[part]) for part in parts]
-    return datasets.Dataset("cifar10", *splits, 10, tuple("0123456789"), 255), images
+    splits = [Split(images[part], labels[part]) for part in parts]
+    return Dataset("cifar10", *splits, tuple("0123456789")), images
 
 
 @pytest.mark.parametrize("valid", [0, 8])

@@ -16,7 +16,10 @@ import fake_datasets as fakes
 import numpy as np
 import pytest
 
-from highway_jax.data import archives, datasets, tfds
+from highway_jax import files
+from highway_jax.data import archives, tfds
+from highway_jax.data import cache as cache_lib
+from highway_jax.data.dataset import Split
 from highway_jax.errors import UserError
 
 
@@ -31,7 +34,7 @@ def mnist(monkeypatch, tmp_path):
     fakes.shrink(monkeypatch, "mnist")
     arrays = fakes.make_arrays("mnist")
     fakes.prepare_with_tfds("mnist", arrays, tmp_path / "data")
-    places = {"data_dir": str(tmp_path / "data"), "cache_dir": str(tmp_path / "cache")}
+    places = {"dir": str(tmp_path / "data"), "cache_dir": str(tmp_path / "cache")}
     return fakes.tfds_order(arrays), {"valid_size": 0, "download": False, **places}
 
 
@@ -59,13 +62,13 @@ def as_rows(*splits):
 def test_digits_are_all_of_scikit_learns():
     from sklearn.datasets import load_digits
 
-    digits = datasets.load("digits", valid_size=100)
+    digits = fakes.load("digits", valid_size=100)
     assert (digits.train.size, digits.valid.size, digits.test.size) == (1337, 100, 360)
-    assert digits.image_shape == (8, 8, 1)
+    assert digits.example_shape == (8, 8, 1)
     assert (digits.num_classes, digits.class_names) == (10, tuple("0123456789"))
     assert digits.max_value == digits.train.images.max() == 16
     truth = load_digits()
-    expected = datasets.Split(truth.images.astype(np.uint8), truth.target)
+    expected = Split(truth.images.astype(np.uint8), truth.target)
     np.testing.assert_array_equal(
         as_rows(digits.train, digits.valid, digits.test), as_rows(expected)
     )
@@ -75,7 +78,7 @@ def test_digits_are_all_of_scikit_learns():
 
 
 def test_digits_test_split_is_stratified():
-    digits = datasets.load("digits", valid_size=0)
+    digits = fakes.load("digits", valid_size=0)
     test = np.bincount(digits.test.labels)
     both = test + np.bincount(digits.train.labels)
     assert test.sum() == 360
@@ -86,15 +89,15 @@ def test_digits_splits_never_change():
     # Fails where a NumPy draws other numbers, or an edit moves an example: results recorded
     # before would no longer be comparable.
     expected = "b8ce9bbf02166f56732c21a66d9964c02ed3e96e39c6e91872c4ae3491ce7925"
-    assert datasets.load("digits", valid_size=200, split_seed=3).fingerprint == expected
+    assert fakes.load("digits", valid_size=200, split_seed=3).fingerprint == expected
 
 
 # Splits
 
 
 def test_validation_comes_out_of_the_training_part_in_order():
-    whole = datasets.load("digits", valid_size=0)
-    split = datasets.load("digits", valid_size=400, split_seed=1)
+    whole = fakes.load("digits", valid_size=0)
+    split = fakes.load("digits", valid_size=400, split_seed=1)
     assert whole.valid.images.shape == (0, 8, 8, 1)
     assert whole.valid.labels.shape == (0,)
     np.testing.assert_array_equal(as_rows(split.train, split.valid), as_rows(whole.train))
@@ -107,7 +110,7 @@ def test_validation_comes_out_of_the_training_part_in_order():
 
 def test_split_depends_on_the_seed_only_and_grows_by_nesting():
     def valid_rows(size, seed):
-        valid = datasets.load("digits", valid_size=size, split_seed=seed).valid
+        valid = fakes.load("digits", valid_size=size, split_seed=seed).valid
         return {image.tobytes() for image in valid.images}
 
     assert valid_rows(100, 0) == valid_rows(100, 0)
@@ -125,24 +128,24 @@ def test_split_depends_on_the_seed_only_and_grows_by_nesting():
         ("cifar10", {"valid_size": 50_000}, "data.valid_size=50000: allowed: 0 to 49999"),
         ("digits", {"valid_size": 0, "split_seed": -2}, "data.split_seed=-2: allowed: 0 or more"),
         ("emnist", {"valid_size": 0}, "data.name='emnist': allowed: digits, mnist, cifar10, ci"),
-        ("mnist", {"valid_size": 0, "data_dir": "gs://b/d"}, "data.dir=gs://b/d: allowed: a loc"),
+        ("mnist", {"valid_size": 0, "dir": "gs://b/d"}, "data.dir=gs://b/d: allowed: a loc"),
     ],
 )
 def test_bad_arguments(name, arguments, message):
     with pytest.raises(UserError) as error:
-        datasets.load(name, **arguments)
+        fakes.load(name, **arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_largest_validation_leaves_one_training_example():
-    digits = datasets.load("digits", valid_size=1436)
+    digits = fakes.load("digits", valid_size=1436)
     assert (digits.train.size, digits.valid.size) == (1, 1436)
 
 
 def test_fingerprint_sees_every_change():
-    digits = datasets.load("digits", valid_size=10)
-    prints = {digits.fingerprint, datasets.load("digits", valid_size=11).fingerprint}
+    digits = fakes.load("digits", valid_size=10)
+    prints = {digits.fingerprint, fakes.load("digits", valid_size=11).fingerprint}
     for split in ("train", "valid", "test"):
         images = getattr(digits, split).images.copy()
         images[-1, -1, -1, -1] ^= 1
@@ -152,7 +155,7 @@ def test_fingerprint_sees_every_change():
             changed = dataclasses.replace(getattr(digits, split), **change)
             prints.add(dataclasses.replace(digits, **{split: changed}).fingerprint)
     assert len(prints) == 8
-    assert digits.fingerprint == datasets.load("digits", valid_size=10).fingerprint
+    assert digits.fingerprint == fakes.load("digits", valid_size=10).fingerprint
 
 
 # The cache
@@ -161,13 +164,13 @@ def test_fingerprint_sees_every_change():
 def test_second_load_reads_the_cache_only(mnist, monkeypatch, tmp_path, caplog):
     arrays, arguments = mnist
     caplog.set_level(logging.INFO)
-    first = datasets.load("mnist", **arguments)
+    first = fakes.load("mnist", **arguments)
     assert_holds(first, arrays)
     assert (first.max_value, first.num_classes) == (255, 10)
     monkeypatch.setattr(tfds, "read", None)
-    assert_holds(datasets.load("mnist", **arguments), arrays)
+    assert_holds(fakes.load("mnist", **arguments), arrays)
     shutil.rmtree(tmp_path / "data")
-    again = datasets.load("mnist", **arguments)
+    again = fakes.load("mnist", **arguments)
     assert again.fingerprint == first.fingerprint
     assert not warnings_in(caplog)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mnist.npz"]
@@ -175,7 +178,7 @@ def test_second_load_reads_the_cache_only(mnist, monkeypatch, tmp_path, caplog):
 
 def test_cache_manifest_says_what_it_holds(mnist, tmp_path):
     arrays, arguments = mnist
-    datasets.load("mnist", **arguments)
+    fakes.load("mnist", **arguments)
     with zipfile.ZipFile(tmp_path / "cache/mnist.npz") as file:
         manifest = json.loads(file.read("manifest.json"))
         members = {name: file.read(name) for name in manifest["sha256"]}
@@ -258,20 +261,20 @@ DAMAGES = [flip_a_pixel, truncate, put_garbage, empty] + [
 def test_damaged_cache_is_said_and_rebuilt_or_refused(mnist, tmp_path, caplog, damage):
     arrays, arguments = mnist
     cache = tmp_path / "cache/mnist.npz"
-    datasets.load("mnist", **arguments)
+    fakes.load("mnist", **arguments)
     damage(cache)
-    assert_holds(datasets.load("mnist", **arguments), arrays)
+    assert_holds(fakes.load("mnist", **arguments), arrays)
     (warning,) = warnings_in(caplog)
     assert f"{cache} is damaged" in warning
     assert "\n" not in warning
     caplog.clear()
-    assert_holds(datasets.load("mnist", **arguments), arrays)
+    assert_holds(fakes.load("mnist", **arguments), arrays)
     assert not warnings_in(caplog)
 
     damage(cache)
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(UserError) as error:
-        datasets.load("mnist", **arguments)
+        fakes.load("mnist", **arguments)
     assert f"{cache} is damaged" in str(error.value)
     assert "cannot be rebuilt" in str(error.value)
     assert "\n" not in str(error.value)
@@ -280,7 +283,7 @@ def test_damaged_cache_is_said_and_rebuilt_or_refused(mnist, tmp_path, caplog, d
 def test_no_flipped_bit_and_no_cut_gives_other_arrays(mnist, tmp_path):
     arrays, arguments = mnist
     cache = tmp_path / "cache/mnist.npz"
-    datasets.load("mnist", **arguments)
+    fakes.load("mnist", **arguments)
     whole = cache.read_bytes()
     rng = np.random.default_rng(0)
     # Everywhere, and again in the last 1,500 bytes, where manifest and directory are.
@@ -291,7 +294,7 @@ def test_no_flipped_bit_and_no_cut_gives_other_arrays(mnist, tmp_path):
         damaged[place] ^= 1 << rng.integers(8)
         cache.write_bytes(damaged)
         try:
-            found, _ = datasets._read_cache(cache, "mnist")
+            found, _ = cache_lib.read(cache, "mnist")
         except archives.BadDataError:
             num_caught += 1
             continue
@@ -302,25 +305,25 @@ def test_no_flipped_bit_and_no_cut_gives_other_arrays(mnist, tmp_path):
     for length in rng.integers(0, len(whole), 30):
         cache.write_bytes(whole[:length])
         with pytest.raises(archives.BadDataError):
-            datasets._read_cache(cache, "mnist")
+            cache_lib.read(cache, "mnist")
 
 
 def test_cache_with_impossible_labels_is_damaged(mnist, tmp_path):
     (images, labels), test = mnist[0]["train"], mnist[0]["test"]
     arrays = {"train": (images, labels + 10), "test": test}
     path = tmp_path / "cache/mnist.npz"
-    datasets._write_cache(path, "mnist", arrays, tfds.Prepared(tmp_path, ""))
+    cache_lib.write(path, "mnist", arrays, tfds.Prepared(tmp_path, ""))
     with pytest.raises(archives.BadDataError, match="train labels reach from 10"):
-        datasets._read_cache(path, "mnist")
+        cache_lib.read(path, "mnist")
 
 
 def test_cache_of_other_data_is_replaced(mnist, tmp_path, caplog):
     _, arguments = mnist
-    datasets.load("mnist", **arguments)
+    fakes.load("mnist", **arguments)
     other = fakes.make_arrays("mnist", seed=1)
     shutil.rmtree(tmp_path / "data")
     fakes.prepare_with_tfds("mnist", other, tmp_path / "data")
-    assert_holds(datasets.load("mnist", **arguments), fakes.tfds_order(other))
+    assert_holds(fakes.load("mnist", **arguments), fakes.tfds_order(other))
     assert not warnings_in(caplog)
 
 
@@ -328,7 +331,7 @@ def test_unwritable_cache_is_a_warning(mnist, tmp_path, caplog):
     arrays, arguments = mnist
     (tmp_path / "file").write_text("in the way")
     arguments["cache_dir"] = str(tmp_path / "file/cache")
-    assert_holds(datasets.load("mnist", **arguments), arrays)
+    assert_holds(fakes.load("mnist", **arguments), arrays)
     assert any("cannot write the cache" in warning for warning in warnings_in(caplog))
 
 
@@ -338,8 +341,8 @@ def test_full_disk_leaves_no_cache_and_no_rest(mnist, monkeypatch, tmp_path, cap
     def fsync(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(datasets.os, "fsync", fsync)
-    assert_holds(datasets.load("mnist", **arguments), arrays)
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    assert_holds(fakes.load("mnist", **arguments), arrays)
     assert "No space left" in warnings_in(caplog)[0]
     assert not list((tmp_path / "cache").iterdir())
 
@@ -353,7 +356,7 @@ def test_two_writers_and_a_reader_at_once(mnist, tmp_path):
     def write(identity):
         while not stop.is_set():
             prepared = tfds.Prepared(tmp_path, identity)
-            datasets._write_cache(path, "mnist", versions[identity], prepared)
+            cache_lib.write(path, "mnist", versions[identity], prepared)
 
     writers = [threading.Thread(target=write, args=(identity,)) for identity in versions]
     seen = set()
@@ -364,7 +367,7 @@ def test_two_writers_and_a_reader_at_once(mnist, tmp_path):
         while len(seen) < 2 or time.monotonic() < deadline - 9.5:
             assert time.monotonic() < deadline, f"saw only {seen}"
             try:
-                arrays, identity = datasets._read_cache(path, "mnist")
+                arrays, identity = cache_lib.read(path, "mnist")
             except FileNotFoundError:
                 continue
             np.testing.assert_array_equal(arrays["train"][0], versions[identity]["train"][0])
@@ -387,28 +390,28 @@ def test_search_order_of_directories(mnist, monkeypatch, tmp_path):
     fakes.prepare_with_tfds("mnist", second, tmp_path / "second")
     fakes.prepare_with_tfds("mnist", third, tmp_path / "home/tensorflow_datasets")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "second"))
-    assert_holds(datasets.load("mnist", **arguments), arrays)
-    arguments["data_dir"] = ""
-    assert_holds(datasets.load("mnist", **arguments), fakes.tfds_order(second))
+    assert_holds(fakes.load("mnist", **arguments), arrays)
+    arguments["dir"] = ""
+    assert_holds(fakes.load("mnist", **arguments), fakes.tfds_order(second))
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert_holds(datasets.load("mnist", **arguments), fakes.tfds_order(third))
-    arguments["data_dir"] = "~/../data"
-    assert_holds(datasets.load("mnist", **arguments), arrays)
+    assert_holds(fakes.load("mnist", **arguments), fakes.tfds_order(third))
+    arguments["dir"] = "~/../data"
+    assert_holds(fakes.load("mnist", **arguments), arrays)
 
 
 def test_default_cache_directories(mnist, monkeypatch, tmp_path):
     _, arguments = mnist
     arguments["cache_dir"] = ""
-    datasets.load("mnist", **arguments)
+    fakes.load("mnist", **arguments)
     assert (tmp_path / "home/.cache/highway_jax/mnist.npz").is_file()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    datasets.load("mnist", **arguments)
+    fakes.load("mnist", **arguments)
     assert (tmp_path / "xdg/highway_jax/mnist.npz").is_file()
 
 
 def test_start_needs_no_heavy_import():
     code = (
-        "import sys, highway_jax.data.datasets; "
+        "import sys, highway_jax.data.dataset, highway_jax.data.mnist_cifar; "
         "assert not {'tensorflow', 'tensorflow_datasets', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -425,7 +428,7 @@ def test_without_data_the_ways_out_are_named(name, monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "socket", no_network)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     with pytest.raises(UserError) as error:
-        datasets.load(name, valid_size=0, data_dir=str(tmp_path), download=False)
+        fakes.load(name, valid_size=0, dir=str(tmp_path), download=False)
     message = str(error.value)
     version = archives.SOURCES[name].tfds_version
     assert "\n" not in message
@@ -453,7 +456,7 @@ def test_unreachable_network_fails_fast(kind, monkeypatch, tmp_path):
         fakes.register(monkeypatch, "cifar10", f"http://127.0.0.1:{port}", {"a.tar.gz": b""})
         start = time.monotonic()
         with pytest.raises(UserError) as error:
-            datasets.load("cifar10", valid_size=0, data_dir=str(tmp_path / "data"))
+            fakes.load("cifar10", valid_size=0, dir=str(tmp_path / "data"))
     assert time.monotonic() - start < 5
     assert "cannot reach 127.0.0.1" in str(error.value)
     assert "--config.data.name=digits" in str(error.value)

@@ -119,7 +119,7 @@ def test_the_state_of_an_update_rule_is_resumed_to_the_bit(
     config.cases.other = ConfigDict({"optimizer": {"beta1": 0.5, "epsilon": 1e-3}})
     run(config, tmp_path / "whole")
     stop_after(2)
-    with pytest.raises(Stopped, match="goes on from there"):
+    with pytest.raises(Stopped, match="resumes from there"):
         run(config, tmp_path / "cut")
     stop_after(10**9)
     run(config, tmp_path / "cut")

@@ -13,7 +13,7 @@ import fake_datasets as fakes
 import numpy as np
 import pytest
 
-from highway_jax.data import archives, datasets, tfds
+from highway_jax.data import archives, tfds, tfrecord
 from highway_jax.errors import UserError
 
 ARCHIVE = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
@@ -38,11 +38,11 @@ def served(monkeypatch, tmp_path):
         for file, content in files.items():
             (tmp_path / "www" / file).write_bytes(content)
         fakes.register(monkeypatch, name, url, files)
-        return datasets.load(name, **arguments)
+        return fakes.load(name, **arguments)
 
     arguments = {
         "valid_size": 0,
-        "data_dir": str(tmp_path / "data"),
+        "dir": str(tmp_path / "data"),
         "cache_dir": str(tmp_path / "cache"),
     }
     with fakes.serve(tmp_path / "www") as (url, requests):
@@ -86,7 +86,7 @@ def test_tfds_that_does_not_import_is_said(monkeypatch, tmp_path):
     empty = types.ModuleType("tensorflow_datasets")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", empty)
     with pytest.raises(UserError, match="tensorflow_datasets does not import"):
-        datasets.load("mnist", valid_size=0, data_dir=str(tmp_path))
+        fakes.load("mnist", valid_size=0, dir=str(tmp_path))
 
 
 def test_label_names_known():
@@ -108,8 +108,8 @@ def test_reads_what_tfds_prepared(name, file_format, monkeypatch, tmp_path, capf
         fakes.convert_to_tfrecord(directory)
     capfd.readouterr()
     caplog.clear()
-    dataset = datasets.load(
-        name, valid_size=0, data_dir=str(tmp_path), cache_dir=str(tmp_path), download=False
+    dataset = fakes.load(
+        name, valid_size=0, dir=str(tmp_path), cache_dir=str(tmp_path), download=False
     )
     assert_holds(dataset, fakes.tfds_order(arrays))
     assert dataset.class_names == archives.SOURCES[name].class_names
@@ -123,22 +123,22 @@ def test_checksum_has_the_published_value():
     # CRC-32C of "123456789" (RFC 3720 and the CRC catalogues).
     assert fakes.crc32c(b"123456789") == 0xE3069283
     for data_ in (b"", b"123456789", bytes(range(256))):
-        assert tfds._masked_crc32c(data_) == fakes.masked_crc32c(data_)
+        assert tfrecord.masked_crc32c(data_) == fakes.masked_crc32c(data_)
 
 
 @pytest.mark.parametrize("place", [3, 9, 20, -2], ids=["length", "its sum", "data", "data's sum"])
 def test_flipped_bit_in_a_tfrecord(place, tmp_path):
     content = bytearray(fakes.tfrecord_frame(b"first record") + fakes.tfrecord_frame(b"second"))
     (tmp_path / "good").write_bytes(content)
-    assert list(tfds.read_tfrecord(tmp_path / "good")) == [b"first record", b"second"]
+    assert list(tfrecord.read(tmp_path / "good")) == [b"first record", b"second"]
     content[place] ^= 1
     (tmp_path / "bad").write_bytes(content)
     with pytest.raises(archives.BadDataError, match="bad is damaged"):
-        list(tfds.read_tfrecord(tmp_path / "bad"))
+        list(tfrecord.read(tmp_path / "bad"))
     for length in (5, 20, len(content) - 1):
         (tmp_path / "cut").write_bytes(content[:length])
         with pytest.raises(archives.BadDataError, match="cut is damaged"):
-            list(tfds.read_tfrecord(tmp_path / "cut"))
+            list(tfrecord.read(tmp_path / "cut"))
 
 
 def cut_a_record_file(directory):
@@ -173,10 +173,10 @@ def test_damaged_prepared_directory(damage, message, monkeypatch, tmp_path):
     directory = fakes.prepare_with_tfds("mnist", fakes.make_arrays("mnist"), tmp_path / "data")
     damage(directory)
     with pytest.raises(UserError, match=message) as error:
-        datasets.load(
+        fakes.load(
             "mnist",
             valid_size=0,
-            data_dir=str(tmp_path / "data"),
+            dir=str(tmp_path / "data"),
             cache_dir=str(tmp_path / "cache"),
             download=False,
         )
@@ -199,7 +199,7 @@ def test_prepared_directory_of_something_else(expect, message, monkeypatch, tmp_
     fakes.prepare_with_tfds("mnist", fakes.make_arrays("mnist"), tmp_path)
     monkeypatch.setitem(archives.SOURCES, "mnist", dataclasses.replace(source, **expect))
     with pytest.raises(UserError) as error:
-        datasets.load("mnist", valid_size=0, data_dir=str(tmp_path), download=False)
+        fakes.load("mnist", valid_size=0, dir=str(tmp_path), download=False)
     assert message in str(error.value)
 
 
@@ -209,11 +209,11 @@ def test_tfrecord_of_another_length(num_records, message, monkeypatch, tmp_path)
     directory = fakes.prepare_with_tfds("mnist", fakes.make_arrays("mnist"), tmp_path)
     fakes.convert_to_tfrecord(directory)
     path = directory / "mnist-train.tfrecord-00000-of-00001"
-    records = list(tfds.read_tfrecord(path))
+    records = list(tfrecord.read(path))
     records = (records + records)[:num_records]
     path.write_bytes(b"".join(map(fakes.tfrecord_frame, records)))
     with pytest.raises(UserError, match=f"train holds {message} examples"):
-        datasets.load("mnist", valid_size=0, data_dir=str(tmp_path), download=False)
+        fakes.load("mnist", valid_size=0, dir=str(tmp_path), download=False)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ BAD_ARCHIVES = {
     "cifar twice": (
         "cifar10",
         cifar(fakes.tar_member(TEST_BATCH, bytes(61460))),
-        f"{TEST_BATCH} is there twice",
+        f"{TEST_BATCH} occurs twice",
     ),
     "cifar link": (
         "cifar10",
@@ -440,7 +440,7 @@ def test_connection_lost_half_way(served, monkeypatch, tmp_path):
 def test_missing_on_the_server(served, monkeypatch, tmp_path):
     fakes.register(monkeypatch, "cifar100", served.url, {"nothing.tar.gz": b""})
     with pytest.raises(UserError, match=r"HTTP status 404.*data\.name=digits"):
-        datasets.load("cifar100", **served.arguments)
+        fakes.load("cifar100", **served.arguments)
     assert not (tmp_path / "data").exists()
 
 

@@ -296,7 +296,7 @@ def test_the_best_setting_is_trained_again(search, numbering):
     assert new == ([] if numbering == 1 else [48 + 2 * second, 48 + 2 * second + 1])
     (line,) = planning.outdated(search, rows, known)
     assert line.startswith(f"highway-best: trials {expected[0]}, {expected[1]} trained a setting")
-    assert line.endswith(f"that of trial {second} is")
+    assert line.endswith(f"the best is now that of trial {second}")
     assert last in planning.find(search, rows, known)
 
 

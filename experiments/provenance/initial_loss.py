@@ -47,7 +47,7 @@ def losses(net: Net, draws: int, num_images: int) -> np.ndarray:
     experiment = runpy.run_path(str(EXPERIMENTS / net.file))["get_config"](net.variant)
     config = Config.from_settings(flatten(experiment))
     dataset = load_data(config.data)
-    model = nets.build(config.model, dataset.image_shape, dataset.num_classes)
+    model = nets.build(config.model, dataset.example_shape, dataset.num_classes)
     images, prepare = preprocess.examples(config.data, dataset)
     inputs = prepare(jnp.asarray(images[-dataset.test.size :][:num_images]))
     labels = jnp.asarray(dataset.test.labels[:num_images])

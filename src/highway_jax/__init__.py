@@ -8,21 +8,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from highway_jax.analysis.predict import TrainedNet, load
     from highway_jax.config.config import default_config
+    from highway_jax.data.dataset import Dataset, register_dataset
     from highway_jax.errors import UserError
     from highway_jax.nn.blocks import BlockActivations, HighwayBlock, PlainBlock, ResidualBlock
     from highway_jax.nn.stacks import DenseStack, scan_blocks
     from highway_jax.runs.experiment import run
+    from highway_jax.sklearn import HighwayClassifier
+    from highway_jax.storage.read_run import read_run
     from highway_jax.training.optimizer import register_optimizer
 
 __all__ = [
     "BlockActivations",
+    "Dataset",
     "DenseStack",
     "HighwayBlock",
+    "HighwayClassifier",
     "PlainBlock",
     "ResidualBlock",
+    "TrainedNet",
     "UserError",
     "default_config",
+    "load",
+    "read_run",
+    "register_dataset",
     "register_optimizer",
     "run",
     "scan_blocks",
@@ -31,13 +41,19 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BlockActivations": "highway_jax.nn.blocks",
+    "Dataset": "highway_jax.data.dataset",
     "DenseStack": "highway_jax.nn.stacks",
     "HighwayBlock": "highway_jax.nn.blocks",
+    "HighwayClassifier": "highway_jax.sklearn",
     "PlainBlock": "highway_jax.nn.blocks",
     "ResidualBlock": "highway_jax.nn.blocks",
+    "TrainedNet": "highway_jax.analysis.predict",
     "UserError": "highway_jax.errors",
     "default_config": "highway_jax.config.config",
     "register_optimizer": "highway_jax.training.optimizer",
+    "load": "highway_jax.analysis.predict",
+    "read_run": "highway_jax.storage.read_run",
+    "register_dataset": "highway_jax.data.dataset",
     "run": "highway_jax.runs.experiment",
     "scan_blocks": "highway_jax.nn.stacks",
 }

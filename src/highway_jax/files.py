@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: If writing failed; the earlier file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Unique, as threads, or processes of several machines, may write the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().int}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -91,5 +91,10 @@ ARCHITECTURES: Registry = Registry("model.architecture", "highway_jax.nn.archite
 OPTIMIZERS: Registry = Registry("optimizer.name", "highway_jax.training.optimizer")
 """Update rules."""
 
-DATASETS: Registry = Registry("data.name", "highway_jax.data.datasets")
-"""Functions that load a data set."""
+DATASETS: Registry = Registry(
+    "data.name",
+    "highway_jax.data.digits",
+    "highway_jax.data.mnist_cifar",
+    "highway_jax.data.npz_file",
+)
+"""Functions from the `data` section of a config to a data set."""

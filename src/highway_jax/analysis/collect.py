@@ -4,21 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from highway_jax.analysis import trained_nets
-from highway_jax.config import config as config_lib
+from highway_jax.analysis import restore, trained_nets
 from highway_jax.errors import UserError
 from highway_jax.runs.experiment import load_data
-from highway_jax.storage.checkpoint import Checkpoints
 from highway_jax.storage.findings import Findings
-from highway_jax.storage.records import Records
 from highway_jax.storage.summaries import summarize_search
-from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import planning
-from highway_jax.sweep.design import Cell
 from highway_jax.sweep.trials import Batch, Trial
 from highway_jax.training import trial_mesh
 from highway_jax.training.program import Program
@@ -62,26 +56,14 @@ def analyze(
     Raises:
         UserError: If the run or the trial is not there, is not finished, or has no highway gates.
     """
-    config, every, cells = _read(workdir)
-    rows = _choose(config, every, chosen, workdir)
-    trial_mesh.use_cores(config.runtime.devices)
-    known = planning.find(config, every, cells)
+    saved = restore.read(workdir)
+    rows = _choose(saved.config, saved.rows, chosen, workdir)
+    trial_mesh.use_cores(saved.config.runtime.devices)
     found = {}
     for name in dict.fromkeys(row["batch"] for row in rows):
         wanted = [row["trial"] for row in rows if row["batch"] == name]
-        found |= _analyze_batch(workdir, name, [known[index] for index in wanted], options)
+        found |= _analyze_batch(saved, name, wanted, options)
     return found
-
-
-def _read(workdir: Path) -> tuple[ConfigDict, list[dict[str, Any]], list[Cell]]:
-    try:
-        config = config_lib.from_json((workdir / "config.json").read_text("utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"--workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
-        ) from error
-    cells = planning.cells(config, Workdir(workdir).numbering())
-    return config, Records(workdir, config, cells).results(), cells
 
 
 def _choose(
@@ -105,22 +87,14 @@ def _choose(
 
 
 def _analyze_batch(
-    workdir: Path, name: str, wanted: list[Trial], options: Options
+    saved: restore.Saved, name: str, indices: list[int], options: Options
 ) -> dict[int, Findings]:
+    wanted = [saved.trials[index] for index in indices]
     batch = Batch(name, tuple(wanted), 0, 0, True)
     dataset = load_data(batch.config.data)
     program = Program(batch, dataset)
     numbers = batch.hyperparameters()
-
-    def shapes(extra):
-        return program.shapes(numbers, len(extra["trials"]))
-
-    restored = Checkpoints(workdir / "checkpoints" / name).restore(shapes)
-    if restored is None:
-        raise UserError(f"{workdir / 'checkpoints' / name} is gone; restore it")
-    _, state, extra = restored
-    places = [extra["trials"].index(trial.index) for trial in wanted]
-    params = jax.tree.map(lambda leaf: leaf[places], state.params)
+    params = restore.params(saved.workdir, name, indices, program.model, saved.trials)
     nets = trained_nets.Nets(program, params, options.batch_size)
 
     rng = np.random.default_rng(options.sample_seed)

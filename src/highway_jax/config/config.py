@@ -34,7 +34,7 @@ NUMERIC = {
 }
 """Keys of the hyperparameters in which trials of one compiled program may differ, by name."""
 
-UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download")
+UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download", "data.file")
 """Keys, or prefixes of keys, that may change between the starts of one run."""
 
 FREE_SECTIONS = ("cases", "sweep.grid", "sweep.draw")

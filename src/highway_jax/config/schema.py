@@ -74,6 +74,11 @@ RULES: tuple[Rule, ...] = (
         "() unless optimizer.schedule is 'multistep'",
     ),
     Rule(
+        ("data.file", "data.name"),
+        lambda file, name: (name == "file") == bool(file),
+        "the path of an .npz file where data.name is 'file', '' elsewhere",
+    ),
+    Rule(
         ("sweep.rung_keeps", "sweep.rung_epochs"),
         lambda keeps, epochs: len(keeps) == len(epochs),
         "as many numbers as sweep.rung_epochs has",
@@ -155,5 +160,6 @@ USES: dict[str, Use] = {
 }
 """Settings without an effect in some trainings; every other key has an effect in all of them.
 
-`optimizer.boundaries` is not listed, because `RULES` refuse it where it has no effect.
+`optimizer.boundaries` and `data.file` are not listed, because `RULES` refuse them where they have
+no effect.
 """

@@ -26,7 +26,14 @@ from highway_jax.config.keys import (
     registered,
     text,
 )
-from highway_jax.registry import ACTIVATIONS, ARCHITECTURES, BLOCKS, INITIALIZERS, OPTIMIZERS
+from highway_jax.registry import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    BLOCKS,
+    DATASETS,
+    INITIALIZERS,
+    OPTIMIZERS,
+)
 
 T = TypeVar("T")
 
@@ -38,7 +45,8 @@ _RISING = f"a tuple of rising whole numbers from 1 to {INT32}"
 class Data:
     """The data set, its splits, and what is done to its images."""
 
-    name: str = choice("digits", ("digits", "mnist", "cifar10", "cifar100"), "Data set")
+    name: str = registered("digits", DATASETS, "Data set")
+    file: str = text("", "The .npz file with the arrays of the data set `file`")
     valid_size: int = integer(0, 0, "Number of training examples set aside for validation")
     split_seed: int = integer(0, 0, "Seed of the train/validation split", UINT32)
     scaling: str = choice(

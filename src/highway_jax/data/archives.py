@@ -1,7 +1,7 @@
-"""What MNIST and CIFAR are: archives with checksums, shapes, counts, names; and their parsers.
+"""Descriptions of MNIST and CIFAR (archives, checksums, shapes, counts, names), and their parsers.
 
-Private to `data` and `tfds_builders`. NumPy and the standard library only: no pickle, nothing is
-extracted to disk, and no more is decompressed than the data set is known to hold.
+The parsers use only NumPy and the standard library. They read no pickles, extract nothing to disk,
+and decompress at most as many bytes as the data set is known to have.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,12 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class BadDataError(ValueError):
-    """Data that is not what its source promises; `data` turns it into a `UserError`."""
+    """Data that differ from the description of their source."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A file to download: address, size in bytes, sha256 in hexadecimal."""
+    """A file to download: its address, its size in bytes, and its SHA-256 in hexadecimal."""
 
     url: str
     size: int
@@ -34,15 +34,15 @@ class Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What is known of a data set before reading it.
+    """What is known of a data set before it is read.
 
     Attributes:
-        tfds_version: the TFDS version whose examples and order we read.
-        image_shape: height, width, channels.
-        class_names: in label order, as TFDS names them.
-        num_examples: by split, "train" and "test".
-        archives: MNIST: images and labels of train, then of test. CIFAR: one tar.
-        members: CIFAR: the tar's files by split, equally long; empty for MNIST.
+        tfds_version: The TFDS version that defines the examples and their order.
+        image_shape: Height, width, channels.
+        class_names: The names of the classes in TFDS, in the order of the labels.
+        num_examples: Number of examples by split, "train" and "test".
+        archives: MNIST: images and labels of train, then of test. CIFAR: one tar file.
+        members: CIFAR: the files in the tar file by split, of equal size. Empty for MNIST.
         label_bytes: CIFAR: bytes before each image, the last of which is the label.
     """
 
@@ -137,21 +137,21 @@ SOURCES: dict[str, Source] = {
 
 
 def parse(source: Source, paths: Sequence[Path]) -> Arrays:
-    """Parses a data set's downloaded archives.
+    """Parses the downloaded archives of a data set.
 
     Args:
-        source: what the archives must hold.
-        paths: one file for each of `source.archives`, in that order.
+        source: The description of the data set.
+        paths: A file for each of `source.archives`, in the same order.
 
     Returns:
-        Checked arrays by split, in the archives' order.
+        Checked arrays by split, in the order of the archives.
 
     Raises:
-        BadDataError: an archive is truncated or damaged, or holds more, less or other than it
-            should. Names the file and what is wrong.
+        BadDataError: If an archive is truncated or damaged, or differs from its description. The
+            message names the file and the difference.
     """
     files = [
-        (Path(archive.url).name, path)  # TFDS gives the files other names
+        (Path(archive.url).name, path)  # TFDS stores the files under other names.
         for archive, path in zip(source.archives, paths, strict=True)
     ]
     arrays = _parse_cifar(source, *files[0]) if source.members else _parse_mnist(source, files)
@@ -161,7 +161,11 @@ def parse(source: Source, paths: Sequence[Path]) -> Arrays:
 
 
 def check(source: Source, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Raises `BadDataError` unless one split's arrays are what `source` promises."""
+    """Checks the arrays of one split.
+
+    Raises:
+        BadDataError: If they differ from the description of their source.
+    """
     num_examples = source.num_examples[split]
     expected = (np.dtype(np.uint8), (num_examples, *source.image_shape))
     if (images.dtype, images.shape) != expected:
@@ -203,7 +207,7 @@ def _read_idx(name: str, path: Path, shape: tuple[int, ...]) -> np.ndarray:
                     f"{name} starts with the bytes {header.hex()}, not "
                     f"{expected_header.hex()} (IDX of uint8 {list(shape)})"
                 )
-            data = file.read(size + 1)  # one more than there should be, to see it if there is
+            data = file.read(size + 1)  # One more byte than allowed, to notice a longer file.
     except (EOFError, OSError, zlib.error) as error:
         raise BadDataError(f"{name} cannot be decompressed: {error}") from error
     if len(data) != size:
@@ -234,16 +238,16 @@ def _parse_cifar(source: Source, name: str, path: Path) -> Arrays:
 
 
 def _read_tar(name: str, path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
-    """Reads the members named in `sizes`, of exactly these sizes, from a gzipped tar.
+    """Reads the members named in `sizes`, which have exactly these sizes, from a gzipped tar file.
 
-    The tar is read as a stream into memory. A member's name is compared, never used as a path.
+    The file is read as a stream into memory. Names of members are compared, never used as paths.
     """
     contents: dict[str, bytes] = {}
     limit = sum(sizes.values()) + _TAR_SLACK
     try:
         with (
             gzip.open(path) as file,
-            tarfile.open(fileobj=_CappedReader(file, limit, name), mode="r|") as tar,
+            tarfile.open(fileobj=_capped(file, limit, name), mode="r|") as tar,
         ):
             for member in tar:
                 if member.name not in sizes:
@@ -253,8 +257,9 @@ def _read_tar(name: str, path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
                         f"{name}: {member.name} is not a file of {sizes[member.name]} bytes"
                     )
                 if member.name in contents:
-                    raise BadDataError(f"{name}: {member.name} is there twice")
-                contents[member.name] = tar.extractfile(member).read()
+                    raise BadDataError(f"{name}: {member.name} occurs twice")
+                stream: Any = tar.extractfile(member)  # Not None, as it is a regular file.
+                contents[member.name] = stream.read()
     except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
         raise BadDataError(f"{name} cannot be read: {error}") from error
     if missing := sizes.keys() - contents.keys():
@@ -262,14 +267,18 @@ def _read_tar(name: str, path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
     return contents
 
 
-# Room for what a CIFAR tar holds beside the data: headers, a README, label names (under 100 kB).
+# For the rest of a CIFAR tar file: headers, a README, label names (less than 100 kB).
 _TAR_SLACK = 1 << 20
 
 
-class _CappedReader:
-    """A reader that refuses to give more than `limit` bytes, whatever the archive unpacks to."""
+def _capped(file: gzip.GzipFile, limit: int, name: str) -> Any:
+    return _CappedReader(file, limit, name)  # All that tarfile needs to read a stream.
 
-    def __init__(self, file: IO[bytes], limit: int, name: str):
+
+class _CappedReader:
+    """A reader that raises an error after `limit` bytes, so that no archive fills the memory."""
+
+    def __init__(self, file: gzip.GzipFile, limit: int, name: str):
         self._file, self._limit, self._left, self._name = file, limit, limit, name
 
     def read(self, size: int) -> bytes:

@@ -1,8 +1,18 @@
-"""From stored pixels to a net's input: constants fitted once on the host, the rest on the device.
+"""Preprocessing: constants that are fitted once on the host, and their use on the device.
 
-The data set stays uint8 on the device and each step converts the batch it uses: a quarter of the
-memory, which counts when every virtual CPU device holds a copy. Whitening is the exception: a
-product with a matrix of all pixels by all pixels is done once, and the device holds its result.
+The device holds the examples as they are stored, uint8 or float32, and each step converts the batch
+that it uses. For uint8 images this takes a quarter of the memory, which matters where every virtual
+CPU device holds a copy. Whitening is the exception: the product with a matrix of all pixels by all
+pixels is computed once, and the device holds its result.
+
+What the settings of the `data` section mean depends on the examples:
+
+- `scaling` maps uint8 pixels to a range. Float examples are not scaled: `unit` leaves them as they
+  are, and `caffe` and `signed` are refused.
+- `scaling="global_contrast_normalization"` normalizes every image by itself, uint8 or float. For
+  vectors, whose features need not have the same unit, it is refused.
+- `subtract_mean` and `zca_epsilon` apply to images and vectors alike.
+- `random_crop_padding` and `random_flip` move pixels, and are refused for vectors.
 """
 
 import functools
@@ -15,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from highway_jax.config.sections import Data
-from highway_jax.data.datasets import Dataset
+from highway_jax.config.sections import Config, Data
+from highway_jax.data.dataset import Dataset
+from highway_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,45 +36,109 @@ _CHUNK = 1000
 
 
 class Preprocessing(NamedTuple):
-    """x = pixels * scale + offset - mean, or contrast-normalized pixels - mean.
+    """The fitted constants: examples * scale + offset - mean, and optionally whitening.
 
     Attributes:
-        scale: Factor of the stored pixels.
-        offset: Added to the scaled pixels.
-        mean: Mean training image, or zero.
-        contrast: 0, or the standard deviation that every image is first brought to, with mean 0,
-            over all of its pixels and channels; an image of one colour becomes 0.
+        scale: Factor of the stored values.
+        offset: Added to the scaled values.
+        mean: Mean training example, or zero.
+        contrast: 0, or the standard deviation to which every image is normalized before the mean
+            is subtracted, over all of its pixels and channels; its own mean becomes 0. A constant
+            image becomes 0.
+        center: None, or the mean that whitening subtracts [pixels].
+        whitening: None, or the matrix of the whitening [pixels, pixels].
     """
 
     scale: np.float32
     offset: np.float32
-    mean: np.ndarray
+    mean: np.ndarray | np.float32
     contrast: float = 0.0
+    center: np.ndarray | None = None
+    whitening: np.ndarray | None = None
 
     def __call__(
         self, images: UInt8[Array, "batch *shape"] | Float[Array, "batch *shape"]
     ) -> Float[Array, "batch *shape"]:
-        """Returns the float32 input for a batch of stored images."""
+        """Returns the float32 inputs of a batch of stored examples, before whitening."""
         x = images.astype(jnp.float32) * self.scale + self.offset
         if self.contrast:
             axes = tuple(range(1, x.ndim))
             x = x - jnp.mean(x, axes, keepdims=True)
             std = jnp.sqrt(jnp.mean(x**2, axes, keepdims=True))
-            # An image of one colour is left with rounding errors, of less than 1e-6.
+            # A constant image is left with rounding errors, of less than 1e-6.
             x = jnp.where(std > 1e-6, x * (self.contrast / jnp.maximum(std, 1e-6)), 0)
         return x - self.mean if np.ndim(self.mean) else x
 
+    def held(self, images: np.ndarray) -> np.ndarray:
+        """Returns what the device holds of raw examples: the examples, or whitened inputs."""
+        if self.whitening is None or self.center is None:
+            return images
+        prepare = jax.jit(lambda chunk: self(chunk))
+        inputs = np.empty(images.shape, np.float32)
+        for first in range(0, len(images), _CHUNK):
+            inputs[first : first + _CHUNK] = prepare(images[first : first + _CHUNK])
+        _whiten(inputs, self.center, self.whitening)
+        return inputs
 
-def fit(config: Data, images: UInt8[np.ndarray, "n *shape"], max_value: int) -> Preprocessing:
-    """Fits the preprocessing of a data set.
+    @property
+    def on_device(self) -> "Preprocessing":
+        """What turns a batch of held examples into inputs."""
+        return self if self.whitening is None else _UNCHANGED
+
+
+_UNCHANGED = Preprocessing(np.float32(1), np.float32(0), np.float32(0))
+
+
+def check(config: Config, dataset: Dataset) -> None:
+    """Checks that the settings of a config make sense for the examples of a data set.
 
     Args:
-        config: The `data` section: scaling, subtract_mean.
-        images: Training images as stored.
-        max_value: The largest value a stored pixel can have.
+        config: A config with the sections `data` and `model`.
+        dataset: The data set.
+
+    Raises:
+        UserError: If a setting does not apply to these examples.
+    """
+    data, examples = config.data, dataset.train.images
+    if examples.dtype != np.uint8 and data.scaling in ("caffe", "signed"):
+        raise UserError(
+            f"config.data.scaling is {data.scaling!r}; allowed: 'unit' or"
+            f" 'global_contrast_normalization', as the examples of {dataset.name} are"
+            f" {examples.dtype}, which has no largest value"
+        )
+    if examples.ndim == 4:
+        return
+    contrast = "global_contrast_normalization"
+    only_images = {
+        "data.scaling": (contrast, data.scaling == contrast, "another scaling"),
+        "data.random_crop_padding": (data.random_crop_padding, data.random_crop_padding, "0"),
+        "data.random_flip": (data.random_flip, data.random_flip, "False"),
+        "model.architecture": (
+            config.model.architecture,
+            config.model.architecture != "dense",
+            "'dense'",
+        ),
+    }
+    for key, (value, is_refused, allowed) in only_images.items():
+        if is_refused:
+            raise UserError(
+                f"config.{key} is {value!r}; allowed: {allowed}, as the examples of"
+                f" {dataset.name} are vectors, not images"
+            )
+
+
+def fit(config: Data, images: np.ndarray, max_value: int) -> Preprocessing:
+    """Fits the constants, but for whitening.
+
+    Args:
+        config: The `data` section: scaling, contrast_std, subtract_mean.
+        images: Training examples as stored [n, ...].
+        max_value: The largest value that a uint8 pixel can have.
     """
     contrast = config.contrast_std if config.scaling == "global_contrast_normalization" else 0.0
-    if config.scaling == "caffe":
+    if images.dtype != np.uint8:
+        scale, offset = 1.0, 0.0
+    elif config.scaling == "caffe":
         scale, offset = 1 / (max_value + 1), 0.0
     else:
         low, high = _RANGES["unit" if contrast else config.scaling]
@@ -82,22 +157,32 @@ def fit(config: Data, images: UInt8[np.ndarray, "n *shape"], max_value: int) -> 
     return fitted._replace(mean=mean.astype(np.float32))
 
 
-_UNCHANGED = Preprocessing(np.float32(1), np.float32(0), np.float32(0))
-
-
-def examples(config: Data, dataset: Dataset) -> tuple[np.ndarray, Preprocessing]:
-    """Returns the images that the devices are to hold, and what turns a batch of them into inputs.
+def fit_all(config: Data, dataset: Dataset) -> Preprocessing:
+    """Fits all constants on the training split of a data set, those of whitening included.
 
     Args:
         config: The `data` section.
-        dataset: The data set; all is fitted on its training split.
-
-    Returns:
-        Images [examples, ...] of the training, validation and test split, in this order: uint8 as
-        stored, or float32 inputs where `zca_epsilon` asks for whitening.
+        dataset: The data set.
     """
     if config.zca_epsilon:
-        return _whitened(dataset, Data(**{name: getattr(config, name) for name in _WHITENING}))
+        return _whitened(dataset, _settings(config))[1]
+    return fit(config, dataset.train.images, dataset.max_value)
+
+
+def examples(config: Data, dataset: Dataset) -> tuple[np.ndarray, Preprocessing]:
+    """Returns the examples that the devices hold, and what turns a batch of them into inputs.
+
+    Args:
+        config: The `data` section.
+        dataset: The data set; the constants are fitted on its training split.
+
+    Returns:
+        Examples [n, ...] of the training, validation and test split, in this order: as stored, or
+        float32 inputs if `zca_epsilon` asks for whitening.
+    """
+    if config.zca_epsilon:
+        images, fitted = _whitened(dataset, _settings(config))
+        return images, fitted.on_device
     images = np.concatenate([split.images for split in _splits(dataset)])
     return images, fit(config, dataset.train.images, dataset.max_value)
 
@@ -106,18 +191,22 @@ def examples(config: Data, dataset: Dataset) -> tuple[np.ndarray, Preprocessing]
 _WHITENING = ("scaling", "contrast_std", "zca_epsilon", "subtract_mean")
 
 
+def _settings(config: Data) -> Data:
+    return Data(**{name: getattr(config, name) for name in _WHITENING})
+
+
 def _splits(dataset: Dataset) -> tuple[Any, ...]:
     return dataset.train, dataset.valid, dataset.test
 
 
 @functools.lru_cache(maxsize=1)
 def _whitened(dataset: Dataset, config: Data) -> tuple[np.ndarray, Preprocessing]:
-    """Whitens all splits; the batches of a run, which share their data, do it once."""
+    """Whitens all splits once for all batches of a run that share their data."""
     logger.info("whitening %s: this takes about a minute", dataset.name)
     fitted = fit(config, dataset.train.images, dataset.max_value)
     prepare = jax.jit(lambda images: fitted(images))
     stored = [split.images for split in _splits(dataset)]
-    images = np.empty((sum(map(len, stored)), *dataset.image_shape), np.float32)
+    images = np.empty((sum(map(len, stored)), *dataset.example_shape), np.float32)
     filled = 0
     for part in stored:
         for first in range(0, len(part), _CHUNK):
@@ -125,11 +214,17 @@ def _whitened(dataset: Dataset, config: Data) -> tuple[np.ndarray, Preprocessing
             images[filled : filled + len(chunk)] = prepare(chunk)
             filled += len(chunk)
     flat = images.reshape(len(images), -1)
-    mean, matrix = zca(flat[: dataset.train.size], config.zca_epsilon)
+    center, whitening = zca(flat[: dataset.train.size], config.zca_epsilon)
+    _whiten(images, center, whitening)
+    return images, fitted._replace(center=center, whitening=whitening)
+
+
+def _whiten(inputs: np.ndarray, center: np.ndarray, whitening: np.ndarray) -> None:
+    """Whitens inputs [n, ...] in place."""
+    flat = inputs.reshape(len(inputs), -1)
     for first in range(0, len(flat), _CHUNK):
         chunk = flat[first : first + _CHUNK]
-        chunk[:] = (chunk - mean) @ matrix
-    return images, _UNCHANGED
+        chunk[:] = (chunk - center) @ whitening
 
 
 def zca(
@@ -137,12 +232,12 @@ def zca(
 ) -> tuple[Float[np.ndarray, "pixels"], Float[np.ndarray, "pixels pixels"]]:
     """Fits ZCA whitening, (x - mean) @ matrix.
 
-    The matrix is (C + epsilon)^(-1/2), with C the covariance of `x`: without epsilon all that is
-    left of the images' principal components has variance 1; with it, those of little variance,
-    mostly noise, are not amplified as much (Krizhevsky 2009, appendix A; Goodfellow et al. 2013).
+    The matrix is (C + epsilon)^(-1/2), where C is the covariance of `x`. With epsilon 0, every
+    principal component has variance 1 afterwards. A positive epsilon amplifies components of small
+    variance, which are mostly noise, less (Krizhevsky 2009, appendix A; Goodfellow et al. 2013).
 
     Args:
-        x: Float32 training inputs, one a row.
+        x: Float32 training inputs [n, pixels].
         epsilon: Added to the variance of each principal component.
     """
     mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -151,20 +246,22 @@ def zca(
         centred = x[first : first + _CHUNK] - mean
         covariance += centred.T @ centred
     variances, components = np.linalg.eigh(covariance / len(x))
-    # Rounding leaves a variance of nothing slightly below zero.
+    # Rounding can make a variance of zero slightly negative.
     scales = 1 / np.sqrt(np.maximum(variances, 0) + epsilon)
     return mean, ((components * scales) @ components.T).astype(np.float32)
 
 
 def augmentation(config: Data) -> Callable[[PRNGKeyArray, Array], Array]:
-    """Returns what training does to each batch at random: (key, inputs) -> inputs.
+    """Returns the random augmentation of training batches: (key, inputs) -> inputs.
 
-    Every image is cropped, at a place drawn for it, from itself with a border of zeros, and
-    mirrored or not (section 3.3; the border of 8 pixels is that of the authors' files).
+    Every image is padded with a border of zeros, cropped to its size at a random position, and
+    mirrored with probability 1/2 (section 3.3; the authors' files have a border of 8 pixels).
 
     Args:
         config: The `data` section: random_crop_padding, random_flip.
     """
+    if not (config.random_crop_padding or config.random_flip):
+        return lambda key, inputs: inputs
 
     def augment(
         key: PRNGKeyArray, x: Float[Array, "batch height width channels"]

@@ -1,12 +1,12 @@
-"""MNIST and CIFAR through TensorFlow Datasets (TFDS), without TensorFlow. Private to `data`.
+"""Reads and prepares MNIST and CIFAR through TensorFlow Datasets (TFDS), without TensorFlow.
 
-TFDS reads what it prepared without TensorFlow, but its own MNIST and CIFAR builders need
-TensorFlow to prepare. So there are two ways to the same arrays in the same order:
+TFDS reads prepared data without TensorFlow, but its own MNIST and CIFAR builders need TensorFlow to
+prepare them. The same arrays in the same order are therefore obtained in two ways:
 
-1. `<root>/<name>/<version>`, prepared by TFDS itself anywhere, as array_record or tfrecord;
-2. `<root>/highway_<name>/<version>`, prepared here by a builder of ours from the archives TFDS
-   uses, with TFDS's download manager and checksums. It gives TFDS the keys that TFDS's own
-   builder gives, so both are shuffled into one order.
+1. `<root>/<name>/<version>`, prepared by TFDS on any machine, as array_record or tfrecord.
+2. `<root>/highway_<name>/<version>`, prepared by a builder of this package from the archives that
+   TFDS uses, with TFDS's download manager and checksums. Its examples have the keys that TFDS's own
+   builder gives them, so that both are shuffled into the same order.
 
 `tensorflow_datasets` is imported by the functions that need it, not by importing this module.
 """
@@ -15,27 +15,25 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import google_crc32c
 import numpy as np
 
-from highway_jax.data import archives
+from highway_jax.data import archives, tfrecord
 from highway_jax.data.archives import Arrays, BadDataError
 from highway_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Version of what our builders write.
+# Version of the format that the builders of this package write.
 _BUILDER_VERSION = "1.0.0"
-# For the first answer of the server. TFDS would retry for minutes on a machine without network.
+# Limit on the wait for the server's first answer. Without network, TFDS retries for minutes.
 _CONNECT_SECONDS = 10.0
-# Statuses of servers that answer GET but not HEAD.
+# HTTP statuses of servers that support GET but not HEAD.
 _HEAD_REFUSED = (403, 405, 501)
 _METADATA_FILES = ("dataset_info.json", "features.json")
 _READ_BATCH = 1000
@@ -43,15 +41,17 @@ _PROBE_BYTES = 1 << 16
 
 
 class UnreachableError(UserError):
-    """The network, or the server, gives no answer."""
+    """The network or the server cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared directory, and a digest that tells it from one of other data.
+    """A prepared directory.
 
-    The digest covers names, sizes, and the first and last 64 KiB of each file: reading it all
-    would make every start slow where the directory is on a network.
+    Attributes:
+        directory: The directory.
+        identity: A digest of the names, the sizes, and the first and last 64 KiB of its files.
+            Reading whole files would make every start slow where the directory is on a network.
     """
 
     directory: Path
@@ -59,16 +59,16 @@ class Prepared:
 
 
 def directories(name: str, root: Path) -> tuple[Path, Path]:
-    """Where a prepared data set may lie: TFDS's own directory, then ours."""
+    """Returns where a data set can be prepared: TFDS's directory, and that of this package."""
     version = archives.SOURCES[name].tfds_version
     return root / name / version, root / f"highway_{name}" / _BUILDER_VERSION
 
 
 def find(name: str, root: Path) -> Prepared | None:
-    """Finds the data set prepared under `root`, or None. Decodes nothing.
+    """Returns the data set prepared under `root`, or None, without decoding anything.
 
     Raises:
-        UserError: the directory is there and cannot be looked into.
+        UserError: If the directory exists and cannot be read.
     """
     for directory in directories(name, root):
         try:
@@ -95,7 +95,7 @@ def read(name: str, directory: Path) -> Arrays:
     """Decodes both splits of a prepared data set.
 
     Raises:
-        UserError: the directory cannot be read, or holds other than this data set.
+        UserError: If the directory cannot be read or does not hold this data set.
     """
     source = archives.SOURCES[name]
     total = sum(source.num_examples.values())
@@ -105,7 +105,7 @@ def read(name: str, directory: Path) -> Arrays:
             builder = tfds.builder_from_directory(directory)
             _check_info(source, builder.info)
             return {split: _read_split(source, builder, split) for split in ("train", "test")}
-    except Exception as error:  # whatever a damaged or foreign directory makes TFDS raise
+    except Exception as error:  # TFDS raises many types for a damaged or foreign directory.
         raise UserError(
             f"data.name={name}: cannot read the prepared data in {directory} "
             f"({_one_line(error)}): repair or remove it"
@@ -113,7 +113,7 @@ def read(name: str, directory: Path) -> Arrays:
 
 
 def _check_info(source: archives.Source, info: Any) -> None:
-    """Compares the metadata: cheap, and a clearer message than decoding something else gives."""
+    """Checks the metadata, which gives a clearer message than decoding other data would."""
     found = {split: info.splits[split].num_examples for split in info.splits}
     if any(found.get(split) != count for split, count in source.num_examples.items()):
         raise BadDataError(f"it has the splits {found}, not {source.num_examples}")
@@ -150,49 +150,26 @@ def _examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
         source = builder.as_data_source(split)
         for start in range(0, len(source), _READ_BATCH):
             yield from source.__getitems__(range(start, min(start + _READ_BATCH, len(source))))
-    elif "tfrecord" in formats:  # TFDS's default, which it reads only with TensorFlow
+    elif "tfrecord" in formats:  # TFDS's default format, which it reads only with TensorFlow.
         for path in builder.info.splits[split].filepaths:
-            for record in read_tfrecord(Path(path)):
+            for record in tfrecord.read(Path(path)):
                 yield builder.info.features.deserialize_example_np(record)
     else:
         raise BadDataError(f"its file format is {sorted(formats)}, not array_record or tfrecord")
 
 
-def read_tfrecord(path: Path) -> Iterator[bytes]:
-    """Yields a TFRecord file's records: length, its checksum, data, its checksum.
-
-    Raises:
-        BadDataError: the file is truncated or a checksum does not match.
-    """
-    with path.open("rb") as file:
-        while header := file.read(12):
-            if len(header) < 12 or _masked_crc32c(header[:8]) != header[8:]:
-                raise BadDataError(f"{path.name} is damaged")
-            (length,) = struct.unpack("<Q", header[:8])
-            record, checksum = file.read(length), file.read(4)
-            if len(record) != length or _masked_crc32c(record) != checksum:
-                raise BadDataError(f"{path.name} is damaged")
-            yield record
-
-
-def _masked_crc32c(data: bytes) -> bytes:
-    """The TFRecord checksum, little-endian: CRC-32C, rotated by 15 bits, plus a constant."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
 def prepare(name: str, root: Path) -> Prepared:
-    """Downloads a data set's archives and prepares it under `root`, whole or not at all.
+    """Downloads the archives of a data set and prepares it under `root`, completely or not at all.
 
     Raises:
-        UnreachableError: no network.
-        UserError: a wrong checksum, a bad archive, or a directory or disk that cannot be
-            written. Nothing of the attempt stays.
+        UnreachableError: If the network cannot be reached.
+        UserError: If a checksum or an archive is wrong, or the directory cannot be written.
+            Nothing is left of a failed attempt.
     """
     source = archives.SOURCES[name]
     directory = directories(name, root)[1]
     if directory.exists():
-        if found := find(name, root):  # another process was faster
+        if found := find(name, root):  # Another process prepared it first.
             return found
         raise UserError(
             f"data.name={name}: {directory} is not a complete prepared data set: remove it"
@@ -217,8 +194,8 @@ def prepare(name: str, root: Path) -> Prepared:
             _builder_class(tfds, name)(data_dir=root).download_and_prepare(
                 download_dir=download_dir, download_config=config, file_format="array_record"
             )
-    except Exception as error:  # OSError, requests', TFDS's, BadDataError: all end the attempt
-        if found := find(name, root):  # another process was faster
+    except Exception as error:  # OSError, BadDataError, or an error of requests or TFDS.
+        if found := find(name, root):  # Another process prepared it first.
             return found
         with contextlib.suppress(OSError):
             directory.parent.rmdir()
@@ -226,11 +203,11 @@ def prepare(name: str, root: Path) -> Prepared:
             f"data.name={name}: downloading and preparing it in {directory} failed: "
             f"{_one_line(error)}"
         ) from error
-    return find(name, root)
+    return Prepared(directory, _identity(directory))
 
 
 def _check_reachable(url: str) -> None:
-    """Fails within seconds where TFDS's retries would take minutes. Honours proxy settings."""
+    """Fails within seconds where TFDS would retry for minutes. Respects proxy settings."""
     import requests
 
     try:
@@ -244,7 +221,7 @@ def _check_reachable(url: str) -> None:
 
 
 def _builder_class(tfds: Any, name: str) -> type:
-    """A TFDS builder for the archives of `name`; what is stored is what TFDS stores, less ids."""
+    """Returns a TFDS builder that stores what TFDS stores of a data set, without its ids."""
     source = archives.SOURCES[name]
     builder_name = f"highway_{name}"
     checksums = {
@@ -254,7 +231,10 @@ def _builder_class(tfds: Any, name: str) -> type:
         for archive in source.archives
     }
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Builder(  # pyright: ignore[reportGeneralTypeIssues]
+        tfds.core.GeneratorBasedBuilder,
+        skip_registration=True,  # pyright: ignore[reportCallIssue]
+    ):
         name = builder_name
         VERSION = tfds.core.Version(_BUILDER_VERSION)
         url_infos = checksums
@@ -270,7 +250,7 @@ def _builder_class(tfds: Any, name: str) -> type:
             )
 
         def _split_generators(self, dl_manager):
-            # One after the other: a failure leaves no other download running.
+            # One after the other, so that a failure leaves no other download running.
             paths = [Path(dl_manager.download(archive.url)) for archive in source.archives]
             arrays = archives.parse(source, paths)
             return {split: self._generate_examples(*arrays[split]) for split in arrays}
@@ -279,7 +259,7 @@ def _builder_class(tfds: Any, name: str) -> type:
             for key, (image, label) in enumerate(zip(images, labels, strict=True)):
                 yield key, {"image": image, "label": int(label)}
 
-        # TFDS prints these two to stdout.
+        # TFDS prints what these two log to standard output.
         def _log_download_bytes(self):
             pass
 
@@ -291,10 +271,10 @@ def _builder_class(tfds: Any, name: str) -> type:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[Any]:
-    """Imports TFDS and mutes its progress bars and its warnings, such as a missing OpenCV."""
+    """Imports TFDS and silences its progress bars and warnings, such as a missing OpenCV."""
     import tensorflow_datasets as tfds
 
-    if not hasattr(tfds, "builder_from_directory"):  # it logs what stopped it, and goes on
+    if not hasattr(tfds, "builder_from_directory"):  # Its import logs an error and returns.
         raise ImportError("tensorflow_datasets does not import; its own message is above")
     absl_logger = logging.getLogger("absl")
     level = absl_logger.level

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.errors import JaxRuntimeError
 
-from highway_jax.data import datasets as data_lib
+from highway_jax.data.dataset import Dataset
 from highway_jax.errors import brief
 from highway_jax.runs import resume, rows
 from highway_jax.runs.context import RunContext
@@ -31,7 +31,7 @@ class BatchRun:
         has_trained: Whether any step was taken.
     """
 
-    def __init__(self, batch: Batch, dataset: data_lib.Dataset, context: RunContext):
+    def __init__(self, batch: Batch, dataset: Dataset, context: RunContext):
         self._batch = batch
         self._config = batch.config
         self._context = context

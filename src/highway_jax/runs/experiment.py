@@ -1,6 +1,7 @@
 """Runs an experiment: loads data, plans batches of trials, trains and records them."""
 
 import datetime
+import json
 import logging
 import time
 from pathlib import Path
@@ -13,8 +14,10 @@ from ml_collections import ConfigDict
 from highway_jax import files
 from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config, Data
-from highway_jax.data import datasets as data_lib
-from highway_jax.errors import Lost, brief
+from highway_jax.data import preprocess
+from highway_jax.data.dataset import Dataset
+from highway_jax.data.dataset import load as load_data
+from highway_jax.errors import Lost, brief, show
 from highway_jax.runs.batch_trainer import BatchRun, TooLarge
 from highway_jax.runs.context import RunContext
 from highway_jax.runs.rows import failed_rows
@@ -22,6 +25,7 @@ from highway_jax.runtime import multihost
 from highway_jax.runtime.compile_cache import CompileCache
 from highway_jax.runtime.progress import Display
 from highway_jax.runtime.signals import StopRequest
+from highway_jax.storage import preprocessing
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import design, planning
 from highway_jax.sweep.trials import Batch
@@ -33,6 +37,7 @@ def run(
     workdir: str | Path,
     *,
     extend: bool = False,
+    dataset: Dataset | None = None,
     display: Display | None = None,
 ) -> list[dict[str, Any]]:
     """Trains every case of a config at every grid point with every seed or drawn setting.
@@ -42,6 +47,9 @@ def run(
         workdir: Directory of the run's records and checkpoints; created if missing. `~` is the home
             directory.
         extend: Whether the config may add seeds and epochs to the run in the directory.
+        dataset: The data set to train on (see `Dataset.from_arrays`), instead of the one that
+            `config.data.name` names; the saved config then says "arrays" there. The validation
+            split is drawn by `config.data.valid_size`. To resume the run, pass the same arrays.
         display: Displays progress; None for one that follows `config.runtime.progress`.
 
     Returns:
@@ -49,17 +57,21 @@ def run(
 
     Raises:
         UserError: If the config, the data or the directory is invalid.
+        TypeError: If `dataset` is not a `Dataset`.
+        ValueError: If `dataset` has a validation split, or the config varies the data set.
         Stopped: If a signal requested a stop; the same call resumes from the checkpoint.
         Lost: If a device or another process failed; the same call resumes the run.
     """
     config_lib.rename(config)
     config_lib.validate(config)
+    if dataset is not None:
+        config = _with_arrays(config, dataset)
     trial_mesh.use_cores(config.runtime.devices)
     trial_mesh.devices(config.runtime.devices)
     if not multihost.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
-    datasets, fingerprint = multihost.together(lambda: _load_all(config))
+    datasets, fingerprint = multihost.together(lambda: _load_all(config, dataset))
     directory = Workdir(workdir)
     with (
         multihost.led(directory.locked()),
@@ -85,9 +97,19 @@ def run(
             context.records.close()
 
 
-def _train_all(
-    batches: list[Batch], datasets: dict[Data, data_lib.Dataset], context: RunContext
-) -> None:
+def _with_arrays(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """Returns the config of a run on a data set that the caller gives."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset is {show(dataset)}; allowed: a highway_jax.Dataset")
+    for key in ("data.name", "data.file"):
+        if key in config_lib.varied_keys(config):
+            raise ValueError(f"the config varies {key}; allowed: not where dataset is given")
+    tree = json.loads(config_lib.to_json(config))
+    tree["data"] |= {"name": "arrays", "file": ""}
+    return config_lib.from_json(json.dumps(tree))
+
+
+def _train_all(batches: list[Batch], datasets: dict[Data, Dataset], context: RunContext) -> None:
     """Trains batches, and those that follow from their results, until none is left."""
     multihost.together(lambda: self_check.run(jax.local_devices()[0]))
     began = time.monotonic()
@@ -107,11 +129,16 @@ def _check(
         return directory.check(config, fingerprint, extend=extend)
 
 
-def _load_all(config: ConfigDict) -> tuple[dict[Data, data_lib.Dataset], str]:
+_SOURCE = ("name", "file", "valid_size", "split_seed", "dir", "cache_dir", "download")
+_DATA_KEYS = ("data.", "training.", "model.architecture")
+"""Prefixes of the keys by which data are loaded or checked."""
+
+
+def _load_all(config: ConfigDict, given: Dataset | None) -> tuple[dict[Data, Dataset], str]:
     """Returns the data of all trials by section, and the fingerprint of those of the cells."""
-    keys = [k for k in config_lib.CASE_KEYS if k.startswith(("data.", "training."))]
-    datasets: dict[Data, data_lib.Dataset] = {}
-    loaded: dict[tuple, data_lib.Dataset] = {}
+    keys = [k for k in config_lib.CASE_KEYS if k.startswith(_DATA_KEYS)]
+    datasets: dict[Data, Dataset] = {}
+    loaded: dict[tuple, Dataset] = {}
     seen = set()
 
     def load(settings: dict[str, Any]) -> None:
@@ -122,8 +149,13 @@ def _load_all(config: ConfigDict) -> tuple[dict[Data, data_lib.Dataset], str]:
         typed = Config.from_settings(settings)
         source = tuple(getattr(typed.data, name) for name in _SOURCE)
         if source not in loaded:
-            loaded[source] = load_data(typed.data)
+            loaded[source] = (
+                load_data(typed.data)
+                if given is None
+                else given.with_validation(typed.data.valid_size, typed.data.split_seed)
+            )
         datasets[typed.data] = loaded[source]
+        preprocess.check(typed, loaded[source])
         config_lib.steps_per_epoch(typed, loaded[source].train.size)
 
     # All grid points, since the fingerprint must not depend on the format of the numbers.
@@ -137,26 +169,22 @@ def _load_all(config: ConfigDict) -> tuple[dict[Data, data_lib.Dataset], str]:
     return datasets, fingerprint
 
 
-_SOURCE = ("name", "valid_size", "split_seed", "dir", "cache_dir", "download")
+def _save_preprocessing(batch: Batch, dataset: Dataset, context: RunContext) -> None:
+    """Saves what using the batch's nets without the data set needs, once for all batches."""
+    data = batch.config.data
+    path = preprocessing.path(context.directory.path, data)
+    if not context.lead(lambda: preprocessing.exists(path)):
+        # All processes need the constants, and compute them at the same time.
+        saved = preprocessing.of(data, dataset)
+        context.lead(lambda: preprocessing.save(saved, path))
 
 
-def load_data(config: Data) -> data_lib.Dataset:
-    """Returns the data set that the `data` section of a config describes."""
-    return data_lib.load(
-        config.name,
-        valid_size=config.valid_size,
-        split_seed=config.split_seed,
-        data_dir=config.dir,
-        cache_dir=config.cache_dir,
-        download=config.download,
-    )
-
-
-def _run_or_halve(batch: Batch, dataset: data_lib.Dataset, context: RunContext) -> None:
+def _run_or_halve(batch: Batch, dataset: Dataset, context: RunContext) -> None:
     """Runs a batch; halves it if memory or the compiler fails, and records a failed trial."""
     context.check_stop(batch.name)
     run = None
     try:
+        _save_preprocessing(batch, dataset, context)
         run = BatchRun(batch, dataset, context)
         run.run()
         return

@@ -10,8 +10,8 @@ import numpy as np
 
 from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config
-from highway_jax.data import datasets as data_lib
 from highway_jax.data import preprocess
+from highway_jax.data.dataset import Dataset
 from highway_jax.nn import model as nets
 from highway_jax.nn import stacks
 from highway_jax.sweep.trials import AnyHyperparameters, Batch
@@ -52,7 +52,7 @@ class Program:
         steps_per_epoch: Steps of an epoch.
     """
 
-    def __init__(self, batch: Batch, dataset: data_lib.Dataset):
+    def __init__(self, batch: Batch, dataset: Dataset):
         """Builds the functions; nothing is compiled before `compile`."""
         config = batch.config
         self.config = config
@@ -62,7 +62,7 @@ class Program:
             len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
         )
         platform = self.trials.platform
-        self.model = nets.build(config.model, dataset.image_shape, dataset.num_classes, platform)
+        self.model = nets.build(config.model, dataset.example_shape, dataset.num_classes, platform)
         splits = [getattr(dataset, name) for name in SPLITS]
         ends = np.cumsum([0, *(split.size for split in splits)])
         self.spans = {

@@ -1,0 +1,110 @@
+"""Restores the trained nets of a saved run, without the data set that they were trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from highway_jax.config import config as config_lib
+from highway_jax.errors import UserError
+from highway_jax.nn.stacks import Model
+from highway_jax.storage.checkpoint import Checkpoints
+from highway_jax.storage.records import Records
+from highway_jax.storage.workdir import Workdir
+from highway_jax.sweep import planning
+from highway_jax.sweep.design import Cell
+from highway_jax.sweep.trials import Batch, Trial
+from highway_jax.training import optimizer, train
+
+
+class Saved(NamedTuple):
+    """The config and the results of a saved run.
+
+    Attributes:
+        workdir: The run's directory.
+        config: Its config.
+        rows: The rows of results.csv.
+        cells: Its cells.
+        trials: The trials that are known, by index.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    rows: list[dict[str, Any]]
+    cells: list[Cell]
+    trials: dict[int, Trial]
+
+
+def read(workdir: Path) -> Saved:
+    """Reads the config and the results of a run.
+
+    Raises:
+        UserError: If there is no run, or its files cannot be read.
+    """
+    try:
+        config = config_lib.from_json((workdir / "config.json").read_text("utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"--workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
+        ) from error
+    cells = planning.cells(config, Workdir(workdir).numbering())
+    rows = Records(workdir, config, cells).results()
+    return Saved(workdir, config, rows, cells, planning.find(config, rows, cells))
+
+
+def params(
+    workdir: Path, batch_name: str, indices: list[int], model: Model, trials: Mapping[int, Trial]
+) -> Any:
+    """Restores the parameters of trials from the newest intact checkpoint of their batch.
+
+    Args:
+        workdir: The run's directory.
+        batch_name: Name of the batch, as in results.csv.
+        indices: The trials to restore.
+        model: Their net.
+        trials: All trials of the run that are known, by index.
+
+    Returns:
+        A tree of host arrays [len(indices), ...].
+
+    Raises:
+        UserError: If there is no intact checkpoint.
+    """
+
+    def shapes(extra: dict[str, Any]) -> train.TrialState:
+        members = tuple(trials[index] for index in extra["trials"])
+        return _shapes(Batch(batch_name, members, 0, 0, True), model)
+
+    directory = workdir / "checkpoints" / batch_name
+    restored = Checkpoints(directory).restore(shapes)
+    if restored is None:
+        raise UserError(f"{directory} does not exist; allowed: a run with its checkpoints")
+    _, state, extra = restored
+    positions = [extra["trials"].index(index) for index in indices]
+    return jax.tree.map(lambda leaf: leaf[positions], state.params)
+
+
+def _shapes(batch: Batch, model: Model) -> train.TrialState:
+    """Returns the shapes of the saved state of a batch, as arrays of zeros."""
+    decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
+    section: Any = batch.config.optimizer
+    task = train.Task(
+        init=model.init,
+        apply=model.apply,
+        preprocess=lambda images: images,
+        # The number of steps of an epoch has no influence on shapes.
+        optimizer=lambda numbers: optimizer.build(
+            section, 1, numbers, decays_weights=decays_weights
+        ),
+        num_train=1,
+        batch_size=1,
+        micro_batch=1,
+    )
+    create = jax.vmap(lambda numbers: train.create(task, numbers))
+    return jax.tree.map(
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
+        jax.eval_shape(create, batch.hyperparameters()),
+    )

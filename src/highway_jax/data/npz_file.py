@@ -1,0 +1,78 @@
+"""Data sets of the user: an .npz file named by `data.file`, or arrays given to `run`."""
+
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from highway_jax import files
+from highway_jax.data.dataset import Dataset, register_dataset
+from highway_jax.errors import UserError, brief
+
+_REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+_OPTIONAL = ("class_names",)
+
+
+@register_dataset("file")
+def load_file(data: Any) -> Dataset:
+    """Loads the arrays of an .npz file, the arguments of `Dataset.from_arrays` by name.
+
+    Pickled objects in the file are refused, as reading them could execute code.
+
+    Args:
+        data: The `data` section; `file` is the path.
+
+    Raises:
+        UserError: If the file cannot be read, or its arrays are not a data set.
+    """
+    try:
+        # Opened here, as NumPy leaves a file open that it cannot read.
+        with files.expand("config.data.file", data.file).open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("it is not an .npz file")
+            with np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        missing = [name for name in _REQUIRED if name not in arrays]
+        unknown = sorted(arrays.keys() - {*_REQUIRED, *_OPTIONAL})
+        if missing or unknown:
+            found = f"it lacks {missing[0]}" if missing else f"it has an array {unknown[0]!r}"
+            raise ValueError(f"{found}; allowed: {', '.join(_REQUIRED)}, and class_names or not")
+        names = arrays.get("class_names")
+        return Dataset.from_arrays(
+            *(arrays[name] for name in _REQUIRED),
+            class_names=None if names is None else names.tolist(),
+            name="file",
+        )
+    except _UNREADABLE as error:
+        raise UserError(
+            f"config.data.file is {data.file!r}: {brief(files.reason(error), 300)}"
+        ) from error
+
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,  # An unknown compression method of the zip file.
+    RuntimeError,  # An encrypted zip file.
+    TypeError,
+    ValueError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@register_dataset("arrays")
+def load_arrays(data: Any) -> Dataset:
+    """Refuses to load arrays that were given to `run`, which are stored nowhere.
+
+    Raises:
+        UserError: Always.
+    """
+    raise UserError(
+        "config.data.name is 'arrays', whose arrays are not stored with the run; give them to"
+        " highway_jax.run(config, workdir, dataset=...), or use an .npz file with"
+        " config.data.name='file'"
+    )

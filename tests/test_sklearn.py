@@ -1,0 +1,86 @@
+"""The scikit-learn classifier."""
+
+import contextlib
+from unittest import SkipTest
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from highway_jax import HighwayClassifier, UserError
+
+
+@pytest.fixture
+def small():
+    return HighwayClassifier(depth=2, width=16, epochs=10, random_state=0)
+
+
+# Checks that compile several programs, seconds each.
+_LONG = (
+    "check_classifier_data_not_an_array",
+    "check_classifiers_classes",
+    "check_classifiers_one_label",
+    "check_classifiers_train",
+    "check_dont_overwrite_parameters",
+    "check_dtype_object",
+    "check_estimators_dtypes",
+    "check_estimators_nan_inf",
+    "check_estimators_overwrite_params",
+    "check_fit2d_1feature",
+    "check_fit_check_is_fitted",
+    "check_fit_idempotent",
+    "check_fit_score_takes_y",
+    "check_n_features_in_after_fitting",
+    "check_pipeline_consistency",
+    "check_positive_only_tag_during_fit",
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # Of checks that do not apply.
+@pytest.mark.parametrize(
+    "is_long", [False, pytest.param(True, marks=pytest.mark.faults)], ids=["quick", "long"]
+)
+def test_it_passes_the_checks_of_scikit_learn(is_long, small):
+    num_checks = 0
+    for estimator, check in estimator_checks_generator(small, mark="skip"):
+        if (check.func.__name__ in _LONG) == is_long:
+            with contextlib.suppress(SkipTest):  # Of an optional package that is not installed.
+                check(estimator)
+            num_checks += 1
+    assert num_checks > (10 if is_long else 30)
+
+
+def test_it_works_in_a_pipeline_and_a_search(small):
+    x, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), small),
+        {"highwayclassifier__learning_rate": [1e-6, 0.05]},
+        cv=2,
+    )
+    search.fit(x, names)
+    assert search.best_params_ == {"highwayclassifier__learning_rate": 0.05}
+    assert search.score(x, names) > 0.9
+    net = search.best_estimator_[-1].net_
+    assert net.class_names == ("setosa", "versicolor", "virginica")
+
+
+def test_settings_reach_the_config(small):
+    x, y = load_iris(return_X_y=True)
+    small.set_params(settings={"data.zca_epsilon": 0.01, "optimizer.clip_norm": 1.0})
+    assert small.fit(x, y).score(x, y) > 0.9
+    assert small.net_.config.optimizer.clip_norm == 1.0
+    small.set_params(settings={"optimizer.clip_norm": -1.0})
+    with pytest.raises(UserError, match=r"config\.optimizer\.clip_norm is -1\.0; allowed"):
+        small.fit(x, y)
+
+
+def test_divergence_is_an_error(small):
+    x, y = load_iris(return_X_y=True)
+    small.set_params(learning_rate=1e20)
+    with pytest.raises(ValueError, match=r"training diverged with learning_rate=1e\+20"):
+        small.fit(x, y)
