@@ -136,6 +136,15 @@ def _compiler_options(platform: str) -> dict[str, Any]:
 class Trials:
     """The devices that a batch of trials runs on.
 
+    Example:
+        >>> import numpy as np
+        >>> from highway_jax.training.trial_mesh import Trials
+        >>> trials = Trials(3)
+        >>> add = trials.compile(lambda trial, shared: trial + shared)
+        >>> rates, more = np.float32([1, 2, 3]), np.float32(10)
+        >>> trials.fetch(add(trials.place(rates), trials.share(more))).tolist()
+        [11.0, 12.0, 13.0]
+
     Attributes:
         num_trials: Trials of the batch.
         mesh: The devices, in one axis; never more than there are trials.
