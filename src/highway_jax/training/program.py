@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
 from highway_jax.data import datasets as data_lib
@@ -23,7 +22,7 @@ _IMAGES_IN_CACHE = 10
 SPLITS = ("train", "valid", "test")
 
 
-def _micro_batch(config: ConfigDict, platform: str) -> int:
+def _micro_batch(config: Any, platform: str) -> int:
     """Returns how many examples of a batch to compute at once: a divisor of the batch size.
 
     On CPU the activations of a whole batch of images leave the cache between one layer and the
@@ -54,7 +53,7 @@ class Program:
 
     def __init__(self, batch: Batch, dataset: data_lib.Dataset):
         """Builds the functions; nothing is compiled before `compile`."""
-        config = batch.config
+        config: Any = batch.config
         self.config = config
         self.convolves = config.model.architecture != "dense"
         runtime = config.runtime
@@ -90,12 +89,12 @@ class Program:
         )
         labels = np.concatenate([split.labels for split in splits])
         self.examples = train.DeviceData(images, labels)
-        self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
-        self._train = self.trials.compile(
+        self._create: Any = self.trials.compile(lambda numbers: train.create(task, numbers))
+        self._train: Any = self.trials.compile(
             lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
             donate=True,
         )
-        self._evaluate = self.trials.compile(
+        self._evaluate: Any = self.trials.compile(
             lambda params, data, span: evaluate.evaluate(
                 task, params, data, span, config.evaluation.batch_size
             )
