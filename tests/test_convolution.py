@@ -204,7 +204,25 @@ def test_gradients_follow_the_platform_that_is_compiled_for(monkeypatch, platfor
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu" if platform == "cpu" else "cpu")
     native, own = lowered("native", platform), lowered("loop_safe", platform)
     assert native != own
-    assert lowered("auto", platform) == (native if platform == "cuda" else own)
+    if platform == "tpu":
+        # All images at once: a product for each row of the kernel, and no loop.
+        assert lowered("auto", platform) == (3, False)
+    else:
+        assert lowered("auto", platform) == (own if platform == "cpu" else native)
+
+
+def test_gradients_of_all_images_at_once_equal_the_native_ones(monkeypatch):
+    # What is compiled for TPU, computed on CPU.
+    monkeypatch.setattr(lax, "platform_dependent", lambda *operands, tpu, **others: tpu(*operands))
+    x, kernel, bias = normal(0, 7, 9, 8, 3), normal(1, 3, 3, 3, 4), normal(2, 4)
+    for padding in ("SAME", "VALID"):
+        found = []
+        for implementation in ("auto", "native"):
+            call = functools.partial(conv2d, padding=padding, implementation=implementation)
+            y, pull = jax.vjp(call, x, kernel, bias)
+            found.append(pull(jnp.cos(jnp.arange(y.size)).reshape(y.shape)))
+        for a, e in zip(*found, strict=True):
+            assert_close(a, e)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
