@@ -33,7 +33,7 @@ class Blocks(NamedTuple):
         kernel_sizes: Sides of the kernels of one group of blocks.
     """
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     kernel_sizes: tuple[int, ...] = (3,)
 
 

@@ -93,7 +93,7 @@ def conv2d(
     if implementation == "native":
         return _convolve(x, kernel, bias, pads)
     # Gradients are traced outside of the caller's context, whose precision they need.
-    precision = jax.config.jax_default_matmul_precision
+    precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009
     return _convolve_own(x, kernel, bias, pads, precision, implementation == "loop_safe")
 
 
@@ -150,7 +150,9 @@ def _backward(
 ) -> tuple[Array, Array, Array | None]:
     def native(residuals, dy):
         with jax.default_matmul_precision(precision):
-            return jax.vjp(lambda *operands: _convolve(*operands, pads), *residuals)[1](dy)
+            return jax.vjp(lambda x, kernel, bias: _convolve(x, kernel, bias, pads), *residuals)[1](
+                dy
+            )
 
     def at_once(residuals, dy):
         with jax.default_matmul_precision(precision):

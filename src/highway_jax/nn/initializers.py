@@ -14,6 +14,7 @@ of its input and output layers.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def _flat(initializer: Callable) -> Callable:
     return init
 
 
-def _scaling(scale: float, mode: str, distribution: str) -> Callable:
+def _scaling(scale: float, mode: str, distribution: Any) -> Callable:
     """Returns `jax.nn.initializers.variance_scaling` that draws as `_flat` does."""
 
     def init(key, shape, dtype=jnp.float32):

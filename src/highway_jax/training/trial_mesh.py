@@ -54,16 +54,15 @@ def use_cores(num_devices: int = 0) -> None:
     Args:
         num_devices: Virtual CPU devices, at most one a core; 0 for as many.
     """
-    if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
+    current = getattr(jax.config, "jax_num_cpu_devices")  # noqa: B009
+    if current < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # Once the backends have started, their devices cannot be changed.
         with contextlib.suppress(RuntimeError):
             wanted = min(num_devices, num_cores()) or num_cores()
             jax.config.update("jax_num_cpu_devices", wanted)
 
 
-def devices(num_devices: int = 0) -> list[jax.Device]:
+def devices(num_devices: int = 0) -> list[Any]:
     """Returns the devices to use.
 
     Args:
@@ -84,7 +83,7 @@ def devices(num_devices: int = 0) -> list[jax.Device]:
     return found[: num_devices or len(found)]
 
 
-def device_memory(device: jax.Device) -> int | None:
+def device_memory(device: Any) -> int | None:
     """Returns the bytes that programs may use on a device, or None if it does not report them.
 
     CPU devices share the memory of the machine equally.
