@@ -204,22 +204,41 @@ def test_gradients_follow_the_platform_that_is_compiled_for(monkeypatch, platfor
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu" if platform == "cpu" else "cpu")
     native, own = lowered("native", platform), lowered("loop_safe", platform)
     assert native != own
-    assert lowered("auto", platform) == (own if platform == "cpu" else native)
+    if platform == "tpu":
+        # All images at once: a product for each row of the kernel, and no loop.
+        assert lowered("auto", platform) == (3, False)
+    else:
+        assert lowered("auto", platform) == (own if platform == "cpu" else native)
 
 
+def test_gradients_of_all_images_at_once_equal_the_native_ones(monkeypatch):
+    # What is compiled for TPU, computed on CPU.
+    monkeypatch.setattr(lax, "platform_dependent", lambda *operands, tpu, **others: tpu(*operands))
+    x, kernel, bias = normal(0, 7, 9, 8, 3), normal(1, 3, 3, 3, 4), normal(2, 4)
+    for padding in ("SAME", "VALID"):
+        found = []
+        for implementation in ("auto", "native"):
+            call = functools.partial(conv2d, padding=padding, implementation=implementation)
+            y, pull = jax.vjp(call, x, kernel, bias)
+            found.append(pull(jnp.cos(jnp.arange(y.size)).reshape(y.shape)))
+        for a, e in zip(*found, strict=True):
+            assert_close(a, e)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
-def test_gradients_have_the_precision_of_the_forward_pass(precision):
+def test_gradients_have_the_precision_of_the_forward_pass(precision, platform):
     def loss(kernel, x):
         with jax.default_matmul_precision(precision):
             return jnp.sum(conv2d(x, kernel))
 
     traced = jax.jit(jax.grad(loss, (0, 1))).trace(normal(0, 3, 3, 2, 6), normal(1, 2, 8, 8, 2))
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    found = re.findall(r"stablehlo.convolution.*?precision_config = \[(.*?)\]", text, re.S)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    products = [line for line in text.splitlines() if re.search(r"\.convolution|\.dot_gen", line)]
+    assert len(products) >= 2
     name = {"float32": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "DEFAULT"}[precision]
-    # The forward pass, whose result is not needed, is dropped.
-    assert found == [f"#stablehlo<precision {name}>, #stablehlo<precision {name}>"] * len(found)
-    assert len(found) >= 2
+    for line in products:
+        assert set(re.findall(r"HIGHEST|HIGH|DEFAULT", line)) == {name}
 
 
 @pytest.mark.parametrize("implementation", ["native", "loop_safe"])

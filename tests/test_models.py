@@ -1,3 +1,4 @@
+import functools
 import re
 import runpy
 from pathlib import Path
@@ -10,8 +11,16 @@ import numpy as np
 import pytest
 
 from highway_jax import DenseStack, default_config
+from highway_jax.nn.architectures import Plain
 from highway_jax.nn.model import build
-from highway_jax.nn.stacks import REMATS, BlockGroup, scan_blocks, set_transform_bias
+from highway_jax.nn.stacks import (
+    REMATS,
+    BlockGroup,
+    ConvStack,
+    _body_size,
+    scan_blocks,
+    set_transform_bias,
+)
 from highway_jax.registry import BLOCKS
 
 OPTIONS = {"activation": "tanh"}
@@ -91,6 +100,167 @@ def test_unrolling_changes_neither_parameters_nor_gradients():
         )
     # A loop forward and one back; none where all blocks are in one body.
     assert [loops for *_, loops in found] == [2, 2, 0]
+
+
+def _scan(block, x=None, num_blocks=2, **options):
+    """Calls scan_blocks in a module, with a block made there."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            own = block() if isinstance(block, functools.partial) else block
+            return scan_blocks(own, x, num_blocks, **options)[0]
+
+    return Net().init_with_output(jax.random.key(0), jnp.ones((3, 4)) if x is None else x)[0]
+
+
+_BLOCK = functools.partial(BLOCKS["highway"], 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: _scan(functools.partial(nn.Dense, 4)),
+            TypeError,
+            "block is of the class Dense; a",
+        ),
+        (
+            lambda: _scan(BLOCKS["highway"]),
+            TypeError,
+            "block is the class HighwayBlock; allowed: an",
+        ),
+        (lambda: _scan("highway"), TypeError, "block is of the class str; allowed: an instance"),
+        (
+            lambda: _scan(_BLOCK, num_blocks=-1),
+            ValueError,
+            "num_blocks is -1; allowed: a whole num",
+        ),
+        (
+            lambda: _scan(_BLOCK, num_blocks=2.0),
+            ValueError,
+            r"num_blocks is 2\.0; allowed: a whole",
+        ),
+        (
+            lambda: _scan(_BLOCK, unroll=0),
+            ValueError,
+            "unroll is 0; allowed: a whole number of at l",
+        ),
+        (
+            lambda: _scan(_BLOCK, remat="some"),
+            ValueError,
+            "remat is 'some'; allowed: none, product",
+        ),
+        (
+            lambda: _scan(_BLOCK, gates=[0.0]),
+            ValueError,
+            r"gates have shape \(1,\); allowed: one .* 2",
+        ),
+        (
+            lambda: _scan(_BLOCK, gates=0.0),
+            ValueError,
+            r"gates have shape \(\); allowed: one value",
+        ),
+        (
+            lambda: _scan(_BLOCK, jnp.ones((3, 5))),
+            ValueError,
+            "HighwayBlock keeps its width: input",
+        ),
+        (
+            lambda: scan_blocks(_BLOCK(), jnp.ones((3, 4)), 2),
+            ValueError,
+            "block is a HighwayBlock outside of a module; allowed: a submodule",
+        ),
+    ],
+)
+def test_scan_blocks_names_what_the_caller_did_wrong(call, error, message):
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_gates_may_be_a_list():
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    np.testing.assert_array_equal(_scan(_BLOCK, x, gates=[0, 0.0]), x)
+    nan = float("nan")
+    free = _scan(_BLOCK, x, gates=(nan, nan))
+    np.testing.assert_allclose(free, _scan(_BLOCK, x), rtol=1e-5, atol=1e-6)
+    model = build(_config(depth=3, width=8), (5,), 3)
+    params = model.init(jax.random.key(0), jnp.float32(0))
+    expected = model.apply(params, jnp.ones((2, 5)), gates=jnp.array([0.0, nan]))
+    found = model.apply(params, jnp.ones((2, 5)), gates=[0.0, nan])
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "message"),
+    [
+        (
+            DenseStack("highway", 3, 4, 2),
+            (5,),
+            r"input has shape \(5,\); allowed: \[batch, \.\.\.\]",
+        ),
+        (DenseStack("highway", 0, 4, 2), (5, 3), "depth is 0; allowed: at least 1"),
+        (
+            DenseStack("highwey", 3, 4, 2),
+            (5, 3),
+            "block is 'highwey'; allowed: plain, residual, hi",
+        ),
+        (DenseStack("highway", 3, 4, 2, {"gates": 1}), (5, 3), "options has 'gates'; allowed: act"),
+        (
+            ConvStack("highway", (Plain(4),), 2),
+            (5, 3),
+            r"images have shape \(5, 3\); allowed: \[bat",
+        ),
+    ],
+)
+def test_stacks_name_what_the_caller_did_wrong(net, shape, message):
+    with pytest.raises(ValueError, match=message):
+        net.init(jax.random.key(0), jnp.ones(shape))
+
+
+def _loops(platform, **changes):
+    shape = (28, 28, 1)
+    model = build(_config(**changes), shape, 10, platform)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
+    gradient = jax.jit(jax.grad(lambda params, x: model.apply(params, x).sum()))
+    traced = gradient.trace(params, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    text = traced.lower(lowering_platforms=(platform or "cpu",)).as_text()
+    return text.count("stablehlo.while"), len(text)
+
+
+def test_the_size_of_a_loops_body_follows_the_platform_that_is_compiled_for(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    mnist10 = {"architecture": "mnist10", "depth": 10, "width": 4}
+    dense = {"depth": 31, "width": 4}
+    # Three runs of blocks, a loop forward and one back for each; none where they are unrolled.
+    # What is left are the loops of the gradients, a few images at a time.
+    assert _loops("tpu", **mnist10)[0] == _loops("cuda", **mnist10)[0] == 6
+    assert _loops("cpu", **mnist10)[0] < _loops(None, **mnist10)[0]
+    assert _loops("tpu", **dense) == _loops("cpu", **dense)
+    for platform in ("cpu", "tpu", "cuda"):
+        assert _loops(platform, **dense)[0] == 2
+    assert _loops("cuda", **dense)[1] > 2 * _loops("cpu", **dense)[1]
+
+
+def test_a_loops_body_divides_the_run_where_it_can():
+    assert [_body_size(n, 10) for n in (1, 9, 10, 49, 99, 999)] == [1, 9, 10, 7, 9, 9]
+    # 19 and 499 are primes.
+    assert [_body_size(n, 10) for n in (19, 499)] == [10, 10]
+    assert _body_size(5, 1) == 1
+
+
+@pytest.mark.parametrize("architecture", ["dense", "highway_c"])
+def test_a_model_knows_the_roles_of_its_parameters(architecture):
+    depth = {"dense": 4, "highway_c": 32}[architecture]
+    shape = (32, 32, 3)
+    options = {"architecture": architecture, "depth": depth, "width": 4, "gate": "separate"}
+    model = build(_config(**options), shape, 10)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.float32(-1))
+    expected = jax.tree_util.tree_map_with_path(
+        lambda path, _: "weight" if path[-1].key == "kernel" else "bias", params
+    )
+    assert model.roles == expected
 
 
 def test_layers_of_a_stack_are_drawn_apart():

@@ -178,8 +178,6 @@ def test_an_epoch_sees_each_example_once_in_an_order_of_its_own():
     config = default_config().model
     config.update({"depth": 1, "width": 2})
     net = nets.build(config, (1,), 2)
-    task = _task()._replace(init=net.init, apply=net.apply, preprocess=preprocess)
-    net = stacks.build(config, (1,), 2)
     task = _task()._replace(
         init=net.init,
         apply=net.apply,

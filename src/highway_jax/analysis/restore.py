@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
 from highway_jax.errors import UserError
-from highway_jax.nn.stacks import Model
+from highway_jax.nn.model import Model
 from highway_jax.storage.checkpoint import Checkpoints
 from highway_jax.storage.records import Records
 from highway_jax.storage.workdir import Workdir

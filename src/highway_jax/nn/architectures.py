@@ -38,7 +38,7 @@ class Blocks(NamedTuple):
         kernel_sizes: Sides of the kernels of one group of blocks.
     """
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     kernel_sizes: tuple[int, ...] = (3,)
 
     @property
@@ -155,11 +155,23 @@ def cifar19(width: int) -> tuple[Layer, ...]:
 
 
 def count_blocks(layers: Sequence[Layer]) -> int:
-    """Returns how many blocks a net has."""
+    """Returns how many blocks a net has.
+
+    Example:
+        >>> from highway_jax.nn.architectures import Blocks, Plain, count_blocks
+        >>> count_blocks((Plain(16), Blocks(4, (1, 3)), Blocks(1)))
+        9
+    """
     runs = (layer for layer in layers if isinstance(layer, Blocks))
     return sum(run.count * len(run.kernel_sizes) for run in runs)
 
 
 def depth(layers: Sequence[Layer]) -> int:
-    """Returns the depth of a net as the paper's tables count it, its softmax layer included."""
+    """Returns the depth of a net as the paper's tables count it, its softmax layer included.
+
+    Example:
+        >>> from highway_jax.nn.architectures import depth, highway_a
+        >>> depth(highway_a(16))
+        11
+    """
     return sum(layer.depth for layer in layers) + 1

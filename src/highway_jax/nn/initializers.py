@@ -1,5 +1,11 @@
 """Kernel initializers by name, as functions of the activation's name.
 
+    >>> import jax
+    >>> from highway_jax.registry import INITIALIZERS
+    >>> draw = INITIALIZERS["normalized"]("relu")
+    >>> draw(jax.random.key(0), (50, 50)).shape
+    (50, 50)
+
 `normalized` is the uniform "normalized initialization" of the authors' fully connected nets,
 scaled by activation. `msra` is the untruncated N(0, 2 / fan_in) that their Caffe fork draws where
 its files say "xavier". `unit_normal`, `tenth_normal` and `twentieth_normal` are the plain Gaussians
@@ -8,6 +14,7 @@ of its input and output layers.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +23,11 @@ from highway_jax.registry import INITIALIZERS
 
 
 def _flat(initializer: Callable) -> Callable:
-    """Returns an initializer that draws a kernel as one axis, and then gives it its shape.
+    """Returns an initializer that draws the kernel flat and reshapes it; the values are the same.
 
-    The values are the same. Random bits of four axes take XLA:CPU of jax 0.12 three seconds a
-    kernel to compile, and those of one axis a tenth of a second: it unrolls the inner loops over
-    small axes, each with the twenty rounds of the generator.
+    With jax 0.12, XLA:CPU takes three seconds to compile the random bits of an array with four
+    axes, and a tenth of a second for those of one axis: it unrolls the inner loops over small axes,
+    each with the twenty rounds of the generator.
     """
 
     def init(key, shape, dtype=jnp.float32):
@@ -29,7 +36,7 @@ def _flat(initializer: Callable) -> Callable:
     return init
 
 
-def _scaling(scale: float, mode: str, distribution: str) -> Callable:
+def _scaling(scale: float, mode: str, distribution: Any) -> Callable:
     """Returns `jax.nn.initializers.variance_scaling` that draws as `_flat` does."""
 
     def init(key, shape, dtype=jnp.float32):

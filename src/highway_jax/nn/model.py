@@ -43,7 +43,7 @@ class Model(NamedTuple):
 
     init: Callable[[PRNGKeyArray, Float[Array, ""]], Params]
     apply: Callable[..., Array]
-    activations: Callable[..., tuple[Array, tuple[Any, ...]]]
+    activations: Callable[..., tuple[Array, Any]]
     roles: Params
     num_parameters: int
     num_blocks: int

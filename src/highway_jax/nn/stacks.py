@@ -98,11 +98,12 @@ def scan_blocks(
 
     if remat != "none":
         body = nn.remat(body, prevent_cse=False, policy=REMATS[remat])
-    scan = nn.scan(
+    axis: Any = nn.broadcast if gates is None else 0
+    scan: Any = nn.scan(
         body,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast if gates is None else 0,
+        in_axes=axis,
         length=num_blocks,
         unroll=_body_size(num_blocks, unroll),
     )
@@ -385,7 +386,7 @@ class ConvStack(nn.Module):
 
 def _drop(rate: float, keys: PRNGKeyArray, x: Array) -> Array:
     """Drops units at a rate, those of each example with a key of its own."""
-    drop = nn.Dropout(rate, deterministic=False, parent=None)
+    drop: Any = nn.Dropout(rate, deterministic=False, parent=None)
     # As one axis an example, which XLA:CPU compiles ten times faster (see `initializers._flat`).
     flat = x.reshape(len(x), -1)
     return jax.vmap(lambda x, key: drop.apply({}, x, rng=key))(flat, keys).reshape(x.shape)

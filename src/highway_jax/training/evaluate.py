@@ -41,7 +41,7 @@ def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: 
         >>> from highway_jax.training.train import DeviceData
         >>> data = DeviceData(jnp.zeros((10, 2)), jnp.arange(10))
         >>> def labels_of(images, labels, counted):
-        ...     return (labels * counted).sum()
+        ...     return jnp.where(counted, labels, 0).sum()
         >>> int(add_up(labels_of, data, jnp.array([2, 9]), batch_size=4))  # 2 + 3 + ... + 8
         35
 

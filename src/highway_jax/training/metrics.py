@@ -28,9 +28,9 @@ class Sums(NamedTuple):
 
     loss: Float[Array, "*trials"]
     correct: Int[Array, "*trials"]
-    count: Int[Array, "*trials"]
+    count: Int[Array, "*trials"]  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def __add__(self, other: "Sums") -> "Sums":
+    def __add__(self, other: "Sums") -> "Sums":  # pyright: ignore[reportIncompatibleMethodOverride]
         return jax.tree.map(jnp.add, self, other)
 
     @property

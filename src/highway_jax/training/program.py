@@ -89,8 +89,8 @@ class Program:
             micro_batch=_micro_batch(config, platform),
         )
         labels = np.concatenate([split.labels for split in splits])
-        self.examples = train.DeviceData(images, labels)
-        self._create = self.trials.compile(lambda numbers: train.create(task, numbers))
+        self.examples: Any = train.DeviceData(images, labels)  # pyright: ignore[reportArgumentType]
+        self._create: Any = self.trials.compile(lambda numbers: train.create(task, numbers))
         self._train: Any = self.trials.compile(
             lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
             donate=True,

@@ -55,8 +55,8 @@ def use_cores(num_devices: int = 0) -> None:
     Args:
         num_devices: Virtual CPU devices, at most one a core; 0 for as many.
     """
-    chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
-    if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    current = getattr(jax.config, "jax_num_cpu_devices")  # noqa: B009
+    if current < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         wanted = min(num_devices, num_cores()) or num_cores()
         try:
             jax.config.update("jax_num_cpu_devices", wanted)
@@ -71,7 +71,7 @@ def use_cores(num_devices: int = 0) -> None:
                 )
 
 
-def devices(num_devices: int = 0) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
+def devices(num_devices: int = 0) -> list[Any]:
     """Returns the devices to use.
 
     Args:
@@ -92,7 +92,7 @@ def devices(num_devices: int = 0) -> list[jax.Device]:  # pyright: ignore[report
     return found[: num_devices or len(found)]
 
 
-def describe(device: jax.Device, count: int) -> str:  # pyright: ignore[reportInvalidTypeForm]
+def describe(device: Any, count: int) -> str:
     """Returns `count` devices of a kind in words, such as "2 CPU cores"."""
     if device.platform != "cpu":
         return f"{count} x {device.device_kind}"
@@ -100,8 +100,8 @@ def describe(device: jax.Device, count: int) -> str:  # pyright: ignore[reportIn
     return f"{count} CPU {noun}{'s' * (count > 1)}"
 
 
-def device_memory(device: jax.Device) -> int | None:  # pyright: ignore[reportInvalidTypeForm]
-    """Returns the bytes that programs may use on a device, or None if it does not say.
+def device_memory(device: Any) -> int | None:
+    """Returns the bytes that programs may use on a device, or None if it does not report them.
 
     CPU devices share the memory of the machine equally.
     """
@@ -151,6 +151,15 @@ def compiler_options(platform: str) -> dict[str, Any]:
 
 class Trials:
     """The devices that a batch of trials runs on.
+
+    Example:
+        >>> import numpy as np
+        >>> from highway_jax.training.trial_mesh import Trials
+        >>> trials = Trials(3)
+        >>> add = trials.compile(lambda trial, shared: trial + shared)
+        >>> rates, more = np.float32([1, 2, 3]), np.float32(10)
+        >>> trials.fetch(add(trials.place(rates), trials.share(more))).tolist()
+        [11.0, 12.0, 13.0]
 
     Attributes:
         num_trials: Trials of the batch.

@@ -1,0 +1,26 @@
+"""The examples in docstrings."""
+
+import doctest
+import importlib
+
+import pytest
+
+_MODULES = (
+    "nn.architectures",
+    "nn.blocks",
+    "nn.convolution",
+    "nn.initializers",
+    "nn.model",
+    "nn.pooling",
+    "nn.stacks",
+    "training.evaluate",
+    "training.metrics",
+    "training.trial_mesh",
+)
+
+
+@pytest.mark.parametrize("name", _MODULES)
+def test_examples_run(name):
+    failed, tried = doctest.testmod(importlib.import_module(f"highway_jax.{name}"))
+    assert failed == 0
+    assert tried > 0
