@@ -154,7 +154,12 @@ function colorbar(text = "") {
 }
 
 function draw(element, traces, changes) {
-  return Plotly.react(element, traces, layout(changes), CONFIG);
+  Plotly.react(element, traces, layout(changes), CONFIG);
+  if (!element.observed) {
+    element.observed = true;
+    // Plotly follows the window alone, and a chart that comes beside another one narrows it too.
+    new ResizeObserver(() => { if (element.clientWidth) Plotly.Plots.resize(element); }).observe(element);
+  }
 }
 
 // Entries of a legend are buttons in HTML, so that long names wrap on a narrow screen.
@@ -258,6 +263,12 @@ function setTerms(name, terms) {
 
 function selected() {
   return new Set(State.list("sel").map(Number).filter((trial) => trial < TRIALS.rows.length));
+}
+
+// Returns the selected ones of some trials: what a filter hides is not highlighted, and dims nothing.
+function selectedOf(trials) {
+  const chosen = selected();
+  return new Set(trials.filter((trial) => chosen.has(trial)));
 }
 
 function toggle(trial) {

@@ -64,10 +64,11 @@ KINDS.curves = (place) => {
   }
   let listening = false;
   onUpdate(() => {
-    const entries = grouped(shownTrials(), by.value);
+    const shown = shownTrials();
+    const entries = grouped(shown, by.value);
     const hidden = legend(keys, entries, "hide");
     const visible = entries.filter((entry) => !hidden.has(entry.label));
-    const chosen = selected();
+    const chosen = selectedOf(shown);
     const shownSplits = State.get("splits", defaults).split("~");
     const traces = [];
     for (const split of splits.filter((s) => shownSplits.includes(s))) {
@@ -95,8 +96,8 @@ KINDS.curves = (place) => {
 
 // Over a decade and more, digits between powers of ten would only be clutter.
 function valueAxis(values, log) {
-  const wide = log && Math.max(...values) / Math.min(...values) > 20;
-  return { type: log ? "log" : "linear", dtick: wide ? 1 : undefined };
+  const span = log ? values.reduce((a, b) => Math.max(a, b), 0) / values.reduce((a, b) => Math.min(a, b), Infinity) : 1;
+  return { type: log ? "log" : "linear", dtick: span > 20 ? 1 : span > 3 ? "D2" : undefined };
 }
 
 // Returns the traces of an entry of the legend: its lines are one trace, with gaps between them.
@@ -138,7 +139,7 @@ function entryTraces(entry, shape, read, chosen, split) {
       const back = [...mean].reverse();
       band.x.push(...mean.map((p) => p.x), ...back.map((p) => p.x), null);
       band.y.push(...mean.map((p) => p.mean + p.std), ...back.map((p) => p.mean - p.std), null);
-      // On a logarithmic axis, a band that reaches below zero ends at the smallest of the curves.
+      // A logarithmic axis would stretch a band that comes near zero: it ends at the smallest curve.
       band.floor.push(...mean.map((p) => p.least), ...back.map((p) => p.least), null);
     }
   }
@@ -148,7 +149,7 @@ function entryTraces(entry, shape, read, chosen, split) {
     traces.push({
       x: band.x, y: band.y, fill: "toself", mode: "lines", line: { width: 0 }, hoverinfo: "skip",
       fillcolor: faded(entry.color, dim ? 0.06 : 0.18), opacity: 1, name: "band",
-      low: band.y.map((y, i) => (y !== null && y <= 0 ? band.floor[i] : y)),
+      low: band.y.map((y, i) => (y === null ? null : Math.max(y, band.floor[i]))),
     });
   }
   const count = bySetting.size;

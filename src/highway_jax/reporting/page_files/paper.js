@@ -71,7 +71,7 @@ KINDS.inside = (place, data) => {
     },
   };
   const plots = Object.fromEntries(Object.keys(views).map((name) => [name, add(maps, "div", { className: "plot map" })]));
-  const more = add(place, "div", { className: "plots" });
+  const more = add(place, "div", { className: "plots maps" });
   const layer = add(more, "div", { className: "plot" });
   const both = add(more, "div");
   const lesions = add(both, "div", { className: "plot" });
@@ -108,7 +108,7 @@ KINDS.inside = (place, data) => {
       hovertemplate: `block %{x}, ${name}: %{y}<extra></extra>`,
     })), {
       title: heading(`gate outputs of layer ${chosen}`), xaxis: { title: { text: "Block" } },
-      yaxis: { range: [0, 1] }, showlegend: true, legend: { orientation: "h", y: 1.08, x: 1, xanchor: "right" },
+      yaxis: { range: [0, 1] }, showlegend: true, legend: { orientation: "h", y: -0.22 },
     });
     const hidden = legend(kinds, Object.keys(net.lesions).map((label, i) => ({ label, color: color(i) })), "lesions");
     draw(lesions, [

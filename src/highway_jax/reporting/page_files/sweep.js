@@ -81,10 +81,11 @@ function parallel(place, settings, metric) {
     frame.replaceChildren();
     const svg = shape(frame, "svg", { width: size[0], height: size[1], role: "img", "aria-label": "Parallel coordinates of the trials shown" });
     const lines = shape(svg, "g", { fill: "none" });
-    const chosen = selected();
     const losses = isLoss(metric.value);
     const last = axes.at(-1);
     const shown = shownTrials().filter((trial) => cell(trial, metric.value) !== null);
+    const chosen = selectedOf(shown);
+    const thin = shown.length > 50 ? 1.2 : 2;
     // Good trials are drawn last, above the others, and the chosen ones above all.
     const merit = (trial) => (chosen.has(trial) ? 2 : losses ? 1 - last.at(cell(trial, metric.value)) : last.at(cell(trial, metric.value)));
     for (const trial of shown.sort((a, b) => merit(a) - merit(b))) {
@@ -96,7 +97,7 @@ function parallel(place, settings, metric) {
       const line = shape(lines, "path", {
         d: `M${steps.map((point) => point.map((v) => v.toFixed(1)).join(",")).join("L")}`,
         stroke: ramp(losses ? 1 - value : value),
-        "stroke-width": chosen.has(trial) ? 3 : 1.2,
+        "stroke-width": chosen.has(trial) ? 3 : thin,
         "stroke-opacity": chosen.size && !chosen.has(trial) ? 0.12 : 0.75,
         "data-trial": trial,
       });
@@ -121,7 +122,7 @@ function drawAxis(svg, axis, index, upright, place_at, gap) {
   axis.ticks.filter((_, i) => i % every === 0).forEach(([share, words]) => {
     const [x, y] = place_at(index, share);
     const anchor = upright ? "start" : share > 0.9 ? "end" : share < 0.1 ? "start" : "middle";
-    shape(group, "text", upright ? { x: x + 6, y: y + 4 } : { x, y: y + 15, "text-anchor": anchor }, words.slice(0, 18));
+    shape(group, "text", upright ? { x: x + 6, y: y + 4 } : { x, y: y + 15, "text-anchor": anchor }, words.length > 20 ? `${words.slice(0, 19)}…` : words);
   });
   const label = axis.name.includes(".") ? axis.name.split(".").at(-1) : axis.name;
   shape(group, "text", upright ? { x: start[0], y: 16, "text-anchor": "middle", class: "name" } : { x: 0, y: start[1] - 10, class: "name" }, label);
@@ -183,9 +184,10 @@ function scatter(place, settings, metric) {
   const keys = add(place, "div", { className: "legend" });
   let listening = false;
   onUpdate(() => {
-    const entries = grouped(shownTrials().filter((trial) => cell(trial, metric.value) !== null), by.value);
+    const shown = shownTrials().filter((trial) => cell(trial, metric.value) !== null);
+    const entries = grouped(shown, by.value);
     const hidden = legend(keys, entries, "shide");
-    const chosen = selected();
+    const chosen = selectedOf(shown);
     const traces = entries.filter((entry) => !hidden.has(entry.label)).map((entry) => ({
       x: entry.trials.map((trial) => cell(trial, x.value)),
       y: entry.trials.map((trial) => cell(trial, metric.value)),
