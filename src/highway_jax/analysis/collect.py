@@ -128,9 +128,7 @@ def _analyze_batch(
 
     restored = Checkpoints(workdir / "checkpoints" / name).restore(shapes)
     if restored is None:
-        raise UserError(
-            f"{workdir / 'checkpoints' / name} does not exist; allowed: a run with its checkpoints"
-        )
+        raise UserError(f"{workdir / 'checkpoints' / name} is gone; restore it")
     _, state, extra = restored
     positions = [extra["trials"].index(trial.index) for trial in wanted]
     params = jax.tree.map(lambda leaf: leaf[positions], state.params)
@@ -148,7 +146,13 @@ def _analyze_batch(
         "mean": gates.mean,
         "changes": gates.changes,
     }
-    arrays |= {f"sample_{key}": value for key, value in vars(samples).items()}
+    arrays |= {
+        "sample_index": samples.example,
+        "sample_label": samples.label,
+        "sample_prediction": samples.prediction,
+        "sample_gates": samples.gates,
+        "sample_outputs": samples.outputs,
+    }
     examples = options.num_examples or dataset.train.size
     common = {
         "class_names": np.asarray(dataset.class_names),

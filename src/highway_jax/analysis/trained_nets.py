@@ -8,7 +8,6 @@ Blocks are counted from the first highway layer. Maps of a convolutional block a
 space. Blocks narrower than the widest block of the net are padded with NaN.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -54,19 +53,18 @@ class Gates(NamedTuple):
         return self.by_class - self.mean[..., None, :, :]
 
 
-@dataclasses.dataclass(frozen=True)
-class Samples:
+class Samples(NamedTuple):
     """Activations of a net for single examples.
 
     Attributes:
-        index: Positions of the examples in the training split [samples].
+        example: Positions of the examples in the training split [samples].
         label: Classes [samples].
         prediction: Predicted classes [samples].
         gates: Transform-gate outputs [samples, blocks, width].
         outputs: Block outputs [samples, blocks, width].
     """
 
-    index: Int[np.ndarray, "*nets samples"]
+    example: Int[np.ndarray, "*nets samples"]
     label: Int[np.ndarray, "*nets samples"]
     prediction: Int[np.ndarray, "*nets samples"]
     gates: Float[np.ndarray, "*nets samples blocks width"]

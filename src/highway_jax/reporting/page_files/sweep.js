@@ -119,10 +119,11 @@ function drawAxis(svg, axis, index, upright, place_at, gap) {
   const group = shape(svg, "g", { class: "axis" });
   shape(group, "line", { x1: start[0], y1: start[1], x2: end[0], y2: end[1] });
   const every = Math.ceil(axis.ticks.length / (upright ? 12 : 5));
+  const most = upright ? 20 : Math.max(4, Math.floor((end[0] - start[0]) / axis.ticks.length / 7));
   axis.ticks.filter((_, i) => i % every === 0).forEach(([share, words]) => {
     const [x, y] = place_at(index, share);
     const anchor = upright ? "start" : share > 0.9 ? "end" : share < 0.1 ? "start" : "middle";
-    shape(group, "text", upright ? { x: x + 6, y: y + 4 } : { x, y: y + 15, "text-anchor": anchor }, words.length > 20 ? `${words.slice(0, 19)}…` : words);
+    shape(group, "text", upright ? { x: x + 6, y: y + 4 } : { x, y: y + 15, "text-anchor": anchor }, words.length > most ? `${words.slice(0, most - 1)}…` : words);
   });
   const label = axis.name.includes(".") ? axis.name.split(".").at(-1) : axis.name;
   shape(group, "text", upright ? { x: start[0], y: 16, "text-anchor": "middle", class: "name" } : { x: 0, y: start[1] - 10, class: "name" }, label);
@@ -170,7 +171,7 @@ function axisOf(name, values) {
   const known = values.filter((value) => value !== null);
   return {
     title: { text: spoken(name) },
-    ...(number ? valueAxis(known, known.length > 0 && isWide(known)) : { type: "category" }),
+    ...(number ? valueAxis(known, known.length > 0 && isWide(known)) : { type: "category", automargin: true }),
   };
 }
 

@@ -31,8 +31,8 @@ KINDS.trials = (place) => {
   const shown = () => {
     const chosen = State.get("cols", null)?.split("~") ?? standard;
     const names = TRIALS.columns.map((c) => c.name).filter((name) => name === "trial" || chosen.includes(name));
-    // A narrow screen has results beside the trial, and settings behind them.
-    const rank = (name) => (name === "trial" ? 0 : TRIALS.columns[COLUMN[name]].role === "metric" ? 1 : 2);
+    // A narrow screen has results beside the trial, accuracies first, and settings behind them.
+    const rank = (name) => (name === "trial" ? 0 : /^(valid|test)_accuracy$/.test(name) ? 1 : TRIALS.columns[COLUMN[name]].role === "metric" ? 2 : 3);
     return innerWidth > 700 ? names : names.sort((a, b) => rank(a) - rank(b));
   };
   const same = TRIALS.columns.filter((c) => !c.varied && c.role !== "metric")
