@@ -515,3 +515,11 @@ def test_seven_hundred_trials_open_within_two_seconds(browser, tmp_path):
     assert view.locator(".trials tbody tr").count() == 700
     view.close()
     assert 0.05 < metrics["TaskDuration"] < 2
+
+
+def test_a_page_without_trials_opens(open_page, tmp_path):
+    _write_run(tmp_path / "new", [], [])
+    report.report([tmp_path / "new"], tmp_path / "out")
+    view = open_page(tmp_path / "out" / "report.html")
+    assert "No batch of trials is finished yet." in view.locator("main").inner_text()
+    assert view.locator(".toolbar").count() == 0

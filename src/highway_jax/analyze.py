@@ -19,7 +19,7 @@ from highway_jax.analysis import statistics
 from highway_jax.analysis.collect import Options, analyze
 from highway_jax.errors import UserError
 from highway_jax.reporting import figures
-from highway_jax.runtime.output import standard_output
+from highway_jax.runtime.output import print_error, standard_output
 from highway_jax.runtime.progress import Output
 from highway_jax.storage import findings
 from highway_jax.storage.findings import Findings
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
         with standard_output() as output:
             _write_all(arguments, output)
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print_error(error)
         return 2
     return 0
 

@@ -16,7 +16,7 @@ from highway_jax.errors import UserError
 from highway_jax.paper import published
 from highway_jax.reporting import explorer, page, paper_tables, run_tables
 from highway_jax.reporting.document import Chart, Section, to_markdown
-from highway_jax.runtime.output import standard_output
+from highway_jax.runtime.output import print_error, standard_output
 from highway_jax.storage import results
 from highway_jax.storage.results import Run
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         with standard_output() as output:
             print(report(workdirs, out), file=output)
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print_error(error)
         return 2
     print(f"Open {out / 'report.html'} in a browser.", file=sys.stderr)
     return 0

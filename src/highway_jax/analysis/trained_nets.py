@@ -47,11 +47,6 @@ class Gates(NamedTuple):
             np.isnan(self.by_class).all(-3), np.nan, 0
         )
 
-    @property
-    def difference(self) -> Float[np.ndarray, "*nets classes blocks width"]:
-        """Mean of each class minus the mean over all examples (Figure 3)."""
-        return self.by_class - self.mean[..., None, :, :]
-
 
 class Samples(NamedTuple):
     """Activations of a net for single examples.

@@ -40,6 +40,11 @@ class Curve(NamedTuple):
     x: Float[np.ndarray, "points"]
     y: Float[np.ndarray, "points"]
 
+    @classmethod
+    def of(cls, points: tuple[Sequence[float], Sequence[float]]) -> "Curve":
+        """Returns the curve of what `storage.results.Run.curve` returns."""
+        return cls(*(np.asarray(values, float) for values in points))
+
 
 def figure1(
     best: Mapping[tuple[str, int], Curve],

@@ -71,7 +71,7 @@ def figure1_cells(found: Iterable[Run]) -> dict[tuple[str, int], Cell]:
         ]
         if ended:
             row, points = pairs[min(ended)[-1]]
-            curve = figures.Curve(*(np.asarray(values, float) for values in points))
+            curve = figures.Curve.of(points)
             cells[net] = Cell(len(pairs), row, curve, _ten_best([c for _, c in pairs]))
     return cells
 
@@ -200,10 +200,7 @@ def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], path: P
         return []
     rows = [row for row, _ in drawn]
     names = summaries.distinct(["ours"] * len(rows), rows)
-    ours = {
-        name: figures.Curve(*(np.asarray(values, float) for values in points))
-        for name, (_, points) in zip(names, drawn, strict=True)
-    }
+    ours = {name: figures.Curve.of(points) for name, (_, points) in zip(names, drawn, strict=True)}
     authors = published.author_curve(*net)
     curve = None if authors is None else figures.Curve(authors[:, 0], authors[:, 1])
     title = f"{net[0]}, width {net[1]}, on {net[2]}"

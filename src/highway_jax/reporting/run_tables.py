@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from highway_jax.config import config as config_lib
 from highway_jax.reporting import explorer, figures
 from highway_jax.reporting.document import Card, Cards, Picture, Section, Table
@@ -129,7 +127,7 @@ def by_depth(run: Run, out: Path) -> Section:
     nets: dict[tuple[str, int], list[figures.Curve]] = {}
     for row in run.rows:
         points = run.curve(row["trial"], "train_loss")
-        curve = figures.Curve(*(np.asarray(values, float) for values in points))
+        curve = figures.Curve.of(points)
         nets.setdefault((row["block"], row["depth"]), []).append(curve)
     picture = f"depth-{run.stem}"
     figures.save(figures.training_by_depth(nets, run.name), out / picture)

@@ -5,7 +5,13 @@ import os
 import sys
 from collections.abc import Iterator
 
+from highway_jax.errors import UserError
 from highway_jax.runtime.progress import CLOSED, Output
+
+
+def print_error(error: UserError) -> None:
+    """Prints an error to standard error in one line."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -205,6 +205,10 @@ function text(value) {
   return value === null || value === undefined ? "" : String(value);
 }
 
+function short(value, digits) {
+  return value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
+}
+
 function isLoss(name) {
   return name.endsWith("loss");
 }

@@ -49,7 +49,7 @@ function scaleOf(name) {
   const at = (value) => (to(value) - low) / (high - low);
   const back = (share) => Number(from(low + share * (high - low)).toPrecision(4));
   const shares = [0, 0.25, 0.5, 0.75, 1];
-  const texts = (digits) => shares.map((share) => String(Number(back(share).toPrecision(digits))));
+  const texts = (digits) => shares.map((share) => short(back(share), digits));
   const words = [2, 3, 4].map(texts).find((list) => new Set(list).size === list.length) ?? texts(5);
   return { name, at, back, ticks: shares.map((share, i) => [share, words[i]]) };
 }
@@ -236,7 +236,7 @@ function heatMap(place, settings, metric) {
     draw(plot, [{
       type: "heatmap", x: columns.map(text), y: rows.map(text),
       z: means.map((row) => row.map((value) => (value === null || !log ? value : Math.log10(value)))),
-      text: found.map((row, i) => row.map((values, j) => (values.length ? `${Number(means[i][j].toPrecision(3))}` : ""))),
+      text: found.map((row, i) => row.map((values, j) => (values.length ? short(means[i][j], 3) : ""))),
       customdata: found.map((row) => row.map((values) => values.length)),
       texttemplate: "%{text}", colorscale: SCALES.gate, reversescale: isLoss(metric.value), hoverongaps: false, xgap: 2, ygap: 2,
       colorbar: colorbar(log ? "log10" : ""),
