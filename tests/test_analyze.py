@@ -2,20 +2,25 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from closed_output import run_with_closed_output
 from made_up_findings import made_up
 from ml_collections import ConfigDict
 
 import highway_jax
 from highway_jax import analyze
 from highway_jax.analysis import collect, statistics
+from highway_jax.config import config as config_lib
 from highway_jax.errors import UserError
 from highway_jax.reporting import figures
 from highway_jax.runs.rows import failed_rows
-from highway_jax.storage import findings
+from highway_jax.runtime.output import standard_output
+from highway_jax.storage import findings, tables
 from highway_jax.sweep import planning
 
 
@@ -218,3 +223,43 @@ def test_the_figures_show_the_arrays():
     np.testing.assert_allclose(dashed.get_ydata(), 2)
     assert len(figures.figure4([found, found]).axes) == 2
     assert jax.tree.leaves(figures.lesions(found).axes)
+
+
+def test_a_retrained_trial_whose_cell_lacks_a_row_is_refused(tmp_path):
+    """In runs of format 1, the index of a retrained trial does not say which setting it has."""
+    config = highway_jax.default_config()
+    config.name = "search"
+    config.sweep.trials = 2
+    config.sweep.retrain_seeds = (7,)
+    config.sweep.draw = ConfigDict({"optimizer": {"momentum": ("uniform", 0.1, 0.9)}})
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    (batch,) = planning.plan(config, [], known=planning.cells(config, 1))
+    rows = [row | {"status": "finished", "train_loss": 0.5} for row in failed_rows(batch)]
+    rows.append(rows[0] | {"trial": 2, "case": "search-best", "seed": 7})
+    tables.write(tmp_path / "results.csv", tables.RESULTS, rows)
+    collect._read(tmp_path)
+    with pytest.raises(UserError, match="is gone; restore it"):
+        analyze.analyze(tmp_path)
+    tables.write(tmp_path / "results.csv", tables.RESULTS, rows[1:])
+    with pytest.raises(UserError, match=r"a row for each trial of the cell that trial 2 retrains"):
+        analyze.analyze(tmp_path)
+
+
+def test_a_reader_that_leaves_early_does_not_break_analyze(tmp_path):
+    code = (
+        "import sys; from made_up_findings import made_up; from highway_jax import analyze;"
+        "analyze.analyze = lambda *_: {0: made_up()};"
+        f"sys.exit(analyze.main(['--workdir=.', '--out={tmp_path}']))"
+    )
+    status, errors = run_with_closed_output([sys.executable, "-c", code], Path(__file__).parent)
+    assert (status, errors) == (0, "")
+    assert (tmp_path / "trial_0000" / "lesions.png").exists()
+
+
+def test_an_output_that_is_full_is_reported(tmp_path, monkeypatch, capsys):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with standard_output() as output:
+            print("text", file=output)
+        monkeypatch.undo()
+    assert "standard output cannot be written" in capsys.readouterr().err

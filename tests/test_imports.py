@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("matplotlib", "orbax", "plotly", "rich", "sklearn", "tensorboardX", "tensorflow_datasets")
+HEAVY = ("jinja2", "matplotlib", "orbax", "rich", "sklearn", "tensorboardX", "tensorflow_datasets")
 
 
 def test_packages_keep_their_contracts():

@@ -4,9 +4,11 @@ import csv
 import gzip
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
+from closed_output import run_with_closed_output
 from made_up_findings import made_up
 from ml_collections import ConfigDict
 
@@ -14,7 +16,7 @@ from highway_jax import report
 from highway_jax.config import config as config_lib
 from highway_jax.errors import UserError
 from highway_jax.paper import claims, published
-from highway_jax.reporting import figures, paper_tables, run_tables
+from highway_jax.reporting import explorer, figures, paper_tables
 from highway_jax.storage import findings, results, tables
 
 ENVIRONMENT = {
@@ -204,7 +206,7 @@ def test_a_table_has_a_row_for_each_setting_and_a_picture_for_each_net(tmp_path)
         shown = set(re.findall("<!-- (.*?) -->", drawing))
         assert {words for words in shown if "ours" in words or "log" in words} == labels
     page = (tmp_path / "out" / "report.html").read_text()
-    assert len(re.findall("<figcaption>Test error", page)) == 2
+    assert len(re.findall('data-kind="lines"', page)) == 2
 
 
 def test_pictures_of_directories_named_alike_are_not_one(tmp_path):
@@ -240,18 +242,21 @@ def test_the_overview_and_the_curves_say_what_differs(tmp_path):
         " 70.00 (65.00 ± 7.07) | 1 |",
     ):
         assert words in text
-    (chart,) = run_tables.curves(results.read(tmp_path / "grid")).parts
-    assert [line["name"] for line in chart.data["lines"]] == [
+    trials = explorer.explore([results.read(tmp_path / "grid")])
+    assert trials["names"] == [
         f"net 10, data.scaling {scaling}, seed {seed}"
         for scaling in ("unit", "signed")
         for seed in (0, 1)
     ]
-    assert [line["net"] for line in chart.data["lines"][1:3]] == [
+    assert [trials["nets"][i] for i in trials["net"][1:3]] == [
         "net 10, data.scaling unit",
         "net 10, data.scaling signed",
     ]
-    table = run_tables.trial_table([results.read(tmp_path / "grid")]).parts[0].data
-    assert "data.scaling" in table["columns"]
+    assert trials["labels"] == trials["nets"]
+    assert trials["setting"] == [0, 0, 1, 1]
+    # What varies comes first: settings, then metrics.
+    first = [column["name"] for column in trials["columns"] if column["varied"]]
+    assert first == ["trial", "data.scaling", "valid_accuracy", "test_accuracy", "seed"]
 
 
 def test_cells_of_a_search_have_lines_of_their_own(tmp_path):
@@ -277,8 +282,7 @@ def test_cells_of_a_search_have_lines_of_their_own(tmp_path):
         " 87.50 (81.25 ± 8.84) | 1 |",
     ):
         assert words in text
-    (chart,) = run_tables.curves(results.read(tmp_path / "run")).parts
-    assert [line["name"] for line in chart.data["lines"]][1:5] == [
+    assert explorer.explore([results.read(tmp_path / "run")])["names"][1:5] == [
         "net 10, block plain, learning_rate 0.2",
         "net 10, block highway, learning_rate 0.3",
         "net 10, block highway, learning_rate 0.4",
@@ -295,8 +299,8 @@ def test_trials_still_training_are_named_by_their_settings(small_config, tmp_pat
     _write_run(tmp_path / "run", [], lines)
     (tmp_path / "run" / "results.csv").unlink()
     (tmp_path / "run" / "config.json").write_text(config_lib.to_json(small_config))
-    (chart,) = run_tables.curves(results.read(tmp_path / "run")).parts
-    assert [line["name"] for line in chart.data["lines"]] == [
+    trials = explorer.explore([results.read(tmp_path / "run")])
+    assert trials["names"] == [
         "small 3, optimizer.clip_norm 0",
         "small 3, optimizer.clip_norm 1",
     ]
@@ -487,3 +491,16 @@ def test_a_torn_table_is_refused(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").write_text('{"epoch": 1}\n')
     with pytest.raises(UserError, match="allowed: a directory of a run"):
         results.read(tmp_path / "run")
+
+
+def test_a_reader_that_leaves_early_does_not_break_report(tmp_path):
+    _write_run(tmp_path / "run", [_row(0, status="finished")], [])
+    command = [sys.executable, "-m", "highway_jax.report", "--workdir=run", "--out=out"]
+    status, errors = run_with_closed_output(command, tmp_path)
+    assert (status, errors) == (0, "Open out/report.html in a browser.\n")
+
+
+def test_a_block_without_a_line_style_is_drawn():
+    curve = figures.Curve(np.asarray([1.0, 2.0]), np.asarray([0.3, 0.1]))
+    figure = figures.training_by_depth({("dense_skip", 10): [curve]}, "title")
+    assert figure.axes[0].lines[0].get_linestyle() == "-."

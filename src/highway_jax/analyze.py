@@ -1,12 +1,13 @@
-"""Figures 2 to 4 of a run: its gates, how they route classes, and what lesions of its layers cost.
+"""Analyzes the trained highway nets of a run: gates, routing by class, lesions (Figures 2 to 4).
 
     python -m highway_jax.analyze --workdir=runs/figure2to4
 
-Looks into the best trial of each highway net of the run, dense or convolutional, and writes for
-each of them into `analysis/` of the run: `findings.npz` (all arrays), `numbers.json`, and the
-figures. Nothing is trained.
+Analyzes the best trial of each highway net of the run, dense or convolutional. For each of them it
+writes into `analysis/` of the run: `findings.npz` (all arrays), `numbers.json` (the statistics) and
+the figures. Nothing is trained.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -19,12 +20,18 @@ from highway_jax.analysis.collect import Options, analyze
 from highway_jax.arguments import Parser
 from highway_jax.errors import UserError
 from highway_jax.reporting import figures
+from highway_jax.runtime.output import print_error, standard_output
+from highway_jax.runtime.progress import Output
 from highway_jax.storage import findings
 from highway_jax.storage.findings import Findings
 
 
 def write(found: Findings, out: Path) -> dict[str, float]:
-    """Writes the arrays, numbers and figures of one net into a directory; returns the numbers."""
+    """Writes the arrays, statistics and figures of a net into a directory.
+
+    Returns:
+        The statistics of `statistics.NUMBERS`.
+    """
     numbers = statistics.measure(found)
     out.mkdir(parents=True, exist_ok=True)
     findings.save(found, out / "findings.npz")
@@ -38,46 +45,59 @@ def write(found: Findings, out: Path) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command line without the program's name; returns the exit status."""
-    parser = Parser(prog="python -m highway_jax.analyze", description=__doc__.partition("\n")[0])
-    parser.add_argument("--workdir", required=True, help="of a run")
-    parser.add_argument(
-        "--trial", action="append", type=int, default=[], help="its number; repeatable"
+    """Runs a command line, given without the program's name; returns the exit status."""
+    parser = Parser(
+        prog="python -m highway_jax.analyze",
+        description="Analyzes the trained highway nets of a run (Figures 2 to 4).",
     )
-    parser.add_argument("--out", help="directory to write (default: analysis/ in the run's)")
+    parser.add_argument("--workdir", required=True, help="directory of the run")
+    parser.add_argument(
+        "--trial", action="append", type=int, default=[], help="index of a trial; repeatable"
+    )
+    parser.add_argument("--out", help="directory to write (default: analysis/ of the run)")
     parser.add_argument(
         "--examples", type=int, default=0, help="training examples for lesions (default: all)"
     )
     parser.add_argument(
-        "--pair_examples", type=int, default=2000, help="for pairs of layers (default: 2000)"
+        "--pair_examples",
+        type=int,
+        default=2000,
+        help="training examples for lesions of two layers (default: 2000; 0: no such lesions)",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=0, help="examples at a time (default: as the run)"
+        "--batch_size",
+        type=int,
+        default=0,
+        help="examples evaluated together (default: as in the run)",
     )
     try:
         arguments = parser.parse(argv)
-        workdir = files.expand("--workdir", arguments.workdir)
-        out = files.expand("--out", arguments.out) if arguments.out else workdir / "analysis"
-        for name in ("examples", "pair_examples", "batch_size"):
-            if getattr(arguments, name) < 0:
-                raise UserError(f"--{name} is {getattr(arguments, name)}; allowed: 0 or more")
-        options = Options(
-            arguments.examples, arguments.pair_examples, batch_size=arguments.batch_size
-        )
-        for index, found in analyze(workdir, arguments.trial, options).items():
-            directory = out / f"trial_{index:04d}"
-            numbers = write(found, directory)
-            print(f"{found.title}: {directory}")
-            for words, value in statistics.describe(numbers):
-                print(f"  {value:>8}  {words}")
+        with standard_output() as output:
+            _write_all(arguments, output)
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: --out is {str(out)!r}; allowed: a directory to write ({error})",
-              file=sys.stderr)  # fmt: skip
+        print_error(error)
         return 2
     return 0
+
+
+def _write_all(arguments: argparse.Namespace, output: Output) -> None:
+    workdir = files.expand("--workdir", arguments.workdir)
+    out = files.expand("--out", arguments.out) if arguments.out else workdir / "analysis"
+    for name in ("examples", "pair_examples", "batch_size"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name} is {getattr(arguments, name)}; allowed: 0 or more")
+    options = Options(arguments.examples, arguments.pair_examples, batch_size=arguments.batch_size)
+    for index, found in analyze(workdir, arguments.trial, options).items():
+        directory = out / f"trial_{index:04d}"
+        try:
+            numbers = write(found, directory)
+        except OSError as error:
+            raise UserError(
+                f"--out is {str(out)!r}; allowed: a directory to write ({error})"
+            ) from error
+        print(f"{found.title}: {directory}", file=output)
+        for words, value in statistics.describe(numbers):
+            print(f"  {value:>8}  {words}", file=output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Findings of a run: its best highway nets restored, and run with and without lesions."""
+"""Restores the best highway nets of a run and evaluates them, intact and with lesions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +21,14 @@ NUM_SAMPLES = 20
 
 
 class Options(NamedTuple):
-    """How much to look at.
+    """How many examples an analysis uses.
 
     Attributes:
-        num_examples: Training examples to evaluate lesions on; 0 for all.
-        num_pair_examples: The same for pairs of layers, of which there are many; 0 for no pairs.
-        sample_seed: Draws the examples that are looked at on their own.
-        batch_size: Examples to look at together; 0 for the run's `evaluation.batch_size`.
+        num_examples: Training examples that lesions are evaluated on; 0 for all.
+        num_pair_examples: Training examples that lesions of two layers are evaluated on; 0 to
+            leave these out.
+        sample_seed: Seed that draws the examples whose gates and outputs are saved one by one.
+        batch_size: Examples evaluated together; 0 for the run's `evaluation.batch_size`.
     """
 
     num_examples: int = 0
@@ -42,23 +43,32 @@ DEFAULTS = Options()
 def analyze(
     workdir: Path, chosen: Sequence[int] = (), options: Options = DEFAULTS
 ) -> dict[int, Findings]:
-    """Looks into trained nets of a run.
+    """Analyzes trained nets of a run.
 
     Args:
         workdir: The run's directory.
-        chosen: Numbers of the trials; none for the best finished one of each highway net, by
-            training loss: of each case at each point of the grid.
-        options: How much to look at.
+        chosen: Indices of the trials. If empty, the finished trial with the smallest training loss
+            of each case of highway nets at each point of the grid.
+        options: How many examples to use.
 
     Returns:
-        What was found, by trial.
+        The findings by trial.
 
     Raises:
-        UserError: If the run or the trial is not there, is not finished, or has no highway gates.
+        UserError: If the run or a trial does not exist, is not finished, or has no highway gates,
+            or if the settings of a retrained trial are unknown.
     """
     saved = restore.read(workdir)
     rows = _choose(saved.config, saved.rows, chosen, workdir)
-    trial_mesh.use_cores(saved.config.runtime.devices)
+    for row in rows:
+        if row["trial"] not in saved.trials:
+            raise UserError(
+                f"--workdir is {str(workdir)!r}; allowed: a run whose results.csv has a row for"
+                f" each trial of the cell that trial {row['trial']} retrains: its settings are"
+                " unknown without them; start the run again to train those that are missing"
+            )
+    runtime: Any = saved.config.runtime
+    trial_mesh.use_cores(runtime.devices)
     found = {}
     for name in dict.fromkeys(row["batch"] for row in rows):
         wanted = [row["trial"] for row in rows if row["batch"] == name]
@@ -91,7 +101,8 @@ def _analyze_batch(
 ) -> dict[int, Findings]:
     wanted = [saved.trials[index] for index in indices]
     batch = Batch(name, tuple(wanted), 0, 0, True)
-    dataset = load_data(batch.config.data)
+    data: Any = batch.config.data
+    dataset = load_data(data)
     program = Program(batch, dataset)
     numbers = batch.hyperparameters()
     params = restore.params(saved.workdir, name, indices, program.model, saved.trials)
@@ -109,7 +120,13 @@ def _analyze_batch(
         "mean": gates.mean,
         "changes": gates.changes,
     }
-    arrays |= {f"sample_{key}": value for key, value in samples._asdict().items()}
+    arrays |= {
+        "sample_index": samples.example,
+        "sample_label": samples.label,
+        "sample_prediction": samples.prediction,
+        "sample_gates": samples.gates,
+        "sample_outputs": samples.outputs,
+    }
     examples = options.num_examples or dataset.train.size
     common = {
         "class_names": np.asarray(dataset.class_names),

@@ -16,7 +16,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
 from highway_jax.data.dataset import load as load_data
 from highway_jax.errors import show
-from highway_jax.nn import stacks
+from highway_jax.nn import model as nets
 from highway_jax.nn.blocks import BlockActivations
 from highway_jax.storage import preprocessing
 from highway_jax.storage.preprocessing import SavedPreprocessing
@@ -144,9 +144,9 @@ class TrainedNet:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis), *parts)
 
     @functools.cached_property
-    def _model(self) -> stacks.Model:
+    def _model(self) -> nets.Model:
         saved = self.preprocessing
-        return stacks.build(self.config.model, saved.example_shape, len(saved.class_names))
+        return nets.build(self.config.model, saved.example_shape, len(saved.class_names))
 
     @functools.cached_property
     def _device_params(self) -> Any:
@@ -208,7 +208,7 @@ def load(workdir: str | Path, trial: int | str = "best", *, batch_size: int = 10
     found = preprocessing.load(preprocessing.path(path, config.data))
     if found is None:
         found = preprocessing.of(config.data, load_data(config.data))
-    model = stacks.build(config.model, found.example_shape, len(found.class_names))
+    model = nets.build(config.model, found.example_shape, len(found.class_names))
     params = restore.params(path, row["batch"], [chosen.index], model, saved.trials)
     return TrainedNet(config, jax.tree.map(lambda leaf: leaf[0], params), found, batch_size)
 

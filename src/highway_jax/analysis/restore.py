@@ -90,14 +90,14 @@ def params(
 def _shapes(batch: Batch, model: Model) -> train.TrialState:
     """Returns the shapes of the saved state of a batch, as arrays of zeros."""
     decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
-    section: Any = batch.config.optimizer
+    section = batch.config.optimizer
     task = train.Task(
         init=model.init,
         apply=model.apply,
         preprocess=lambda images: images,
         # The number of steps of an epoch has no influence on shapes.
         optimizer=lambda numbers: optimizer.build(
-            section, 1, numbers, decays_weights=decays_weights
+            section, 1, numbers, model.roles, decays_weights=decays_weights
         ),
         num_train=1,
         batch_size=1,

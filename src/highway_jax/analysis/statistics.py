@@ -1,4 +1,4 @@
-"""Single numbers from the arrays of `storage.findings`. NumPy only."""
+"""Scalar statistics of the arrays of `storage.findings`, in NumPy."""
 
 import math
 
@@ -8,21 +8,21 @@ from jaxtyping import Float
 from highway_jax.storage.findings import Findings
 
 IDLE = 0.01
-"""A layer is idle if shutting its gates raises the error by less than this (0.01 is 1 %)."""
+"""A layer is idle if closing its gates raises the error by less than this (0.01 is 1 %)."""
 OPEN = 0.5
-"""A gate is open if its output is above this."""
+"""A gate is open if its output exceeds this."""
 
 NUMBERS = {
     "biases_fell": "share of transform biases that fell in training",
     "bias_depth_correlation": "correlation of a bias with its layer's depth",
     "bias_activity_correlation": "correlation of a bias with its gate's mean output",
-    "layer_bias_activity_correlation": "the same of a layer's mean bias and mean output",
+    "layer_bias_activity_correlation": "correlation of a layer's mean bias with its mean output",
     "mean_gate": "mean output of all gates over all training examples",
     "open_on_average": f"share of gates whose mean output is above {OPEN}",
     "open_for_one": f"share of gates whose output for one example is above {OPEN}",
     "sparsity_on_average": "Treves-Rolls sparsity of the mean outputs of a layer's gates",
     "sparsity_for_one": "Treves-Rolls sparsity of a layer's gates for one example",
-    "change_reach": "layers that make 95 % of the change in block outputs",
+    "change_reach": "first layers that make 95 % of the change in block outputs",
     "class_early_share": "share of the differences between classes in the first 15 layers",
     "intact_loss": "training loss of the intact net",
     "intact_error": "training error of the intact net",
@@ -30,11 +30,11 @@ NUMBERS = {
     "last_needed": f"last layer without which the error rises by {100 * IDLE:g} % or more",
     "worst_cost": "rise of the training error without the layer that matters most",
 }
-"""The numbers of `measure`, in words."""
+"""What each statistic of `measure` is."""
 
 
 def measure(found: Findings) -> dict[str, float]:
-    """Returns the numbers that the arrays come to (see `NUMBERS`)."""
+    """Returns the statistics of `NUMBERS`."""
     layer = np.arange(1, len(found.biases) + 1)
     differences = np.abs(found.by_class - found.mean)
     by_layer = np.nansum(differences, axis=(0, 2))
@@ -64,7 +64,7 @@ def measure(found: Findings) -> dict[str, float]:
 
 
 def describe(numbers: dict[str, float]) -> list[tuple[str, str]]:
-    """Returns what each number of `measure` is and its value, for people to read."""
+    """Returns (description, formatted value) of each statistic of `measure`."""
 
     def text(name, value):
         if math.isnan(value):
@@ -78,15 +78,15 @@ def describe(numbers: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def sparsity(activity: Float[np.ndarray, "... units"]) -> Float[np.ndarray, "..."]:
-    """Returns 1 - mean(a)^2 / mean(a^2) over the last axis, NaN left out.
+    """Returns 1 - mean(a)^2 / mean(a^2) over the last axis, ignoring NaN.
 
-    0 where all units are equally active, near 1 where few are (Treves & Rolls 1991).
+    It is 0 if all units are equally active, and near 1 if few are active (Treves & Rolls 1991).
     """
     return 1 - np.nanmean(activity, -1) ** 2 / np.nanmean(activity**2, -1)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns Pearson's correlation where neither is NaN; NaN if one is constant."""
+    """Returns Pearson's correlation of the pairs without NaN; NaN if one array is constant."""
     a, b = np.broadcast_arrays(a, b)
     known = ~(np.isnan(a) | np.isnan(b))
     a, b = a[known] - a[known].mean(), b[known] - b[known].mean()
@@ -95,6 +95,6 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def reach(amounts: Float[np.ndarray, "blocks"], share: float = 0.95) -> int:
-    """Returns the number of first blocks that together have at least a share of all."""
+    """Returns how many first blocks it takes for their sum to reach a share of the total."""
     total = np.cumsum(amounts)
     return int(np.searchsorted(total, share * total[-1] * (1 - 1e-9)) + 1)

@@ -1,11 +1,11 @@
-"""Looking inside trained highway nets: gates, routing by class, lesions (sections 4.1 and 4.2).
+"""Gates, routing by class and lesions of trained highway nets (sections 4.1 and 4.2).
 
-`Nets` runs trained nets over examples and gives host arrays of shape [nets, blocks, ...], all nets
-and all lesions in one compiled program: one after the other, but on GPU and TPU some hundred
-lesions of a net at once. `statistics.measure` makes single numbers of them.
+`Nets` evaluates trained nets on examples and returns host arrays [nets, blocks, ...]. All nets and
+lesions share one compiled program. A CPU evaluates one lesion at a time, a GPU or TPU a few hundred
+lesions of a net. `statistics.measure` reduces the arrays to scalars.
 
-Blocks count from the first highway layer. The maps of a convolutional block are averaged over
-space, and blocks narrower than the widest of the net are filled up with NaN.
+Blocks are counted from the first highway layer. Maps of a convolutional block are averaged over
+space. Blocks narrower than the widest block of the net are padded with NaN.
 """
 
 import math
@@ -25,7 +25,7 @@ from highway_jax.training.program import Program
 
 
 class Gates(NamedTuple):
-    """What the gates of a net do over a data set.
+    """Gate statistics of a net over a data set.
 
     Attributes:
         counts: Examples of each class [classes].
@@ -47,67 +47,63 @@ class Gates(NamedTuple):
             np.isnan(self.by_class).all(-3), np.nan, 0
         )
 
-    @property
-    def difference(self) -> Float[np.ndarray, "*nets classes blocks width"]:
-        """Mean of each class minus the mean over all examples (Figure 3)."""
-        return self.by_class - self.mean[..., None, :, :]
-
 
 class Samples(NamedTuple):
-    """What single examples do in a net.
+    """Activations of a net for single examples.
 
     Attributes:
-        index: Their places in the training split [samples].
-        label: Their classes [samples].
-        prediction: The net's answers [samples].
+        example: Positions of the examples in the training split [samples].
+        label: Classes [samples].
+        prediction: Predicted classes [samples].
         gates: Transform-gate outputs [samples, blocks, width].
         outputs: Block outputs [samples, blocks, width].
     """
 
-    index: Int[np.ndarray, "*nets samples"]
+    example: Int[np.ndarray, "*nets samples"]
     label: Int[np.ndarray, "*nets samples"]
     prediction: Int[np.ndarray, "*nets samples"]
     gates: Float[np.ndarray, "*nets samples blocks width"]
     outputs: Float[np.ndarray, "*nets samples blocks width"]
 
 
-# Of one block's output, for all lesions that are computed at once: 335 lesions of a net of 50 units
-# on 1,000 examples, which fill an accelerator, and take 200 MiB in all.
+# Limit for the outputs of one block, over all lesions evaluated together. It allows 335 lesions of
+# a net of 50 units on 1,000 examples, which keep an accelerator busy and take 200 MiB in total.
 _BYTES_AT_ONCE = 2**26
 
 
 class _MemoryEnded(UserError):
-    """A device's memory did not hold a part of the work."""
+    """The work of one call does not fit the memory of a device."""
 
 
 class Nets:
-    """Trained highway nets of one shape, and the examples to look at them with.
+    """Trained highway nets of one shape, and the examples that they are evaluated on.
 
     Attributes:
-        num_nets: How many.
-        num_blocks: Highway blocks of each.
+        num_nets: Number of nets.
+        num_blocks: Number of highway blocks of each net.
         widths: Units or maps of each block [blocks].
     """
 
     def __init__(self, program: Program, params: Any, batch_size: int = 0):
-        """Prepares; nothing is compiled.
+        """Prepares the evaluation; nothing is compiled yet.
 
         Args:
-            program: The program that trained them.
-            params: Their parameters as a tree of host arrays [nets, ...].
-            batch_size: Examples to look at together; 0 for the program's `evaluation.batch_size`.
+            program: The program that trained the nets.
+            params: Parameters of the nets as a tree of host arrays [nets, ...].
+            batch_size: Examples evaluated together; 0 for the program's `evaluation.batch_size`.
 
         Raises:
             UserError: If the nets have no blocks.
         """
+        config: Any = program.config
         if program.model.num_blocks == 0:
             raise UserError(
-                f"config.model.depth is {program.config.model.depth}; allowed: at least 2, so that"
-                " there is a highway block to look at"
+                f"config.model.depth is {config.model.depth}; allowed: at least 2, so that there is"
+                " a highway block to analyze"
             )
         self._model, self._task = program.model, program.task
         self._examples, self._spans = program.examples, program.spans
-        self._batch_size = batch_size or program.config.evaluation.batch_size
+        self._batch_size = batch_size or config.evaluation.batch_size
         self._num_classes = program.num_classes
         self._params = params
         self.num_nets = len(jax.tree.leaves(params)[0])
@@ -123,10 +119,10 @@ class Nets:
         )
 
     def gates(self, split: str = "train") -> Gates:
-        """Returns what the gates do over a split."""
+        """Returns the gate statistics of each net over a split."""
         examples = self._first(split)
-        # Examples, not nets, are spread over the devices: so one net has all of them too, and
-        # has the same sums, to the bit, whatever other nets are looked at.
+        # The devices share the examples and not the nets. A single net then uses all devices, and
+        # its sums do not depend on which other nets are analyzed.
         size, parts = len(examples.labels), len(trial_mesh.devices())
         edges = np.linspace(0, size, parts + 1).astype(np.int32)
         spans = np.stack([edges[:-1], edges[1:]], axis=-1)
@@ -139,7 +135,7 @@ class Nets:
         return Gates(counts, by_class, changes / counts.sum(-1, keepdims=True))
 
     def samples(self, index: Int[np.ndarray, "samples"]) -> Samples:
-        """Returns what single examples of the training split do in each net."""
+        """Returns the activations of each net for single examples of the training split."""
         examples = train.DeviceData(*(a[index] for a in self._examples))
 
         def look(params, examples):
@@ -162,22 +158,22 @@ class Nets:
         num_examples: int = 0,
         at_once: int = 0,
     ) -> metrics.Sums:
-        """Evaluates every net with transform gates forced, in one compiled program.
+        """Evaluates every net with forced transform gates, in one compiled program.
 
         Args:
-            gates: For each lesion a number for each block: 0 shuts its gates, so that it copies
-                its input; 1 opens them; NaN leaves them alone.
-            split: Which examples.
-            num_examples: Only the first so many; 0 for all.
-            at_once: Lesions of a net that a device computes at once, which changes the sums by
-                rounding at most; 0 for what memory and speed suggest. Where memory ends, they are
-                halved.
+            gates: The forced gate output of each block, for each lesion. 0 closes the gates, so
+                that the block copies its input; 1 opens them; NaN leaves them as they are.
+            split: Name of the split.
+            num_examples: How many first examples of the split to use; 0 for all.
+            at_once: Lesions of a net that a device evaluates together; 0 for a number that fits
+                memory and is fast. It is halved until they fit memory. It affects the sums by
+                rounding only.
 
         Returns:
-            Sums of arrays [nets, lesions].
+            Sums as arrays [nets, lesions].
 
         Raises:
-            UserError: If memory does not hold one net with one lesion.
+            UserError: If one net with one lesion does not fit memory.
         """
         examples = self._first(split, num_examples)
         at_once = at_once or self._lesions_at_once(len(gates))
@@ -191,7 +187,7 @@ class Nets:
 
     def _lesion(self, gates: np.ndarray, examples: train.DeviceData, at_once: int) -> metrics.Sums:
         num_lesions, num_chunks = len(gates), math.ceil(len(gates) / at_once)
-        # The last chunk is filled up with copies of the last lesion, which are left out at the end.
+        # Copies of the last lesion pad the last chunk; their sums are cut off below.
         gates = gates[np.minimum(np.arange(num_chunks * at_once), num_lesions - 1)]
         gates = gates.reshape(num_chunks, at_once, self.num_blocks)
         net = np.repeat(np.arange(self.num_nets), num_chunks)
@@ -200,7 +196,7 @@ class Nets:
 
     def _lesions_at_once(self, num_lesions: int) -> int:
         devices = trial_mesh.devices()
-        # A CPU is as fast with one at a time, which caches hold.
+        # A CPU is not faster with several lesions, since one of them fits its caches.
         if devices[0].platform == "cpu":
             return 1
 
@@ -214,7 +210,7 @@ class Nets:
         return min(most, math.ceil(self.num_nets * num_lesions / len(devices)))
 
     def _first(self, split: str, num_examples: int = 0) -> train.DeviceData:
-        """Returns the first examples of a split, or all."""
+        """Returns the first examples of a split; all of them if `num_examples` is 0."""
         first, end = self._spans[split]
         end = min(end, first + num_examples) if num_examples else end
         return jax.tree.map(lambda a: a[first:end], self._examples)
@@ -223,13 +219,13 @@ class Nets:
         """Returns `function(params, examples, *item)` for each item, over all devices.
 
         Args:
-            function: What to compute of one net.
-            examples: What the devices need of them.
-            net: The net of each item.
-            items: Further arrays [items, ...].
+            function: Computes one item.
+            examples: Examples that every item uses.
+            net: Index of the net of each item [items].
+            items: Further arguments of the function, as arrays [items, ...].
 
         Raises:
-            _MemoryEnded: If a device's memory does not hold what one item needs.
+            _MemoryEnded: If one item does not fit the memory of a device.
         """
 
         def of_item(item, params, examples):
@@ -244,8 +240,8 @@ class Nets:
             if not trial_mesh.is_memory(error):
                 raise
             raise _MemoryEnded(
-                f"--batch_size is {self._batch_size}; allowed: fewer, as the memory of a device"
-                f" does not hold so many examples at a time ({brief(str(error))})"
+                f"--batch_size is {self._batch_size}; allowed: fewer, since so many examples"
+                f" do not fit the memory of a device ({brief(str(error))})"
             ) from error
 
     def _lesioned(self, params: Any, examples: train.DeviceData, gates: Array) -> metrics.Sums:
@@ -259,7 +255,11 @@ class Nets:
     def _gate_sums(
         self, params: Any, examples: train.DeviceData, span: Int[Array, "2"]
     ) -> tuple[Array, ...]:
-        """Returns counts [classes], gates [classes, blocks, width] and changes [blocks], summed."""
+        """Returns sums over a span of examples.
+
+        Returns:
+            Examples [classes], gate outputs [classes, blocks, width] and |y - x| [blocks].
+        """
 
         def look(images, labels, counted):
             counted = counted.astype(jnp.float32)
@@ -278,7 +278,7 @@ class Nets:
         return evaluate.add_up(look, examples, span, self._batch_size)
 
     def _fill(self, maps: Any) -> np.ndarray:
-        """Returns maps [..., blocks, width] with NaN where a block has no such unit."""
+        """Returns maps [..., blocks, width] with NaN for units that a block does not have."""
         return np.where(self._outside, np.nan, np.asarray(maps))
 
 
@@ -288,20 +288,20 @@ def _change(block: BlockActivations) -> Float[Array, "batch"]:
 
 
 def single_lesions(num_blocks: int, gate: float = 0.0) -> Float[np.ndarray, "blocks blocks"]:
-    """Returns one lesion a block: its transform gates at `gate`, all others alone (Figure 4)."""
+    """Returns a lesion for each block that forces only its transform gates to `gate` (Figure 4)."""
     return np.where(np.eye(num_blocks, dtype=bool), np.float32(gate), np.nan)
 
 
 def range_lesions(num_blocks: int, *, from_here: bool) -> Float[np.ndarray, "blocks blocks"]:
-    """Returns one lesion a block, shutting it and all after it, or it and all before it."""
+    """Returns a lesion for each block that closes it and all blocks after it, or all before it."""
     block = np.arange(num_blocks)
-    shut = block >= block[:, None] if from_here else block <= block[:, None]
-    return np.where(shut, np.float32(0), np.nan)
+    closed = block >= block[:, None] if from_here else block <= block[:, None]
+    return np.where(closed, np.float32(0), np.nan)
 
 
 def pair_lesions(num_blocks: int) -> Float[np.ndarray, "pairs blocks"]:
-    """Returns one lesion for each pair of blocks i <= j, both shut, in the order of triu."""
+    """Returns a lesion for each pair of blocks i <= j that closes both, as `triu_indices`."""
     gates = np.full((num_blocks * (num_blocks + 1) // 2, num_blocks), np.nan, np.float32)
-    for places in np.triu_indices(num_blocks):
-        gates[np.arange(len(gates)), places] = 0
+    for blocks in np.triu_indices(num_blocks):
+        gates[np.arange(len(gates)), blocks] = 0
     return gates

@@ -1,11 +1,11 @@
-"""What the paper says of Figures 2 to 4 (sections 4.1 and 4.2), held against what was found.
+"""Claims of the paper about Figures 2 to 4 (sections 4.1 and 4.2), checked on findings.
 
-The paper states these in words. The measure of each and the line above which it counts as holding
-are ours, and stand beside it.
+The paper states them in words. The statistic that measures a claim and the threshold at which it
+holds are ours; reports print both beside the claim.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,18 +13,18 @@ from highway_jax.analysis.statistics import IDLE, measure
 from highway_jax.storage.findings import Findings
 
 Nets = Mapping[str, Findings]
-"""The nets by data set, `mnist` and `cifar100`."""
+"""Findings by data set, `mnist` and `cifar100`."""
 
 
 class Claim(NamedTuple):
-    """One thing that the paper says.
+    """One claim of the paper.
 
     Attributes:
-        figure: Where.
-        datasets: Of which nets.
-        text: What it says.
-        measure: How we look at it, and when it counts as holding.
-        check: Nets -> (our number in words, whether it holds).
+        figure: Number of the figure.
+        datasets: Data sets whose nets it is about.
+        text: The claim.
+        measure: The statistic that measures it, and the threshold at which it holds.
+        check: Nets -> (the formatted statistic, whether the claim holds).
     """
 
     figure: str
@@ -35,7 +35,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A claim and what became of it."""
+    """A claim, our statistic as text, and whether the claim holds."""
 
     claim: Claim
     number: str
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(nets: Nets) -> list[Verdict]:
-    """Returns the verdict on each claim whose nets are there."""
+    """Returns the verdict on each claim whose nets are among `nets`."""
     ready = (claim for claim in CLAIMS if all(name in nets for name in claim.datasets))
     return [Verdict(claim, *claim.check(nets)) for claim in ready]
 
@@ -68,9 +68,9 @@ def _more_in_cifar(name: str, form: str, sign: int = 1) -> Callable[[Nets], tupl
 
 
 def _costs(
-    dataset: str, first: int, last: int, form: str, holds: Callable[[np.ndarray], bool], value
+    dataset: str, first: int, last: int, form: str, holds: Callable[[np.ndarray], Any], value
 ) -> Callable[[Nets], tuple[str, bool]]:
-    """Checks what shutting each of layers `first` to `last` adds to the training error."""
+    """Returns a check of how much the training error rises when single layers are closed."""
 
     def check(nets):
         costs = nets[dataset].cost[first - 1 : last]

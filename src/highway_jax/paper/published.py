@@ -1,7 +1,7 @@
-"""What the paper reports: the numbers that ours are put beside.
+"""Results that the paper reports.
 
 Tables 1 to 3 are quoted as printed. The values of Figure 1 are read off its image, to about 10 % on
-its logarithmic axis. `author_curve` gives the test curves of the authors' own published logs.
+its logarithmic axis. `author_curve` returns the test curves of the logs that the authors published.
 """
 
 import csv
@@ -15,11 +15,11 @@ class Published(NamedTuple):
     """A row of a table.
 
     Attributes:
-        network: Its name there.
-        layers: Layers, if stated.
-        parameters: Parameters, as printed.
-        accuracies: Test accuracy in %, as printed, one for each column.
-        ours: Which of our results stand beside it: (architecture, width, dataset) of each column.
+        network: Name of the net in the paper.
+        layers: Number of layers, if stated.
+        parameters: Number of parameters, as printed.
+        accuracies: Test accuracy of each column in %, as printed.
+        ours: (architecture, width, dataset) of our nets that are compared with it, for each column.
     """
 
     network: str
@@ -33,9 +33,9 @@ class Table(NamedTuple):
     """A table of the paper.
 
     Attributes:
-        title: What it shows.
-        columns: Headings of its accuracies.
-        rows: Its rows.
+        title: Heading of its section.
+        columns: Headings of the accuracies.
+        rows: Rows.
     """
 
     title: str
@@ -105,7 +105,7 @@ FIGURE1_BEST: dict[tuple[str, int], tuple[float, ...]] = {
     ("highway", 50): (8e-5, 1.8e-5, 1.3e-5, 8.7e-6, 7.6e-6, 6.9e-6, 6.9e-6),
     ("highway", 100): (2.2e-3, 4.5e-4, 1.7e-4, 9.6e-5, 7.8e-5, 6.9e-5, 6.7e-5),
 }
-"""Training cross-entropy of the best run at each of these epochs, by block and depth."""
+"""Training cross-entropy of the best run at each of `FIGURE1_EPOCHS`, by block and depth."""
 
 FIGURE1_TEN_BEST: dict[tuple[str, int], tuple[float, float, float]] = {
     ("plain", 10): (2.6e-5, 1.2e-5, 4.0e-5),
@@ -117,7 +117,7 @@ FIGURE1_TEN_BEST: dict[tuple[str, int], tuple[float, float, float]] = {
     ("highway", 50): (7.4e-5, 7e-6, 1.4e-4),
     ("highway", 100): (4.3e-4, 1.0e-4, 7.9e-4),
 }
-"""Mean training cross-entropy of the ten best settings, and the ends of its bar."""
+"""Training cross-entropy of the ten best settings: mean, and both ends of its error bar."""
 
 _CURVES = {
     ("mnist10", 32, "mnist"): "mnist10_width32",
@@ -127,7 +127,7 @@ _CURVES = {
 
 
 def author_curve(architecture: str, width: int, dataset: str) -> np.ndarray | None:
-    """Returns the authors' test curve for a net, or None if they published none.
+    """Returns the authors' test curve of a net, or None if they published none.
 
     Returns:
         Rows of (step, test accuracy from 0 to 1, test loss), from the logs in the authors' public
@@ -137,5 +137,5 @@ def author_curve(architecture: str, width: int, dataset: str) -> np.ndarray | No
     if name is None:
         return None
     path = resources.files("highway_jax.paper") / "authors" / f"{name}.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return np.asarray([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
+    rows = list(csv.reader(path.read_text("utf-8").splitlines()))
+    return np.asarray([[float(value) for value in row] for row in rows[1:]])

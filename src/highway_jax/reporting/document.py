@@ -1,16 +1,16 @@
-"""The parts that reports are made of, and how they look in Markdown."""
+"""The parts of reports, and their form in Markdown."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-    """A table of text; its first column is of words, the others of numbers.
+    """A table of texts. Its first column holds words, the others numbers.
 
     Attributes:
         heads: Headings of the columns.
         rows: Cells.
-        words: Further columns that are of words.
+        words: Positions of all columns that hold words.
     """
 
     heads: Sequence[str]
@@ -19,11 +19,11 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure.
+    """A figure of the Markdown report. The page shows a chart of the same data in its place.
 
     Attributes:
-        name: Its file beside the report, without the ending.
-        words: What it shows.
+        name: Name of its file beside the report, without the suffix.
+        words: Its caption.
     """
 
     name: str
@@ -31,34 +31,57 @@ class Picture(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Something to explore, on the page only.
+    """An interactive chart of the page.
 
     Attributes:
-        kind: What draws it (see `page/page.js`).
-        data: What it draws, as JSON data.
+        kind: Name of the function that draws it (`KINDS` in `page_files`).
+        data: What it draws, as JSON data. None for charts of all trials (`explorer.explore`).
     """
 
     kind: str
-    data: Any
+    data: Any = None
 
 
-class Section(NamedTuple):
-    """A part of a report.
+class Card(NamedTuple):
+    """A number at the top of the page.
 
     Attributes:
-        title: Its heading.
-        parts: Text, tables, pictures and charts, one after the other.
+        title: What it is.
+        value: The number as text.
+        detail: Further words about it.
     """
 
     title: str
-    parts: Sequence[str | Table | Picture | Chart]
+    value: str
+    detail: str
+
+
+class Cards(NamedTuple):
+    """The cards of a section."""
+
+    cards: Sequence[Card]
+
+
+Part = str | Table | Picture | Chart | Cards
+
+
+class Section(NamedTuple):
+    """A section of a report.
+
+    Attributes:
+        title: Its heading.
+        parts: Its contents in order.
+    """
+
+    title: str
+    parts: Sequence[Part]
 
 
 def to_markdown(title: str, sections: Iterable[Section]) -> str:
-    """Returns a report as Markdown, without its charts."""
+    """Returns a report as Markdown, without what only the page shows."""
     blocks = [f"# {title}"]
     for section in sections:
-        shown = [part for part in section.parts if not isinstance(part, Chart)]
+        shown = [part for part in section.parts if not isinstance(part, Chart | Cards)]
         if shown:
             blocks += [f"## {section.title}", *map(_markdown, shown)]
     return "\n\n".join(blocks) + "\n"

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from numbers; no file is read and nothing is trained here."""
+"""Figures of the paper and of runs, drawn by matplotlib."""
 
 import io
 import itertools
@@ -16,18 +16,21 @@ from highway_jax.storage.findings import Findings
 _DEPTH_COLORS = {10: "#8da0cb", 20: "#66a61e", 50: "#d95f02", 100: "#7b1e57"}
 _BLOCK_COLORS = {"plain": "#999999", "highway": "#1b6ca8"}
 _BLOCKS = ("plain", "highway")
-# One scale a meaning; their lightness changes in one direction only, so they can be read in grey.
+_BLOCK_STYLES = {"highway": "-", "plain": "--", "residual": ":"}
 MAPS = {
     "bias": "cividis",
     "gate": "viridis",
     "output": "bone",
-    "difference": "magma",
+    "difference": "RdBu_r",
     "error": "inferno",
 }
+"""Colour map of each quantity. Differences diverge from white at zero; the lightness of the others
+changes in one direction only, so that they can be read in grey.
+"""
 
 
 class Curve(NamedTuple):
-    """Numbers over training.
+    """A measurement over training.
 
     Attributes:
         x: Epochs or steps [points].
@@ -36,6 +39,11 @@ class Curve(NamedTuple):
 
     x: Float[np.ndarray, "points"]
     y: Float[np.ndarray, "points"]
+
+    @classmethod
+    def of(cls, points: tuple[Sequence[float], Sequence[float]]) -> "Curve":
+        """Returns the curve of what `storage.results.Run.curve` returns."""
+        return cls(*(np.asarray(values, float) for values in points))
 
 
 def figure1(
@@ -49,7 +57,7 @@ def figure1(
         ten_best: Mean and standard deviation of the ten best trials, by block and depth.
 
     Returns:
-        A matplotlib figure; the paper's values are hollow markers of the same colour.
+        A matplotlib figure. Hollow markers of the same colour are the values of the paper.
     """
     from matplotlib.figure import Figure
 
@@ -76,11 +84,11 @@ def _bars(axis: Any, ten_best: Mapping[tuple[str, int], tuple[float, float]]) ->
 
     depths = list(_DEPTH_COLORS)
     for block, shift in zip(_BLOCKS, (-0.2, 0.2), strict=True):
-        places = [i + shift for i, depth in enumerate(depths) if (block, depth) in ten_best]
+        positions = [i + shift for i, depth in enumerate(depths) if (block, depth) in ten_best]
         found = [ten_best[block, depth] for depth in depths if (block, depth) in ten_best]
         means, stds = ([value[i] for value in found] for i in (0, 1))
-        axis.bar(places, means, 0.4, color=_BLOCK_COLORS[block])
-        axis.errorbar(places, means, stds, fmt="none", ecolor="black", capsize=3, lw=1)
+        axis.bar(positions, means, 0.4, color=_BLOCK_COLORS[block])
+        axis.errorbar(positions, means, stds, fmt="none", ecolor="black", capsize=3, lw=1)
         theirs = [published.FIGURE1_TEN_BEST[block, depth][0] for depth in depths]
         axis.plot(
             [i + shift for i in range(len(depths))], theirs, "o", color="black", mfc="white", ms=5
@@ -93,15 +101,16 @@ def _bars(axis: Any, ten_best: Mapping[tuple[str, int], tuple[float, float]]) ->
 
 
 def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) -> Any:
-    """Draws test errors over the steps of training, ours and the authors' own.
+    """Draws test errors over the steps of training, ours and those of the authors' log.
 
     Args:
         ours: Test accuracy from 0 to 1 over steps, by label.
-        authors: That of the authors' log, if there is one.
-        title: Of the figure.
+        authors: Test accuracy of the authors' log, if there is one.
+        title: Title of the figure.
 
     Returns:
-        A matplotlib figure; its steps are logarithmic if ours end long before the authors'.
+        A matplotlib figure. Its axis of steps is logarithmic if our training is less than a quarter
+        as long as the authors'.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -126,11 +135,11 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
 
 
 def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: str) -> Any:
-    """Draws training losses over epochs, a colour for each depth and a line style for each block.
+    """Draws training losses over epochs, with a colour for each depth and a style for each block.
 
     Args:
         nets: Training loss over epochs of each trial, by block and depth.
-        title: Of the figure.
+        title: Title of the figure.
 
     Returns:
         A matplotlib figure.
@@ -142,14 +151,15 @@ def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: st
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
     depths = sorted({depth for _, depth in nets})
-    # Short of the map's end, which is too light on white.
+    # The light end of the map is hard to see on white.
     shades = mpl.colormaps["viridis"](np.linspace(0.85, 0, len(depths)))
     colors = dict(zip(depths, shades, strict=True))
-    styles = {"highway": "-", "plain": "--", "residual": ":"}
     for (block, depth), curves in sorted(nets.items()):
         for i, curve in enumerate(curves):
             label = None if i else f"{block}, {depth} layers"
-            axis.plot(*curve, styles[block], color=colors[depth], lw=1.5, label=label)
+            axis.plot(
+                *curve, _BLOCK_STYLES.get(block, "-."), color=colors[depth], lw=1.5, label=label
+            )
     axis.set(title=title, xlabel="Epoch", ylabel="Training cross-entropy", yscale="log")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
@@ -158,13 +168,13 @@ def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: st
 
 
 def figure2(nets: Sequence[Findings]) -> Any:
-    """Draws Figure 2: gate biases, mean gates, and one example's gates and outputs.
+    """Draws Figure 2: gate biases, mean gates, and the gates and outputs of one example.
 
     Args:
-        nets: One row each.
+        nets: Findings, drawn as a row of maps for each net.
 
     Returns:
-        A matplotlib figure, layers down and blocks across.
+        A matplotlib figure. Rows of a map are layers, its columns are blocks.
     """
     from matplotlib.figure import Figure
 
@@ -172,7 +182,7 @@ def figure2(nets: Sequence[Findings]) -> Any:
     grid = figure.subplots(len(nets), 4, squeeze=False)
     for row, found in zip(grid, nets, strict=True):
         gates = {"cmap": MAPS["gate"], "vmin": 0, "vmax": 1}
-        # A few biases far from the others would leave no colours for these.
+        # Without percentiles, a few outliers would use up the range of colours.
         low, high = np.nanpercentile(found.biases, (0.5, 99.5))
         biases = {"cmap": MAPS["bias"], "vmin": low, "vmax": high}
         _map(row[0], found.biases, "Transform gate biases", "both", **biases)
@@ -187,8 +197,9 @@ def figure3(nets: Sequence[Findings], classes: Sequence[tuple[int, int]] = ()) -
     """Draws Figure 3: mean gate outputs of two classes, minus those over all examples.
 
     Args:
-        nets: Two panels each.
-        classes: Two classes a net; without, the paper's: 0 and 7 of ten, else 0 and 1.
+        nets: Findings, drawn as two maps for each net.
+        classes: Two classes for each net. By default those of the paper: 0 and 7 of ten classes,
+            else 0 and 1.
 
     Returns:
         A matplotlib figure.
@@ -210,10 +221,10 @@ def figure3(nets: Sequence[Findings], classes: Sequence[tuple[int, int]] = ()) -
 
 
 def figure4(nets: Sequence[Findings]) -> Any:
-    """Draws Figure 4: training error with each layer's transform gates shut, one at a time.
+    """Draws Figure 4: training error with the transform gates of one layer at a time closed.
 
     Args:
-        nets: One panel each; the dashed line is the net left whole.
+        nets: Findings, drawn as a panel for each net. The dashed line is the intact net.
 
     Returns:
         A matplotlib figure.
@@ -233,7 +244,7 @@ def figure4(nets: Sequence[Findings]) -> Any:
 
 
 def lesions(found: Findings) -> Any:
-    """Draws lesions that the paper does not have: gates forced open, ranges, pairs of layers.
+    """Draws lesions beyond those of the paper: gates forced open, ranges and pairs of layers.
 
     Returns:
         A matplotlib figure.
@@ -244,10 +255,10 @@ def lesions(found: Findings) -> Any:
     axes = figure.subplots(1, 3)
     layers = np.arange(1, len(found.biases) + 1)
     kinds = (
-        (axes[0], found.shut, "this layer shut", _BLOCK_COLORS["highway"], "o-"),
+        (axes[0], found.shut, "this layer closed", _BLOCK_COLORS["highway"], "o-"),
         (axes[0], found.opened, "this layer forced open", "#d95f02", "s-"),
-        (axes[1], found.shut_to, "all up to this layer shut", "#66a61e", "o-"),
-        (axes[1], found.shut_from, "all from this layer on shut", "#7b1e57", "s-"),
+        (axes[1], found.shut_to, "all up to this layer closed", "#66a61e", "o-"),
+        (axes[1], found.shut_from, "all from this layer on closed", "#7b1e57", "s-"),
     )
     for axis, values, label, color, style in kinds:
         axis.plot(layers, 100 * values[1], style, color=color, label=label, ms=3.5, lw=1)
@@ -257,7 +268,7 @@ def lesions(found: Findings) -> Any:
         axis.legend(frameon=False, fontsize="small")
         axis.spines[["top", "right"]].set_visible(False)
     if found.num_pair_examples:
-        title = f"Both of two layers shut: error (%), {found.num_pair_examples:,} examples"
+        title = f"Two layers closed: error (%), {found.num_pair_examples:,} examples"
         _map(axes[2], 100 * found.pairs[1], title, cmap=MAPS["error"], vmin=0)
         axes[2].set(xlabel="Layer", ylabel="Layer")
     else:
@@ -266,13 +277,13 @@ def lesions(found: Findings) -> Any:
 
 
 def _intact(axis: Any, found: Findings) -> None:
-    axis.axhline(100 * found.intact[1], color="black", ls="--", lw=1, label="whole net")
+    axis.axhline(100 * found.intact[1], color="black", ls="--", lw=1, label="intact net")
 
 
 def _map(
     axis: Any, values: np.ndarray, title: str, extend: str = "neither", **options: Any
 ) -> None:
-    """Draws a map of layers and blocks, both counted from 1."""
+    """Draws a map of layers (rows) and blocks (columns), both counted from 1."""
     rows, columns = values.shape
     extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
     image = axis.imshow(values, extent=extent, aspect="auto", interpolation="nearest", **options)
@@ -282,19 +293,19 @@ def _map(
 
 
 def color_scales(steps: int = 16) -> dict[str, list[tuple[float, str]]]:
-    """Returns the scales of `MAPS` as (place from 0 to 1, colour), for other plotting tools."""
+    """Returns the scales of `MAPS` as (position from 0 to 1, colour), for other plotting tools."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    places = [i / (steps - 1) for i in range(steps)]
-    return {name: [(p, to_hex(colormaps[m](p))) for p in places] for name, m in MAPS.items()}
+    positions = [i / (steps - 1) for i in range(steps)]
+    return {name: [(p, to_hex(colormaps[m](p))) for p in positions] for name, m in MAPS.items()}
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure as PNG and SVG: `path` with either ending.
+    """Writes a figure as PNG and SVG, `path` with either suffix.
 
-    The same figure gives the same files: without a salt and with a date, an SVG would differ each
-    time it is drawn.
+    Equal figures give equal files. The SVG has fixed ids and no date, since both would otherwise
+    differ each time.
     """
     from matplotlib import rc_context
 
@@ -302,7 +313,8 @@ def save(figure: Any, path: Path) -> None:
     drawing = io.StringIO()
     with rc_context({"svg.hashsalt": "highway_jax"}):
         figure.savefig(drawing, format="svg", metadata={"Date": None})
-    # With a salt, equal images (of two colour bars, say) get one id. Nothing refers to it.
+    # With a fixed salt, equal images (such as two colour bars) have equal ids, which must be
+    # unique. Nothing refers to them.
     numbers = itertools.count()
     text = re.sub(r'\bid="image\w+"', lambda _: f'id="image{next(numbers)}"', drawing.getvalue())
     path.with_suffix(".svg").write_text(text, "utf-8")

@@ -1,5 +1,6 @@
-"""What a report says beside the paper: Figure 1, Tables 1 to 3, Figures 2 to 4."""
+"""Sections of a report that compare runs with the paper: Figures 1 to 4, Tables 1 to 3."""
 
+import base64
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,11 @@ Row = dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """What a search found for nets of one block and depth, a curve and a bar of Figure 1.
+    """Results of a search for nets of one block and depth: a curve and a bar of Figure 1.
 
-    Both are of one measure, the mean training loss over the steps of an epoch, as the curves have
-    it. The loss evaluated after training, in results.csv, is known for each trial at its last epoch
-    only, so trials that were dropped early could not be compared by it.
+    Both are mean training losses over the steps of an epoch, as in metrics.jsonl. The loss in
+    results.csv is evaluated only after the last epoch of each trial, so it cannot compare trials
+    that were dropped at different epochs.
 
     Attributes:
         trials: Number of trials.
@@ -47,10 +48,10 @@ class Cell(NamedTuple):
 
 
 def figure1_cells(found: Iterable[Run]) -> dict[tuple[str, int], Cell]:
-    """Returns what sweeps of dense nets on MNIST found, by block and depth as in Figure 1.
+    """Returns the results of sweeps of dense nets on MNIST by block and depth, as in Figure 1.
 
-    Several searches of the same nets count as one. Only settings that were drawn count: the seeds
-    with which the best one was trained again would select it twice.
+    Searches of the same nets are pooled. The trials that train the best setting again are left out,
+    since they would count that setting several times.
     """
     members: dict[tuple[str, int], list[tuple[Row, tuple[list[int], list[float]]]]] = {}
     for run in found:
@@ -70,7 +71,7 @@ def figure1_cells(found: Iterable[Run]) -> dict[tuple[str, int], Cell]:
         ]
         if ended:
             row, points = pairs[min(ended)[-1]]
-            curve = figures.Curve(*(np.asarray(values, float) for values in points))
+            curve = figures.Curve.of(points)
             cells[net] = Cell(len(pairs), row, curve, _ten_best([c for _, c in pairs]))
     return cells
 
@@ -86,13 +87,13 @@ def _ten_best(curves: list[tuple[list[int], list[float]]]) -> tuple[float, float
 
 
 def draw_figure1(cells: dict[tuple[str, int], Cell]) -> Any:
-    """Returns Figure 1 of these cells as a matplotlib figure, with the paper's values marked."""
+    """Returns Figure 1 of some cells as a matplotlib figure, with the values of the paper."""
     bars = {key: cell.ten_best[:2] for key, cell in cells.items() if cell.ten_best}
     return figures.figure1({key: cell.curve for key, cell in cells.items()}, bars)
 
 
 def figure1(found: Iterable[Run], out: Path) -> Section:
-    """Draws Figure 1; its section is empty without a sweep of dense nets on MNIST."""
+    """Draws Figure 1. The section is empty without a sweep of dense nets on MNIST."""
     cells = figure1_cells(found)
     title = "Figure 1: training of plain and highway nets on MNIST"
     if not cells:
@@ -137,10 +138,12 @@ def _sweeps_depth(run: Run) -> bool:
 
 
 def table(name: str, found: list[Run], out: Path) -> Section:
-    """Returns a table's section with our rows, and draws our test curves; empty without results."""
+    """Draws the test curves of a table, and returns its section; empty without results of ours."""
     reference = published.TABLES[name]
     heads = ("network", "layers", "parameters", *(f"{c} (%)" for c in reference.columns))
-    cells = [(row.network, row.layers, row.parameters, *row.accuracies) for row in reference.rows]
+    cells: list[tuple[str, ...]] = [
+        (row.network, row.layers, row.parameters, *row.accuracies) for row in reference.rows
+    ]
     ours: list[tuple[str, str, tuple[str, ...]]] = []
     pictures: list[Any] = []
     for row in reference.rows:
@@ -165,7 +168,7 @@ def table(name: str, found: list[Run], out: Path) -> Section:
 
 
 def _trials_of(run: Run, net: tuple[str, int, str]) -> list[Row]:
-    """Returns the rows of a run's finished trials that stand beside a net of the paper."""
+    """Returns the rows of a run's ended trials that are compared with a net of the paper."""
     return [
         row
         for row in run.rows
@@ -176,7 +179,7 @@ def _trials_of(run: Run, net: tuple[str, int, str]) -> list[Row]:
 
 
 def _lines(trials: list[Row]) -> list[tuple[str, Row]]:
-    """Returns a row of statistics for each setting, with what it is and how it was trained."""
+    """Returns a description and the statistics of each setting."""
     groups = summaries.group(trials)
     settings = summaries.settings([members[0] for members in groups])
     lines = []
@@ -190,17 +193,14 @@ def _lines(trials: list[Row]) -> list[tuple[str, Row]]:
 
 
 def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], path: Path) -> list[Any]:
-    """Draws the test curves of the trials of one net beside the authors' own."""
+    """Draws the test curves of the trials of a net, and that of the authors."""
     curves = [run.curve(row["trial"], "test_accuracy", "step") for row in trials]
     drawn = [(row, points) for row, points in zip(trials, curves, strict=True) if points[0]]
     if not drawn:
         return []
     rows = [row for row, _ in drawn]
     names = summaries.distinct(["ours"] * len(rows), rows)
-    ours = {
-        name: figures.Curve(*(np.asarray(values, float) for values in points))
-        for name, (_, points) in zip(names, drawn, strict=True)
-    }
+    ours = {name: figures.Curve.of(points) for name, (_, points) in zip(names, drawn, strict=True)}
     authors = published.author_curve(*net)
     curve = None if authors is None else figures.Curve(authors[:, 0], authors[:, 1])
     title = f"{net[0]}, width {net[1]}, on {net[2]}"
@@ -225,7 +225,7 @@ def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], path: P
 
 
 def inside(found: Iterable[Run], out: Path) -> Section:
-    """Draws Figures 2 to 4 of what `highway_jax.analyze` found, with the paper's claims."""
+    """Draws Figures 2 to 4 from findings of `highway_jax.analyze`; checks the paper's claims."""
     nets = [(run, trial, net) for run in found for trial, net in run.inside.items()]
     title = "Figures 2 to 4: inside the nets"
     if not nets:
@@ -238,9 +238,13 @@ def inside(found: Iterable[Run], out: Path) -> Section:
     titles = summaries.distinct([net.title for _, _, net in nets], trials)
     shown = [net._replace(title=own) for (_, _, net), own in zip(nets, titles, strict=True)]
     for name, words, draw in (
-        ("figure2", "Biases, mean gates, and one example's gates and outputs", figures.figure2),
+        (
+            "figure2",
+            "Biases, mean gates, and the gates and outputs of one example",
+            figures.figure2,
+        ),
         ("figure3", "Mean gates of two classes, minus those of all", figures.figure3),
-        ("figure4", "Training error with one layer's gates shut", figures.figure4),
+        ("figure4", "Training error with the gates of one layer closed", figures.figure4),
     ):
         figures.save(draw(shown), out / name)
         parts.append(Picture(name, words))
@@ -271,32 +275,52 @@ def inside(found: Iterable[Run], out: Path) -> Section:
     return Section(title, parts)
 
 
+def pack(values: np.ndarray, digits: int = 3, bits: int = 16) -> dict[str, Any]:
+    """Returns an array as compact JSON data, which `unpacked` of the page reads.
+
+    Args:
+        values: The array; NaN is kept.
+        digits: Decimal places that the page rounds to.
+        bits: Bits of a value, 8 or 16.
+    """
+    values = np.asarray(values, float)
+    known = values[~np.isnan(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    missing = 2**bits - 1
+    step = (high - low) / (missing - 1) or 1.0
+    steps = np.where(np.isnan(values), missing, np.round((values - low) / step))
+    packed = base64.b64encode(steps.astype(f"<u{bits // 8}").tobytes()).decode("ascii")
+    scale = {"low": low, "step": step, "digits": digits, "bits": bits}
+    return {"packed": packed, "shape": values.shape} | scale
+
+
 def _inside_data(net: Findings) -> dict[str, Any]:
-    """Returns what the page needs of a net, rounded to what a screen can show."""
+    """Returns the data of a net's charts, rounded to what a screen can show."""
 
-    def plain(values, digits=3):
-        return np.where(np.isnan(values), None, np.round(values, digits)).tolist()
+    def plain(values: np.ndarray, digits: int = 3) -> list:
+        rounded = np.round(values, digits).astype(object)
+        rounded[np.isnan(values)] = None
+        return rounded.tolist()
 
-    by_class = net.by_class - net.mean
     return {
         "title": net.title,
         "classes": [str(name) for name in net.class_names],
-        "before": plain(net.biases_before),
-        "after": plain(net.biases),
-        "mean": plain(net.mean),
-        "difference": plain(by_class),
-        "gates": plain(net.sample_gates),
-        "outputs": plain(net.sample_outputs),
-        "images": net.sample_image.tolist(),
+        "before": pack(net.biases_before),
+        "after": pack(net.biases),
+        "mean": pack(net.mean),
+        "difference": pack(net.by_class - net.mean),
+        "gates": pack(net.sample_gates),
+        "outputs": pack(net.sample_outputs, bits=8),
+        "images": pack(net.sample_image, digits=0, bits=8),
         "labels": net.sample_label.tolist(),
         "predictions": net.sample_prediction.tolist(),
-        "indices": net.sample_index.tolist(),
+        "indices": np.asarray(net.sample_index).tolist(),
         "intact": 100 * float(net.intact[1]),
         "lesions": {
-            "shut": plain(100 * net.shut[1]),
+            "closed": plain(100 * net.shut[1]),
             "forced open": plain(100 * net.opened[1]),
-            "all up to it shut": plain(100 * net.shut_to[1]),
-            "all from it on shut": plain(100 * net.shut_from[1]),
+            "all up to it closed": plain(100 * net.shut_to[1]),
+            "all from it on closed": plain(100 * net.shut_from[1]),
         },
         "pairs": plain(100 * net.pairs[1]) if net.num_pair_examples else None,
     }

@@ -1,21 +1,26 @@
-"""What a report says of any run: its results, curves, trials and where they come from."""
+"""Sections of a report that any run has: its results, settings, and where the numbers come from."""
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from highway_jax.config import config as config_lib
-from highway_jax.reporting import figures
-from highway_jax.reporting.document import Chart, Picture, Section, Table
+from highway_jax.reporting import explorer, figures
+from highway_jax.reporting.document import Card, Cards, Picture, Section, Table
 from highway_jax.runtime.progress import of_best, percent
-from highway_jax.storage import summaries, tables
+from highway_jax.storage import summaries
 from highway_jax.storage.results import Run
 
+_NOTE = (
+    "Accuracies are best (mean ± standard deviation) over the trials of a setting; of a search,"
+    " those of the trial with the smallest training loss among those trained for most epochs,"
+    " and, where its setting was trained again, those of all these seeds."
+)
 
-def overview(found: Iterable[Run]) -> Section:
+
+def overview(found: Sequence[Run]) -> Section:
     """Returns what was run: a line for each setting, or for each cell of a search."""
     lines = [line for run in found for line in _overview_lines(run)]
     if not lines:
@@ -25,13 +30,8 @@ def overview(found: Iterable[Run]) -> Section:
         if not set(columns[name]) - {"", "-"}:
             del columns[name]
     words = [i for i, name in enumerate(columns) if name in ("run", "net", "settings", "data")]
-    note = (
-        "Accuracies are best (mean ± standard deviation) over the trials of a setting; of a search,"
-        " those of the trial with the smallest training loss among those trained for most epochs,"
-        " and, where its setting was trained again, those of all these seeds."
-    )
     rows = list(zip(*columns.values(), strict=True))
-    return Section("What was run", [Table(tuple(columns), rows, words), note])
+    return Section("What was run", [cards(found), Table(tuple(columns), rows, words), _NOTE])
 
 
 def _overview_lines(run: Run) -> list[dict[str, str]]:
@@ -62,6 +62,63 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
     ]
 
 
+def cards(found: Sequence[Run]) -> Cards:
+    """Returns the best result on each data set, and the numbers of trials and hours."""
+    rows = [row for run in found for row in run.rows]
+    datasets = dict.fromkeys(row["dataset"] for row in rows)
+    shown = [_best_card(found, name, len(datasets) > 1) for name in datasets]
+    training = sum(len(set(run.curves) - {row["trial"] for row in run.rows}) for run in found)
+    details = [f"{len(found)} runs"] if len(found) > 1 else []
+    details += [f"and {training} in training"] if training else []
+    diverged = sum(row["diverged"] for row in rows)
+    seconds = sum(map(train_seconds, found))
+    devices = dict.fromkeys(_device(run) for run in found)
+    return Cards(
+        (
+            *shown,
+            Card("Trials", str(len(rows)), ", ".join(details)),
+            Card("Diverged", str(diverged), f"{100 * diverged / len(rows):.0f} % of trials"),
+            Card("Time of training", _duration(seconds), ", ".join(devices)),
+        )
+    )
+
+
+def _best_card(found: Sequence[Run], dataset: str, several: bool) -> Card:
+    """Returns the card of the best setting on a data set.
+
+    It is chosen by validation accuracy, or if there is none, by training loss; never by the test
+    accuracy that the card shows.
+    """
+    lines = [
+        line
+        for run in found
+        for line in summaries.summarize(run.rows)
+        if line["dataset"] == dataset
+    ]
+    most = max(line["epochs"] for line in lines)
+    chosen_by, by_loss = "validation accuracy", lambda line: line["train_loss_mean"]
+    known = [line for line in lines if not _missing(line["valid_accuracy_mean"])]
+    if known:
+        line = max(known, key=lambda line: line["valid_accuracy_mean"])
+    else:
+        known = [line for line in lines if not _missing(by_loss(line))]
+        if not known:
+            return Card(f"Best result{f', {dataset}' * several}", "-", "every trial diverged")
+        # Losses of trials that a search dropped early are not comparable.
+        longest = [line for line in known if line["epochs"] == most]
+        line, chosen_by = min(longest or known, key=by_loss), "training loss"
+    for metric, title in (("test_accuracy", "test"), ("valid_accuracy", "validation")):
+        mean, std = line[f"{metric}_mean"], line[f"{metric}_std"]
+        if not _missing(mean):
+            value = f"{100 * mean:.2f}" + ("" if _missing(std) else f" ± {100 * std:.2f}") + " %"
+            title = f"Best {title} accuracy"
+            break
+    else:
+        value, title = f"{line['train_loss_mean']:.2g}", "Best training loss"
+    title = summaries.joined(title, dataset if several else "")
+    return Card(title, value, f"{line['case']}, {line['depth']} layers; chosen by {chosen_by}")
+
+
 def by_depth(run: Run, out: Path) -> Section:
     """Draws how nets of several depths train; empty for a search, which Figure 1 is about."""
     title = f"Training by depth: {run.name}"
@@ -70,96 +127,71 @@ def by_depth(run: Run, out: Path) -> Section:
     nets: dict[tuple[str, int], list[figures.Curve]] = {}
     for row in run.rows:
         points = run.curve(row["trial"], "train_loss")
-        curve = figures.Curve(*(np.asarray(values, float) for values in points))
+        curve = figures.Curve.of(points)
         nets.setdefault((row["block"], row["depth"]), []).append(curve)
     picture = f"depth-{run.stem}"
     figures.save(figures.training_by_depth(nets, run.name), out / picture)
     return Section(title, [Picture(picture, "Training cross-entropy by depth")])
 
 
-def curves(run: Run) -> Section:
-    """Returns the chart of a run's curves, for the page."""
-    metrics = [
-        metric
-        for metric in tables.MEASURED
-        if any(line.get(metric) is not None for lines in run.curves.values() for line in lines)
+def differences(found: Sequence[Run]) -> Section:
+    """Returns the keys in which the configs of runs differ, with the value in each run."""
+    title = "What differs between the runs"
+    configs = [_flat(run.config) for run in found]
+    # The first two are whatever a run is called, and keys that do not change its results.
+    skipped = ("name", *config_lib.UNCOMPARED)
+    keys = [
+        key
+        for key in dict.fromkeys(key for config in configs for key in config)
+        if not key.startswith(skipped) and len({config.get(key, "-") for config in configs}) > 1
     ]
-    drawn = [run.settings[trial] for trial in sorted(run.curves)]
-    nets = _cells(run, drawn)
-    names = summaries.distinct(nets, drawn)
-    lines = []
-    for row, net, name in zip(drawn, nets, names, strict=True):
-        points = run.curves[row["trial"]]
-        values = {m: [_significant(p.get(m)) for p in points] for m in metrics}
-        epochs = [point["epoch"] for point in points]
-        lines.append({"name": name, "net": net, "x": epochs, "y": values})
-    if not metrics:
-        return Section(f"Curves: {run.name}", [])
-    return Section(f"Curves: {run.name}", [Chart("curves", {"metrics": metrics, "lines": lines})])
+    if not keys:
+        return Section(title, [])
+    rows = [(key, *(config.get(key, "-") for config in configs)) for key in keys]
+    heads = ("setting", *(run.name for run in found))
+    return Section(title, [Table(heads, rows, range(len(heads)))])
 
 
-def _cells(run: Run, rows: list[dict[str, Any]]) -> list[str]:
-    """Returns the name of each trial's cell: case, depth and what else of the grid differs."""
-    grid = [tables.column(key) for key in config_lib.grid_keys(run.config)]
-    points = [name for name in summaries.differing(rows, ["depth"]) if name in grid]
-    return [
-        summaries.joined(f"{row['case']} {row.get('depth', '')}".strip(), point)
-        for row, point in zip(rows, summaries.labels(rows, points), strict=True)
-    ]
-
-
-def _significant(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
-
-
-def trial_table(found: Iterable[Run]) -> Section:
-    """Returns the table of all trials, for the page; what is the same for all stands above it."""
-    found = list(found)
-    own = dict.fromkeys(name for run in found for name in tables.own_columns(run.config))
-    columns = tables.with_own(tables.RESULTS, tuple(own))
-    columns = ("run", *(c for c in columns if c not in ("batch", "compile_seconds")))
-    rows = [
-        [run.name, *(_cell(row.get(column)) for column in columns[1:])]
-        for run in found
-        for row in run.rows
-    ]
-    if not rows:
-        return Section("Every trial", [])
-    kinds = [set(values) for values in zip(*rows, strict=True)]
-    varied = [i for i, values in enumerate(kinds) if len(values) > 1 or columns[i] == "trial"]
-    same = [
-        f"{name} {value}"
-        for name, (value, *_) in zip(columns, kinds, strict=True)
-        if columns.index(name) not in varied and value not in (None, "")
-    ]
-    chart = {
-        "columns": [columns[i] for i in varied],
-        "rows": [[row[i] for i in varied] for row in rows],
-        "same": f"The same for all: {', '.join(same)}." if same else "",
-    }
-    return Section("Every trial", [Chart("trials", chart)])
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if _missing(value) else float(f"{value:.5g}")
-    return str(value) if isinstance(value, tuple) else value
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns the leaves of nested settings as JSON texts, by dotted key."""
+    leaves: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= _flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return leaves
 
 
 def provenance(found: Iterable[Run]) -> Section:
     """Returns the section that says where the numbers come from."""
     heads = ("run", "trials", "seconds of training", "device", "jax", "commit")
-    cells = []
-    for run in found:
-        env = run.environment
-        batches = {row["batch"]: row["train_seconds"] for row in run.rows}
-        seconds = sum(s for s in batches.values() if not _missing(s))
-        device = f"{env['num_devices']} x {env['device_kind']} ({env['processor']})"
-        cells.append(
-            (run.name, str(len(run.rows)), f"{seconds:,.0f}", device,
-             str(env["versions"]["jax"]), str(env["commit"]))
-        )  # fmt: skip
+    cells = [
+        (
+            *(run.name, str(len(run.rows)), f"{train_seconds(run):,.0f}", _device(run)),
+            str(run.environment["versions"]["jax"]),
+            explorer.short_commit(run.environment["commit"]),
+        )
+        for run in found
+    ]
     return Section("Where the numbers come from", [Table(heads, cells, (0, 3, 4, 5))])
+
+
+def train_seconds(run: Run) -> float:
+    """Returns the seconds of training of a run's batches, as far as they are recorded."""
+    batches = {row["batch"]: row["train_seconds"] for row in run.rows}
+    return sum(seconds for seconds in batches.values() if not _missing(seconds))
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _device(run: Run) -> str:
+    env = run.environment
+    return f"{env['num_devices']} x {env['device_kind']} ({env['processor']})"
 
 
 def _missing(value: float) -> bool:

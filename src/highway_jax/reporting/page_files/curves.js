@@ -1,0 +1,170 @@
+// Curves of all trials: means over the seeds of a setting, or single trials.
+
+const SPLITS = { train: "solid", valid: "dash", test: "dot" };
+const TOO_MANY = 8;
+
+function smoothed(values, weight) {
+  if (!weight) return values;
+  let sum = 0;
+  let total = 0;
+  return values.map((value) => {
+    if (value === null) return null;
+    sum = weight * sum + (1 - weight) * value;
+    total = weight * total + (1 - weight);
+    return sum / total;
+  });
+}
+
+// Returns points [x, y] of a trial, without those that were not measured.
+function points(trial, metric, axis, weight) {
+  const curve = TRIALS.curves[trial];
+  if (!curve?.[metric]) return [];
+  const seconds = TRIALS.seconds[trial];
+  const x = axis === "epoch" ? curve.epoch : curve.step.map((step) => (axis === "step" ? step : seconds && step && step * seconds));
+  const y = smoothed(curve[metric], weight);
+  return x.map((value, i) => [value, y[i]]).filter(([a, b]) => typeof a === "number" && b !== null);
+}
+
+// Returns the mean and the deviation of several curves, at each x that at least two have.
+function meanOf(curves) {
+  const at = new Map();
+  for (const curve of curves) for (const [x, y] of curve) at.set(x, [...(at.get(x) ?? []), y]);
+  return [...at].filter(([, all]) => all.length > 1).sort(([a], [b]) => a - b).map(([x, all]) => {
+    const mean = all.reduce((a, b) => a + b) / all.length;
+    const variance = all.reduce((sum, y) => sum + (y - mean) ** 2, 0) / (all.length - 1);
+    return { x, mean, std: Math.sqrt(variance), least: Math.min(...all) };
+  });
+}
+
+KINDS.curves = (place) => {
+  const quantities = [...new Set(TRIALS.metrics.map((metric) => metric.split("_")[1]))];
+  const splits = Object.keys(SPLITS).filter((split) => TRIALS.metrics.some((m) => m.startsWith(split)));
+  const many = TRIALS.labels.length > TOO_MANY;
+  const repeated = TRIALS.labels.length < TRIALS.rows.length && !many;
+  const controls = add(place, "div", { className: "controls" });
+  const quantity = choice(controls, "show", quantities, "y");
+  const shape = choice(controls, "draw", ["mean ± std", "each trial"], "draw", repeated ? "mean ± std" : "each trial");
+  const axis = choice(controls, "over", ["epoch", "step", "time"], "x");
+  const scale = choice(controls, "scale", ["auto", "log", "linear"], "scale");
+  const by = choice(controls, "colour by", groupings(), "by", many ? "net" : groupings()[0]);
+  const smoothing = slider(controls, "smoothing", { min: 0, max: 0.98, step: 0.02 }, "smooth", 0);
+  const sets = add(controls, "span", { className: "set" });
+  const defaults = (many ? splits.slice(0, 1) : splits).join("~");
+  for (const split of splits) {
+    const box = checkbox(sets, split === "valid" ? "validation" : split, State.get("splits", defaults).split("~").includes(split), (checked) => {
+      const chosen = splits.filter((s) => (s === split ? checked : State.get("splits", defaults).split("~").includes(s)));
+      State.set("splits", chosen.join("~"), defaults);
+    });
+    box.parentElement.classList.add("dash", { solid: "solid", dash: "dashed", dot: "dot" }[SPLITS[split]]);
+  }
+  const plot = add(place, "div", { className: "plot tall" });
+  const keys = add(place, "div", { className: "legend" });
+  if (TRIALS.stride > 1) {
+    add(place, "p", { className: "note", textContent: `One of ${TRIALS.stride} epochs is drawn, and the last of each trial.` });
+  }
+  let listening = false;
+  onUpdate(() => {
+    const shown = shownTrials();
+    const entries = grouped(shown, by.value);
+    const hidden = legend(keys, entries, "hide");
+    const visible = entries.filter((entry) => !hidden.has(entry.label));
+    const chosen = selectedOf(shown);
+    const shownSplits = State.get("splits", defaults).split("~");
+    const traces = [];
+    for (const split of splits.filter((s) => shownSplits.includes(s))) {
+      const metric = `${split}_${quantity.value}`;
+      const read = (trial) => points(trial, metric, axis.value, Number(smoothing.value));
+      for (const entry of visible) traces.push(...entryTraces(entry, shape.value, read, chosen, split));
+    }
+    const values = traces.filter((trace) => !trace.low).flatMap((trace) => trace.y).filter((y) => y !== null);
+    const positive = values.length > 0 && values.every((y) => y > 0);
+    const log = scale.value === "log" || (scale.value === "auto" && isLoss(quantity.value) && positive);
+    for (const trace of traces) if (log && trace.low) trace.y = trace.low;
+    draw(plot, traces, {
+      xaxis: { title: { text: axis.value === "time" ? "Time of training of the batch (s)" : axis.value === "step" ? "Step" : "Epoch" } },
+      yaxis: { title: { text: spoken(quantity.value) }, ...valueAxis(values, log) },
+      annotations: values.length ? [] : [{ text: "Nothing to draw: no trial shown has such a curve.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
+    });
+    if (!listening) {
+      listening = true;
+      plot.on("plotly_click", ({ points: [point] }) => {
+        if (typeof point.customdata === "number") toggle(point.customdata);
+      });
+    }
+  });
+};
+
+// Over a decade and more, digits between powers of ten would only be clutter.
+function valueAxis(values, log) {
+  const span = log ? values.reduce((a, b) => Math.max(a, b), 0) / values.reduce((a, b) => Math.min(a, b), Infinity) : 1;
+  return { type: log ? "log" : "linear", dtick: span > 20 ? 1 : span > 3 ? "D2" : undefined };
+}
+
+// Returns the traces of an entry of the legend: its lines are one trace, with gaps between them.
+function entryTraces(entry, shape, read, chosen, split) {
+  const dim = chosen.size > 0;
+  const base = (opacity, width) => ({
+    mode: "lines", connectgaps: false, hoverinfo: "text", opacity,
+    line: { color: entry.color, width, dash: SPLITS[split] },
+    hovertemplate: `%{text}<br>${split === "valid" ? "validation" : split} %{y:.4g} at %{x}<extra></extra>`,
+  });
+  const lines = { x: [], y: [], text: [], customdata: [] };
+  const single = { x: [], y: [], text: [], customdata: [] };
+  const bright = { x: [], y: [], text: [], customdata: [] };
+  const band = { x: [], y: [], floor: [] };
+  const put = (into, xs, ys, name, id) => {
+    const target = xs.length === 1 ? single : into;
+    xs.forEach((x, i) => { target.x.push(x); target.y.push(ys[i]); target.text.push(name); target.customdata.push(id); });
+    target.x.push(null); target.y.push(null); target.text.push(name); target.customdata.push(id);
+  };
+  const each = (trial, into) => {
+    const curve = read(trial);
+    if (curve.length) put(into, curve.map(([x]) => x), curve.map(([, y]) => y), escaped(TRIALS.names[trial]), trial);
+  };
+  const bySetting = new Map();
+  for (const trial of entry.trials) {
+    const key = shape === "mean ± std" ? TRIALS.setting[trial] : trial;
+    bySetting.set(key, [...(bySetting.get(key) ?? []), trial]);
+  }
+  for (const trials of bySetting.values()) {
+    const curves = trials.map(read).filter((curve) => curve.length);
+    if (trials.length === 1 || curves.length < 2) {
+      trials.filter((trial) => !chosen.has(trial)).forEach((trial) => each(trial, lines));
+      continue;
+    }
+    const mean = meanOf(curves);
+    const label = TRIALS.labels[TRIALS.setting[trials[0]]];
+    put(lines, mean.map((p) => p.x), mean.map((p) => p.mean), `${escaped(label)}, mean of ${curves.length} trials`, null);
+    if (mean.length > 1) {
+      const back = [...mean].reverse();
+      band.x.push(...mean.map((p) => p.x), ...back.map((p) => p.x), null);
+      band.y.push(...mean.map((p) => p.mean + p.std), ...back.map((p) => p.mean - p.std), null);
+      // A logarithmic axis would stretch a band that comes near zero: it ends at the smallest curve.
+      band.floor.push(...mean.map((p) => p.least), ...back.map((p) => p.least), null);
+    }
+  }
+  entry.trials.filter((trial) => chosen.has(trial)).forEach((trial) => each(trial, bright));
+  const traces = [];
+  if (band.x.length) {
+    traces.push({
+      x: band.x, y: band.y, fill: "toself", mode: "lines", line: { width: 0 }, hoverinfo: "skip",
+      fillcolor: faded(entry.color, dim ? 0.06 : 0.18), opacity: 1, name: "band",
+      low: band.y.map((y, i) => (y === null ? null : Math.max(y, band.floor[i]))),
+    });
+  }
+  const count = bySetting.size;
+  if (lines.x.length) traces.push({ ...base(dim ? 0.2 : count > 20 ? 0.75 : 1, count > 20 ? 1 : 2), ...lines, name: entry.label });
+  if (bright.x.length) traces.push({ ...base(1, 3), ...bright, name: `${entry.label}, selected` });
+  if (single.x.length) {
+    traces.push({
+      ...base(1, 1), ...single, mode: "markers", name: `${entry.label}, one point`,
+      marker: { color: entry.color, size: 9, symbol: { solid: "circle", dash: "diamond", dot: "square-open" }[SPLITS[split]] },
+    });
+  }
+  return traces;
+}
+
+// Plotly reads a few tags in texts; names of cases are no markup.
+function escaped(name) {
+  return name.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
