@@ -40,7 +40,7 @@ def _summary(case, **values):
 
 def _shown(show, rows):
     """Returns the cells of the table that is shown: headings, then lines."""
-    console = Console(file=io.StringIO())
+    console = Console(file=io.StringIO(), width=160)
     tables = []
     console.print = lambda table, **_: tables.append(table)
     show(progress.Display(console=console), rows)
@@ -144,6 +144,18 @@ def test_a_wide_table_is_wrapped_and_keeps_its_numbers():
     assert max(map(len, text.splitlines())) <= 80
     for number in ("0.1234", "1.123", "12.34", "98.00", "(97.00"):
         assert number in text
+
+
+@pytest.mark.parametrize("length", [5, 20, 60])
+def test_no_cell_is_cut(length):
+    rows = [
+        _results("n" * length, learning_rate=0.1 + i, **_accuracy("valid_accuracy", 0.9876))
+        for i in range(2)
+    ]
+    text = _printed(progress.Display.table, [row | {"valid_accuracy_std": 0.01} for row in rows])
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert text.count("98.76") == 4  # The best and the mean of both.
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_headings_are_the_last_parts_of_keys_unless_they_are_equal():

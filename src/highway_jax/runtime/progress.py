@@ -178,7 +178,8 @@ class Display:
             for row in rows
         ]
         first = {"Layers": [str(row["depth"]) for row in rows]}
-        last = {"Params": [f"{row['num_parameters']:,}" for row in rows], **columns}
+        last = columns
+        parameters = {"Params": [f"{row['num_parameters']:,}" for row in rows]}
         merged = [
             ", ".join([name, *(f"{key} {values[i]}" for key, values in varied.items())])
             for i, name in enumerate(names)
@@ -186,15 +187,16 @@ class Display:
         merged = ["\n".join(textwrap.wrap(name, 15)) for name in merged]
         width = self.console.width
         for table in (
+            _table(names, first | varied | parameters | last),
             _table(names, first | varied | last),
-            _table(merged, first | last, " ("),
+            _table(merged, first | parameters | last, " ("),
             _table(merged, first | last, " (", " ± "),
         ):
             options = self.console.options.update(width=1000)
-            narrowest = self.console.measure(table, options=options).minimum
-            if narrowest <= width:
+            needed = self.console.measure(table, options=options).maximum
+            if needed <= width:
                 break
-        self.console.width = max(width, narrowest)
+        self.console.width = max(width, needed)
         self.console.print(table, soft_wrap=False)
         self.console.width = width
 
