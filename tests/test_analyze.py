@@ -21,7 +21,7 @@ from highway_jax.reporting import figures
 from highway_jax.runs.rows import failed_rows
 from highway_jax.runtime.output import standard_output
 from highway_jax.storage import findings, tables
-from highway_jax.sweep import planning
+from highway_jax.sweep import design, planning
 
 
 @pytest.fixture(scope="module")
@@ -233,12 +233,11 @@ def test_a_retrained_trial_whose_cell_lacks_a_row_is_refused(tmp_path):
     config.sweep.retrain_seeds = (7,)
     config.sweep.draw = ConfigDict({"optimizer": {"momentum": ("uniform", 0.1, 0.9)}})
     (tmp_path / "config.json").write_text(config_lib.to_json(config))
-    (batch,) = planning.plan(config, [], known=planning.cells(config, 1))
+    (batch,) = planning.plan(config, [], known=planning.cells(config, design.Numbering(1)))
     rows = [row | {"status": "finished", "train_loss": 0.5} for row in failed_rows(batch)]
     rows.append(rows[0] | {"trial": 2, "case": "search-best", "seed": 7})
     tables.write(tmp_path / "results.csv", tables.RESULTS, rows)
-    collect._read(tmp_path)
-    with pytest.raises(UserError, match="is gone; restore it"):
+    with pytest.raises(UserError, match="does not exist; allowed: a run with its checkpoints"):
         analyze.analyze(tmp_path)
     tables.write(tmp_path / "results.csv", tables.RESULTS, rows[1:])
     with pytest.raises(UserError, match=r"a row for each trial of the cell that trial 2 retrains"):

@@ -147,9 +147,21 @@ def test_a_data_set_that_does_not_fit_the_call_is_refused(quick_config, tmp_path
     [
         ({"dtype": np.float32}, {"data.scaling": "signed"}, "config.data.scaling is 'signed'"),
         ({"dtype": np.float32}, {"data.scaling": "caffe"}, "config.data.scaling is 'caffe'"),
-        ({"shape": (9,)}, {"data.scaling": "contrast"}, "config.data.scaling is 'contrast'"),
-        ({"shape": (9,)}, {"data.pad": 1}, "config.data.pad is 1; allowed: 0, as"),
-        ({"shape": (9,)}, {"data.mirror": True}, "config.data.mirror is True; allowed: False, as"),
+        (
+            {"shape": (9,)},
+            {"data.scaling": "global_contrast_normalization"},
+            "config.data.scaling is 'global_contrast_normalization'; allowed: another scaling",
+        ),
+        (
+            {"shape": (9,)},
+            {"data.random_crop_padding": 1},
+            "config.data.random_crop_padding is 1; allowed: 0, as",
+        ),
+        (
+            {"shape": (9,)},
+            {"data.random_flip": True},
+            "config.data.random_flip is True; allowed: False, as",
+        ),
         (
             {"shape": (9,)},
             {"model.architecture": "mnist10", "model.depth": 10},

@@ -147,10 +147,10 @@ def hook(event, arguments):
         print("TRAP", event, arguments, sys._getframe(1).f_code.co_filename, file=sys.stderr)
         os._exit(99)
 
-from highway_jax.main import run
+from highway_jax.main import start
 import orbax.checkpoint, sklearn.datasets, tensorboardX
 sys.addaudithook(hook)
-run()
+sys.exit(start(sys.argv))
 """
 
 

@@ -106,12 +106,12 @@ def before(function):
         return function(*arguments, **keywords)
     return call
 
-from highway_jax.main import run
+from highway_jax.main import start
 os.fsync = before(os.fsync)
 shutil.rmtree = before(shutil.rmtree)
 for name in ("replace", "unlink", "mkdir"):
     setattr(pathlib.Path, name, before(getattr(pathlib.Path, name)))
-run()
+sys.exit(start(sys.argv))
 """
 
 
@@ -165,7 +165,7 @@ def _stop(run, number, moment, **settings):
         while process.poll() is None and not list(run.workdir.glob("checkpoints/*/*tmp*")):
             time.sleep(0.001)
     elif moment == "compiling":  # The first line is shown before, the cache is filled within.
-        while process.poll() is None and "device" not in run.log.read_text():
+        while process.poll() is None and " trials on " not in run.log.read_text():
             time.sleep(0.01)
         time.sleep(0.5)
     assert process.poll() is None, run.log.read_text()
@@ -210,7 +210,7 @@ INTERRUPTER = """
 import os, signal, sys
 
 number = int(sys.argv.pop(1))
-from highway_jax.main import run
+from highway_jax.main import start
 from highway_jax.training.program import Program
 evaluate = Program.evaluate
 
@@ -220,7 +220,7 @@ def interrupted(*arguments):
     return evaluate(*arguments)
 
 Program.evaluate = interrupted
-run()
+sys.exit(start(sys.argv))
 """
 
 

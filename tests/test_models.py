@@ -149,7 +149,7 @@ _BLOCK = functools.partial(BLOCKS["highway"], 4)
         (
             lambda: _scan(_BLOCK, remat="some"),
             ValueError,
-            "remat is 'some'; allowed: none, product",
+            "remat is 'some'; allowed: none, save_dots, full",
         ),
         (
             lambda: _scan(_BLOCK, gates=[0.0]),

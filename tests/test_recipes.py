@@ -37,6 +37,8 @@ def test_an_unknown_variant_is_refused_in_one_line(variant):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_refuses_an_unknown_variant(path):
-    with pytest.raises(UserError, match=r"the variant is 'nonsense'; allowed: |it has get_config"):
+    with pytest.raises(
+        UserError, match=r"the variant is 'nonsense'; allowed: |the file has get_config"
+    ):
         command_line.load(f"{path}:nonsense")
     assert command_line.load(str(path)).name.startswith(path.stem)

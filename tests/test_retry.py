@@ -147,7 +147,7 @@ def test_a_better_setting_found_late_is_trained_again_too(search, tmp_path, monk
     (line,) = [r.getMessage() for r in caplog.records if "no longer the best" in r.getMessage()]
     old = first[6]["trial"]
     assert f"small-best: trial {old} trained a setting that is no longer" in line
-    assert line.endswith(f"that of trial {best['trial']} is")
+    assert line.endswith(f"the best is now that of trial {best['trial']}")
     caplog.clear()
     assert run(search, tmp_path / "late") == rows
 

@@ -9,6 +9,10 @@ import traceback
 from pathlib import Path
 from typing import IO, Any
 
+# XLA:CPU logs an error about features of the processor for every program that it loads from a
+# compilation cache, though each runs where it was compiled. The level is read when jax is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 from highway_jax import command_line
 from highway_jax.errors import Lost, UserError
 from highway_jax.runs import experiment
