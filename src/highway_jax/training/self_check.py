@@ -5,6 +5,7 @@ of those known cases, and of what this package trains. Each is compiled as train
 with NumPy in float64.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,8 +149,11 @@ def difference(check: Check, device: Any, options: dict[str, Any]) -> float:
     return max(jax.tree.leaves(jax.tree.map(gap_of, found, check.expected)))
 
 
+@functools.cache
 def run(device: Any) -> None:
     """Runs every check on a device, compiled as training is, and the first by default options too.
+
+    Further calls with the same device return at once.
 
     Args:
         device: One device of each kind is enough: all run the same code.
