@@ -78,8 +78,8 @@ def test_a_case_trains_no_point_twice(grid):
         ("plain", 3, -1),
     ]
     assert design.left_out(grid) == [
-        "plain: model.transform_bias is only used in highway nets of more than one layer;"
-        " elsewhere, only the first of its 3 values is trained, -1"
+        "plain: model.transform_bias is only used in nets of several layers whose blocks declare"
+        " transform_bias; elsewhere, only the first of its 3 values is trained, -1"
     ]
     # Runs that began before this train and number all points.
     assert len(_points(grid, *keys, numbering=design.Numbering(1))) == 12
@@ -172,7 +172,7 @@ def test_a_run_says_what_it_leaves_out_and_an_old_one_keeps_its_trials(
     grid.seeds = (5,)
     rows, text = _run(grid, tmp_path / "new")
     assert len(rows) == 4
-    assert text.count("plain: model.transform_bias is only used in nets of blocks whose") == 1
+    assert text.count("plain: model.transform_bias is only used in nets of several") == 1
     environment = tmp_path / "new" / "environment.json"
     assert json.loads(environment.read_text())["format"] == 3
 
