@@ -186,6 +186,14 @@ def test_h_and_t_are_initialised_as_separate_maps():
     assert not np.allclose(kernel[:, :200], kernel[:, 200:])
 
 
+def _delta_orthogonal(key, shape, dtype):
+    """jax's, which refuses matrices."""
+    images = shape if len(shape) > 2 else (1, 1, *shape)
+    if images[-1] < images[-2]:
+        return initializers.orthogonal(np.sqrt(2))(key, shape, dtype)
+    return initializers.delta_orthogonal(np.sqrt(2))(key, images, dtype).reshape(shape)
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 4, 6), (7, 5)])
 @pytest.mark.parametrize(
     ("name", "reference"),
@@ -197,6 +205,9 @@ def test_h_and_t_are_initialised_as_separate_maps():
         ("lecun_normal", initializers.variance_scaling(1.0, "fan_in", "truncated_normal")),
         ("msra", initializers.variance_scaling(2.0, "fan_in", "normal")),
         ("normalized", initializers.variance_scaling(2.0, "fan_avg", "uniform")),
+        ("orthogonal", initializers.orthogonal(np.sqrt(2))),
+        ("delta_orthogonal", _delta_orthogonal),
+        ("zeros", initializers.zeros),
         ("unit_normal", initializers.normal(1.0)),
         ("tenth_normal", initializers.normal(0.1)),
         ("twentieth_normal", initializers.normal(0.05)),

@@ -397,10 +397,12 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
 def test_bfloat16_sums_the_gradients_of_biases_in_float32(block):
     # 1,000 equal gradients of one; a sum in bfloat16 sticks at 256.
     layer = BLOCKS[block](2, dtype=jnp.bfloat16)
+    if block == "rezero":
+        layer = layer.clone(residual_scale=1.0)
     x = jnp.ones((1000, 2), jnp.bfloat16)
     params = layer.init(jax.random.key(0), x)["params"]
     params["kernel"] = jnp.zeros_like(params["kernel"])
-    params["bias"] = jnp.ones(2)
+    params["bias"] = jnp.ones_like(params["bias"])
 
     def loss(params, x):
         y = layer.apply({"params": params}, x)
@@ -409,7 +411,9 @@ def test_bfloat16_sums_the_gradients_of_biases_in_float32(block):
 
     gradient = jax.jit(jax.grad(loss))(params, x)["bias"]
     one = jax.grad(loss)(params, x[:1])["bias"]
-    np.testing.assert_allclose(gradient, 1000 * one, rtol=1e-4)
+    assert np.all(one != 0)
+    # The gradient of this bias passes other products, whose rounding depends on the compiler.
+    np.testing.assert_allclose(gradient, 1000 * one, rtol=1e-2 if block == "gru" else 1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["dense", "mnist10"])

@@ -11,6 +11,7 @@ from rich.console import Console
 from highway_jax import UserError, default_config, run
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import USES
+from highway_jax.registry import BLOCKS
 from highway_jax.runtime.progress import Display
 from highway_jax.sweep import design
 
@@ -26,6 +27,7 @@ KEYS = {
     "model.gate": (("coupled", "separate"), {}, {"model.block": "residual"}),
     "model.transform_bias": ((-1.0, -3.0), {}, {"model.depth": 1}),
     "model.carry_bias": ((0.0, 3.0), {"model.gate": "separate"}, {}),
+    "model.residual_scale": ((0.0, 0.5), {"model.block": "rezero"}, {}),
     "optimizer.momentum": ((0.5, 0.9), {}, {"optimizer.name": "adam"}),
     "optimizer.nesterov": ((False, True), {}, {"optimizer.name": "adamw"}),
     "optimizer.beta1": ((0.5, 0.9), {"optimizer.name": "adam"}, {}),
@@ -76,8 +78,8 @@ def test_a_case_trains_no_point_twice(grid):
         ("plain", 3, -1),
     ]
     assert design.left_out(grid) == [
-        "plain: model.transform_bias is only used in highway nets of more than one layer;"
-        " elsewhere, only the first of its 3 values is trained, -1"
+        "plain: model.transform_bias is only used in nets of several layers whose blocks declare"
+        " transform_bias; elsewhere, only the first of its 3 values is trained, -1"
     ]
     # Runs that began before this train and number all points.
     assert len(_points(grid, *keys, numbering=design.Numbering(1))) == 12
@@ -170,9 +172,9 @@ def test_a_run_says_what_it_leaves_out_and_an_old_one_keeps_its_trials(
     grid.seeds = (5,)
     rows, text = _run(grid, tmp_path / "new")
     assert len(rows) == 4
-    assert text.count("plain: model.transform_bias is only used in highway nets") == 1
+    assert text.count("plain: model.transform_bias is only used in nets of several") == 1
     environment = tmp_path / "new" / "environment.json"
-    assert json.loads(environment.read_text())["format"] == 2
+    assert json.loads(environment.read_text())["format"] == 3
 
     with monkeypatch.context() as patch:
         patch.setattr("highway_jax.storage.workdir.NEW", design.Numbering(1))
@@ -192,12 +194,32 @@ def test_a_run_says_what_it_leaves_out_and_an_old_one_keeps_its_trials(
         assert row | dict.fromkeys(clock) == before | dict.fromkeys(clock)
 
 
-@pytest.mark.parametrize("number", [3, 0, "2", None])
+@pytest.mark.parametrize("number", [4, 0, "2", None])
 def test_a_format_of_a_later_version_is_refused(number, small_config, tmp_path):
     small_config.training.epochs = 1
     run(small_config, tmp_path)
     environment = tmp_path / "environment.json"
     content = json.loads(environment.read_text()) | {"format": number}
     environment.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"environment\.json: format is .*; allowed: 1 to 2"):
+    with pytest.raises(UserError, match=r"environment\.json: format is .*; allowed: 1 to 3"):
         run(small_config, tmp_path)
+
+
+def test_a_block_of_the_users_own_says_which_settings_it_uses(grid, monkeypatch):
+    BLOCKS.names()
+    for name in ("without", "with"):
+        entry = type(name, (BLOCKS["plain"],), {"settings": ("transform_bias",) * (name == "with")})
+        monkeypatch.setitem(BLOCKS._entries, name, entry)
+    grid.cases = ConfigDict({name: {"model": {"block": name}} for name in ("without", "with")})
+    keys = ("model.depth", "model.transform_bias")
+    biases = [(depth, bias) for bias in (-1, -2, -3) for depth in (2, 3)]
+    assert sorted(_points(grid, *keys)) == sorted(
+        [("without", 2, -1), ("without", 3, -1), *(("with", *point) for point in biases)]
+    )
+    # Runs of format 2 trained all points of both.
+    assert len(_points(grid, *keys, numbering=design.Numbering(2))) == 12
+    assert design.left_out(grid, design.Numbering(2)) == []
+    assert [line.split(":")[0] for line in design.left_out(grid)] == ["without"]
+    monkeypatch.delitem(BLOCKS._entries, "with")
+    with pytest.raises(UserError, match=r"model\.block is 'with'; allowed: .*whose module is impo"):
+        design.cells(grid)

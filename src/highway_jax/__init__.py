@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from highway_jax.config.config import default_config
     from highway_jax.data.dataset import Dataset, register_dataset
     from highway_jax.errors import UserError
+    from highway_jax.nn.around import Highway
     from highway_jax.nn.blocks import BlockActivations, HighwayBlock, PlainBlock, ResidualBlock
     from highway_jax.nn.stacks import DenseStack, scan_blocks
     from highway_jax.runs.experiment import run
@@ -23,6 +24,7 @@ __all__ = [
     "BlockActivations",
     "Dataset",
     "DenseStack",
+    "Highway",
     "HighwayBlock",
     "HighwayClassifier",
     "PlainBlock",
@@ -43,6 +45,7 @@ _HOMES = {
     "BlockActivations": "highway_jax.nn.blocks",
     "Dataset": "highway_jax.data.dataset",
     "DenseStack": "highway_jax.nn.stacks",
+    "Highway": "highway_jax.nn.around",
     "HighwayBlock": "highway_jax.nn.blocks",
     "HighwayClassifier": "highway_jax.sklearn",
     "PlainBlock": "highway_jax.nn.blocks",

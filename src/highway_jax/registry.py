@@ -76,7 +76,9 @@ class Registry(Generic[T]):
             importlib.import_module(module)
 
 
-BLOCKS: Registry = Registry("model.block", "highway_jax.nn.blocks")
+BLOCKS: Registry = Registry(
+    "model.block", "highway_jax.nn.blocks", "highway_jax.nn.residual", "highway_jax.nn.gru"
+)
 """Block classes, by the name of their equation."""
 
 ACTIVATIONS: Registry = Registry("model.activation", "highway_jax.nn.blocks")

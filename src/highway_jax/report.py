@@ -14,7 +14,7 @@ from highway_jax import files
 from highway_jax.arguments import Parser
 from highway_jax.errors import UserError
 from highway_jax.paper import published
-from highway_jax.reporting import explorer, page, paper_tables, run_tables
+from highway_jax.reporting import explorer, page, paper_tables, run_tables, trainability
 from highway_jax.reporting.document import Chart, Section, to_markdown
 from highway_jax.runtime.output import print_error, standard_output
 from highway_jax.storage import results
@@ -49,6 +49,7 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
             run_tables.differences(found),
             *beside,
             *(run_tables.by_depth(run, out) for run in found),
+            *(trainability.which_train(run, out) for run in found),
             run_tables.provenance(found),
         ]
         sections = [section for section in sections if section.parts]

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from highway_jax.config import sections
 from highway_jax.config.keys import Key
-from highway_jax.registry import ARCHITECTURES
+from highway_jax.errors import UserError
+from highway_jax.registry import ARCHITECTURES, BLOCKS
 
 
 class Rule(NamedTuple):
@@ -101,12 +102,33 @@ RULES: tuple[Rule, ...] = (
 )
 """What settings must fulfil together, once each is allowed by itself."""
 
-# A block of the user's own may have gates.
-_GATES = Use(
-    ("model.block", "model.depth"),
-    lambda block, depth: block not in ("plain", "residual") and depth > 1,
-    "in highway nets of more than one layer",
-)
+_BLOCK = ("model.block", "model.depth")
+
+
+def _of_block(setting: str) -> Use:
+    """Returns where a setting of `model` has an effect that only some kinds of blocks use."""
+
+    def check(block: str, depth: int) -> bool:
+        if block not in BLOCKS:
+            raise UserError(
+                f"config.model.block is {block!r}; allowed: {', '.join(BLOCKS)}, or the name of a"
+                " block whose module is imported, since the block declares which settings it uses"
+            )
+        return depth > 1 and setting in getattr(BLOCKS[block], "settings", ())
+
+    return Use(
+        _BLOCK, check, f"by blocks whose `settings` name {setting}, with more than one layer"
+    )
+
+
+def _of_separate_gates(use: Use) -> Use:
+    return Use(
+        (*use.keys, "model.gate"),
+        lambda block, depth, gate: use.check(block, depth) and gate == "separate",
+        f"{use.where}, where model.gate is 'separate'",
+    )
+
+
 _MOMENTUM = Use(
     ("optimizer.name",),
     lambda name: name not in ("adam", "adamw"),
@@ -130,13 +152,10 @@ USES: dict[str, Use] = {
     "model.dropout": Use(
         ("model.architecture",), lambda net: net != "dense", "in convolutional nets"
     ),
-    "model.gate": _GATES,
-    "model.transform_bias": _GATES,
-    "model.carry_bias": Use(
-        (*_GATES.keys, "model.gate"),
-        lambda block, depth, gate: _GATES.check(block, depth) and gate == "separate",
-        f"{_GATES.where}, where model.gate is 'separate'",
-    ),
+    "model.gate": _of_block("gate"),
+    "model.transform_bias": _of_block("transform_bias"),
+    "model.carry_bias": _of_separate_gates(_of_block("carry_bias")),
+    "model.residual_scale": _of_block("residual_scale"),
     "optimizer.momentum": _MOMENTUM,
     "optimizer.nesterov": _MOMENTUM,
     "optimizer.beta1": _ADAM,
@@ -163,3 +182,16 @@ USES: dict[str, Use] = {
 `optimizer.boundaries` and `data.file` are not listed, because `RULES` refuse them where they have
 no effect.
 """
+
+_GATES_BY_NAME = Use(
+    _BLOCK,
+    lambda block, depth: block not in ("plain", "residual") and depth > 1,
+    "in highway nets of more than one layer",
+)
+
+EARLIER_USES: dict[str, Use] = {
+    "model.gate": _GATES_BY_NAME,
+    "model.transform_bias": _GATES_BY_NAME,
+    "model.carry_bias": _of_separate_gates(_GATES_BY_NAME),
+}
+"""Those of `USES` that were different in runs of format 2, whose trials they number."""

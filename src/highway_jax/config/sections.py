@@ -124,6 +124,9 @@ class Model:
         -2.0, -1e3, 1e3, "Initial transform-gate bias b_T (section 3.1: -1 to -10)"
     )
     carry_bias: float = real(1.0, -1e3, 1e3, "Initial bias b_C of a separate carry gate")
+    residual_scale: float = real(
+        0.0, -1e3, 1e3, "Initial factor of H in a rezero block; above 0: SkipInit"
+    )
     remat: str = choice(
         "save_dots",
         ("none", "save_dots", "full"),

@@ -72,7 +72,8 @@ class BlockActivations(NamedTuple):
     Attributes:
         x: Its input.
         h: The block state H(x).
-        t: The transform gate T(x), the factor of H(x) in y; ones in a block without one.
+        t: The transform gate T(x), the factor of H(x) in y; ones in a block without one. A block
+            of `highway_jax.nn.residual` has a gate that is a factor of x alone.
         c: The carry gate C(x), the factor of x in y; zeros in a plain, ones in a residual block.
         y: The block's output.
     """
@@ -193,30 +194,58 @@ class Block(nn.Module):
         Returns:
             float32 arrays [batch, ..., width].
         """
-        draw = self._initializer()
-        window = (self.kernel_size,) * 2 if self.kernel_size else ()
-        shape = (*window, x.shape[-1], self.width)
-
-        def init(key):
-            keys = jax.random.split(key, len(biases))
-            return jnp.concatenate([draw(k, shape, jnp.float32) for k in keys], axis=-1)
-
-        kernel = self.param("kernel", init).astype(self.dtype)
+        kernel = self.weights(x.shape[-1], len(biases))
         bias = jnp.concatenate(
             [
                 self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
                 for name, value in biases.items()
             ]
         )
+        return jnp.split(self.product(x, kernel, bias), len(biases), axis=-1)
+
+    def weights(
+        self, inputs: int, count: int = 1, name: str = "kernel", scale: float = 1.0
+    ) -> Array:
+        """Returns a kernel that maps to `count` times the width, each part drawn separately.
+
+        Args:
+            inputs: Units (or channels) of what it is multiplied with.
+            count: How many parts lie side by side.
+            name: Name of the parameter.
+            scale: Factor of what the initializer draws.
+
+        Returns:
+            [inputs, count * width], after two axes of `kernel_size` in a convolutional block.
+        """
+        draw = self._initializer()
+        window = (self.kernel_size,) * 2 if self.kernel_size else ()
+        shape = (*window, inputs, self.width)
+
+        def init(key):
+            keys = jax.random.split(key, count)
+            parts = [draw(k, shape, jnp.float32) for k in keys]
+            whole = jnp.concatenate(parts, axis=-1)
+            return whole if scale == 1 else scale * whole
+
+        return self.param(name, init)
+
+    def product(self, x: Array, kernel: Array, bias: Array | None = None) -> Array:
+        """Returns the product or the convolution of x and a kernel, plus a bias, in float32.
+
+        Args:
+            x: Input [batch, ..., inputs].
+            kernel: What `weights` returned.
+            bias: float32, as wide as the result; None for zeros.
+        """
         # The bias is float32, and so is z: its gradient is a sum over all images and positions.
         # All functions at once: the gradient of the product is then computed where it is needed,
         # in one piece.
-        x = x.astype(self.dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if bias is None:
+            bias = jnp.zeros(kernel.shape[-1], jnp.float32)
         if self.kernel_size:
-            z = convolution.conv2d(x, kernel, bias, padding=self.padding)
-        else:
-            z = (x @ kernel).astype(jnp.float32) + bias
-        return jnp.split(z, len(biases), axis=-1)
+            return convolution.conv2d(x, kernel, bias, padding=self.padding)
+        return (x @ kernel).astype(jnp.float32) + bias
 
     def nonlinear(self, z: Array) -> Array:
         """Returns f(z), the block's activation."""

@@ -10,6 +10,10 @@
 scaled by activation. `msra` is the untruncated N(0, 2 / fan_in) that their Caffe fork draws where
 its files say "xavier". `unit_normal`, `tenth_normal` and `twentieth_normal` are the plain Gaussians
 of its input and output layers.
+
+`orthogonal` (Saxe et al. 2014) and `delta_orthogonal` (Xiao et al. 2018) keep the norms of what
+they multiply, times the gain of the activation: sqrt(2) for ReLU, of which half of the units pass,
+and 1 for all others, with which tanh nets with zero biases are critical.
 """
 
 import math
@@ -57,6 +61,26 @@ def _normalized(activation: str) -> Callable:
     return _scaling(2.0 if activation == "relu" else 1.0, "fan_avg", "uniform")
 
 
+def _gain(activation: str) -> float:
+    return math.sqrt(2.0) if activation == "relu" else 1.0
+
+
+def _orthogonal(activation: str) -> Callable:
+    return jax.nn.initializers.orthogonal(_gain(activation))
+
+
+def _delta_orthogonal(activation: str) -> Callable:
+    # `jax.nn.initializers.delta_orthogonal` refuses matrices, and kernels that lead to fewer
+    # channels. Softmax layers and the last layers of convolutional nets have such kernels.
+    draw = _orthogonal(activation)
+
+    def init(key, shape, dtype=jnp.float32):
+        middle = tuple((side - 1) // 2 for side in shape[:-2])
+        return jnp.zeros(shape, dtype).at[middle].set(draw(key, shape[-2:], dtype))
+
+    return init
+
+
 for _name, _initializer in {
     "he_normal": lambda _: _scaling(2.0, "fan_in", "truncated_normal"),
     "he_uniform": lambda _: _scaling(2.0, "fan_in", "uniform"),
@@ -65,6 +89,9 @@ for _name, _initializer in {
     "lecun_normal": lambda _: _scaling(1.0, "fan_in", "truncated_normal"),
     "msra": lambda _: _scaling(2.0, "fan_in", "normal"),
     "normalized": _normalized,
+    "orthogonal": _orthogonal,
+    "delta_orthogonal": _delta_orthogonal,
+    "zeros": lambda _: jax.nn.initializers.zeros,
     "unit_normal": lambda _: _flat(jax.nn.initializers.normal(1.0)),
     "tenth_normal": lambda _: _flat(jax.nn.initializers.normal(0.1)),
     "twentieth_normal": lambda _: _flat(jax.nn.initializers.normal(0.05)),

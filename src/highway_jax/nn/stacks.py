@@ -192,19 +192,25 @@ class BlockGroup(nn.Module):
         return jax.vmap(function)(activations)
 
 
-def _fields(block: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(block: str, options: Mapping[str, Any], num_blocks: int = 0) -> dict[str, Any]:
     """Returns those of the options that a kind of block has.
+
+    Args:
+        block: A name in `BLOCKS`.
+        options: Values by field.
+        num_blocks: Blocks of the whole net, for a kind of block that depends on their number.
 
     Raises:
         ValueError: If there is no such block, or no block has one of the options.
     """
     known = BLOCKS[choose("block", block, BLOCKS)].__dataclass_fields__
     every = {name for kind in BLOCKS for name in BLOCKS[kind].__dataclass_fields__}
-    every -= {"width", "kernel_size", "padding", "parent", "name"}
+    every -= {"width", "kernel_size", "padding", "num_blocks", "parent", "name"}
     for name in options:
         if name not in every:
             raise ValueError(f"options has {name!r}; allowed: {', '.join(sorted(every))}")
-    return {name: value for name, value in options.items() if name in known}
+    fields = {name: value for name, value in options.items() if name in known}
+    return fields | ({"num_blocks": num_blocks} if num_blocks and "num_blocks" in known else {})
 
 
 def _ends(
@@ -269,7 +275,7 @@ class DenseStack(nn.Module):
         first, last = _ends(self.options, self.first_initializer, self.last_initializer)
         x = x.reshape(x.shape[0], -1)
         x = PlainBlock(self.width, **first, name="input")(x)
-        fields = _fields(self.block, self.options)
+        fields = _fields(self.block, self.options, self.depth - 1)
         block = BLOCKS[self.block](self.width, **fields, name="blocks")
         settings = {"collect": collect, "remat": self.remat, "unroll": self.unroll}
         x, collected = scan_blocks(block, x, self.depth - 1, gates, **settings)
@@ -369,7 +375,8 @@ class ConvStack(nn.Module):
         name: str,
     ) -> tuple[Array, Any]:
         """Applies a run of blocks; what is collected is [blocks, ...] with or without groups."""
-        sizes, options = layer.kernel_sizes, _fields(self.block, self.options)
+        sizes, total = layer.kernel_sizes, architectures.count_blocks(self.layers)
+        options = _fields(self.block, self.options, total)
         if len(sizes) == 1:
             block = BLOCKS[self.block](x.shape[-1], kernel_size=sizes[0], **options, name=name)
         else:

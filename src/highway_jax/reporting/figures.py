@@ -23,6 +23,7 @@ MAPS = {
     "output": "bone",
     "difference": "RdBu_r",
     "error": "inferno",
+    "loss": "viridis_r",
 }
 """Colour map of each quantity. Differences diverge from white at zero; the lightness of the others
 changes in one direction only, so that they can be read in grey.
@@ -273,6 +274,59 @@ def lesions(found: Findings) -> Any:
         axes[2].set(xlabel="Layer", ylabel="Layer")
     else:
         axes[2].set_axis_off()
+    return figure
+
+
+def trainability(
+    maps: Sequence[Any],
+    x: str,
+    guideline: Sequence[tuple[int, float]] = (),
+    copied: Sequence[float] = (),
+) -> Any:
+    """Draws maps of training loss over a setting and depth, on one scale of colours.
+
+    Args:
+        maps: What was trained, edges and losses, as in `trainability.Map`. Grey fields are those
+            of an infinite loss, white ones those of NaN.
+        x: The setting; an axis of learning rates is logarithmic.
+        guideline: Depths and values of the setting, drawn as a line.
+        copied: Values of the setting, drawn as dashed lines.
+
+    Returns:
+        A matplotlib figure.
+    """
+    from matplotlib.colors import ListedColormap, LogNorm
+    from matplotlib.figure import Figure
+
+    columns = min(len(maps), 3)
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(0.9 + 3.6 * columns, 0.4 + 2.7 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    known = np.concatenate([m.loss[np.isfinite(m.loss) & (m.loss > 0)] for m in maps])
+    low, high = (known.min(), known.max()) if known.size else (0.1, 1.0)
+    scale = {"cmap": MAPS["loss"], "norm": LogNorm(low, high if high > low else 2 * low)}
+    image = None
+    for axis, found in zip(grid.flat, maps, strict=False):
+        diverged = np.where(np.isposinf(found.loss), 1.0, np.nan)
+        axis.pcolormesh(found.x, found.y, diverged, cmap=ListedColormap(["0.75"]))
+        shown = np.where(np.isfinite(found.loss), np.maximum(found.loss, low), np.nan)
+        image = axis.pcolormesh(found.x, found.y, shown, **scale)
+        for value in copied:
+            axis.axvline(value, color="black", ls="--", lw=1)
+        if guideline:
+            depths, values = zip(*guideline, strict=True)
+            axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
+        ticks = np.sqrt(found.y[1:] * found.y[:-1])
+        axis.set(title=found.title, yscale="log", xscale="linear" if copied else "log")
+        axis.set_yticks(ticks, [f"{depth:.0f}" for depth in ticks], minor=False)
+        axis.yaxis.minorticks_off()
+    for axis in grid.flat[len(maps) :]:
+        axis.set_axis_off()
+    for axis in grid[-1]:
+        axis.set_xlabel(x)
+    for axis in grid[:, 0]:
+        axis.set_ylabel("Layers")
+    figure.colorbar(image, ax=grid, shrink=0.9, pad=0.02, label="Training loss")
     return figure
 
 

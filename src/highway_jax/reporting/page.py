@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from highway_jax.reporting import document, figures
 from highway_jax.reporting.document import Section
 
-SCRIPTS = ("core.js", "trials.js", "curves.js", "sweep.js", "paper.js", "main.js")
+SCRIPTS = ("core.js", "trials.js", "curves.js", "sweep.js", "paper.js", "maps.js", "main.js")
 LIBRARY = "plotly-cartesian.min.js"
 
 

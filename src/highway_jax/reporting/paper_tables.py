@@ -131,7 +131,11 @@ def figure1(found: Iterable[Run], out: Path) -> Section:
 
 
 def _sweeps_depth(run: Run) -> bool:
-    return bool(run.config["sweep"]["trials"]) and "model.depth" in config_lib.grid_keys(run.config)
+    """Returns whether a run searches over depth as the paper does, for no other nets."""
+    is_search = run.config["sweep"]["trials"] and "model.depth" in config_lib.grid_keys(run.config)
+    blocks = {block for block, _ in published.FIGURE1_BEST}
+    varies_more = "model.initializer" in config_lib.varied_keys(run.config)
+    return bool(is_search) and not varies_more and {row["block"] for row in run.rows} <= blocks
 
 
 # ---- Tables 1 to 3

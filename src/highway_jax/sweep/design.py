@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 
 from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
-from highway_jax.config.schema import USES
+from highway_jax.config.schema import EARLIER_USES, USES, Use
 from highway_jax.errors import show
 from highway_jax.sweep import draws
 from highway_jax.sweep.trials import Trial
 
-FORMAT = 2
+FORMAT = 3
 """Format of the trial numbers of new runs.
 
 In format 1, which runs have whose environment.json names no format, every grid point is trained.
@@ -28,6 +28,9 @@ best, and a setting that becomes the best later is not trained again.
 
 Since format 2, grid points that differ only in settings that a case does not use are one
 (`schema.USES`), and each setting has its own indices for `sweep.retrain_seeds`.
+
+In format 2, every block but plain and residual ones was taken to use the settings of gates. Since
+format 3, blocks declare the settings that they use.
 """
 
 
@@ -167,7 +170,7 @@ def places(
             place = dict(zip(axes, values, strict=True))
             common = settings | place
             if conditional:
-                unused = {key for key in conditional if not _is_used(key, common)}
+                unused = {key for key in conditional if not _is_used(key, common, number_format)}
                 used = tuple([None if key in unused else place[key] for key in axes])
                 if used in seen:
                     continue
@@ -181,7 +184,7 @@ def left_out(config: ConfigDict, numbering: Numbering = NEW) -> list[str]:
     for case in list(config.cases) or [config.name]:
         settings = config_lib.case_settings(config, case)
         for key in _conditional(config) if numbering.format > 1 else ():
-            use, (first, *others) = USES[key], axes[key]
+            use, (first, *others) = _use(key, numbering.format), axes[key]
             points = itertools.product(*(axes.get(k, (settings[k],)) for k in use.keys))
             if others and not all(itertools.starmap(use.check, points)):
                 lines.append(
@@ -198,5 +201,10 @@ def _conditional(config: ConfigDict) -> list[str]:
     return [key for key in grid if key in USES and drawn.keys().isdisjoint(USES[key].keys)]
 
 
-def _is_used(key: str, settings: dict[str, Any]) -> bool:
-    return USES[key].check(*(settings[k] for k in USES[key].keys))
+def _is_used(key: str, settings: dict[str, Any], number_format: int) -> bool:
+    use = _use(key, number_format)
+    return use.check(*(settings[k] for k in use.keys))
+
+
+def _use(key: str, number_format: int) -> Use:
+    return EARLIER_USES.get(key, USES[key]) if number_format < 3 else USES[key]

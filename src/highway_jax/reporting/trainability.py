@@ -1,0 +1,206 @@
+"""Which nets train: searches over depth and learning rate as tables and maps."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from highway_jax.config import config as config_lib
+from highway_jax.config.schema import USES
+from highway_jax.errors import UserError
+from highway_jax.reporting import figures
+from highway_jax.reporting.document import Chart, Picture, Section, Table
+from highway_jax.storage import summaries
+from highway_jax.storage.results import Run
+
+Row = dict[str, Any]
+
+GUIDELINE = ((10, -1.0), (20, -2.0), (30, -3.0))
+"""Depths and initial gate biases that the paper suggests for convolutional nets."""
+
+COPIED = (-1.0, -3.0)
+"""Gate biases that implementations set at every depth."""
+
+_MAPS = (
+    "Lowest training loss of the trials of each field, after the last epoch of each. The worse"
+    " trials were stopped early, so that a loss is at most what their settings reach. Grey: every"
+    " trial diverged; white: none was drawn."
+)
+
+
+class Map(NamedTuple):
+    """The lowest training loss of trials over a setting and depth.
+
+    Attributes:
+        title: What was trained.
+        x: Edges of the fields along the setting [columns + 1].
+        y: Edges along depth [rows + 1].
+        loss: [rows, columns]; infinite where every trial diverged, NaN where there is none.
+    """
+
+    title: str
+    x: Float[np.ndarray, "x_edges"]
+    y: Float[np.ndarray, "y_edges"]
+    loss: Float[np.ndarray, "rows columns"]
+
+
+def which_train(run: Run, out: Path) -> Section:
+    """Reports a search over depth and learning rate whose best settings were trained again.
+
+    The section is empty for any other run, and for one without results.
+
+    Args:
+        run: The run.
+        out: The directory of the figures.
+    """
+    section = Section(f"Which nets train: {run.name}", [])
+    sweep, varied = run.config["sweep"], config_lib.varied_keys(run.config)
+    is_search = sweep["trials"] and sweep["retrain_seeds"] and run.rows
+    if not is_search or not {"model.depth", "optimizer.learning_rate"} <= set(varied):
+        return section
+    drawn = [row for row in run.rows if not summaries.is_retrained(row, run.config)]
+    again = [row for row in run.rows if summaries.is_retrained(row, run.config)]
+    parts: list[Any] = _tables(drawn, again)
+    rates = [row["learning_rate"] for row in drawn]
+    edges = rate_edges(min(rates), max(rates)) if drawn else np.array([])
+    by_rate = _maps(drawn, "learning_rate", edges)
+    by_bias = []
+    if "model.transform_bias" in varied:
+        gated = [row for row in drawn if _has_gates(row)]
+        biases = [row["transform_bias"] for row in gated]
+        if biases:
+            steps = np.arange(math.floor(min(biases)), math.ceil(max(biases)) + 2) - 0.5
+            by_bias = _maps(gated, "transform_bias", steps)
+    for name, maps, x in (
+        ("rates", by_rate, "Learning rate"),
+        ("biases", by_bias, "Initial gate bias"),
+    ):
+        if maps:
+            path = out / f"{name}-{run.stem}"
+            figures.save(figures.trainability(maps, x, *_lines(name)), path)
+            parts.append(Picture(path.name, f"Training loss by {x.lower()} and depth"))
+            parts.append(Chart("maps", _chart(maps, x, name)))
+    return section._replace(parts=[*parts, _MAPS])
+
+
+def _has_gates(row: Row) -> bool:
+    try:
+        return USES["model.transform_bias"].check(row["block"], row["depth"])
+    except UserError:  # A block that is not registered here.
+        return False
+
+
+def _lines(name: str) -> tuple[Sequence[tuple[int, float]], Sequence[float]]:
+    """Returns what is drawn into the maps: depths and biases, and biases at every depth."""
+    return (GUIDELINE, COPIED) if name == "biases" else ((), ())
+
+
+# ---- Tables of cases and depths
+
+
+def _tables(drawn: list[Row], again: list[Row]) -> list[str | Table]:
+    """Returns tables of the results of the best settings, and of the trials that diverged."""
+    parts: list[str | Table] = []
+    for words, rows, show in (
+        ("Test accuracy in % of the best setting, trained again from other seeds:", again, _tested),
+        ("Its training loss:", again, _loss),
+        ("Its learning rate, and its initial gate bias where it has gates:", again, _setting),
+        ("Trials of the search that diverged:", drawn, _diverged),
+    ):
+        if rows:
+            parts += [words, _table(rows, show)]
+    return parts
+
+
+def _table(rows: list[Row], show: Callable[[list[Row]], str]) -> Table:
+    """Returns a table of what is shown of the rows of each case (rows) and depth (columns)."""
+    depths = sorted({row["depth"] for row in rows})
+    cells: dict[str, dict[int, list[Row]]] = {}
+    for row in rows:
+        case = row["case"].removesuffix("-best")
+        cells.setdefault(case, {}).setdefault(row["depth"], []).append(row)
+    lines = [
+        (case, *(show(found[depth]) if depth in found else "-" for depth in depths))
+        for case, found in cells.items()
+    ]
+    return Table(("layers", *map(str, depths)), lines)
+
+
+def _mean_std(rows: list[Row], metric: str, form: Callable[[float], str]) -> str:
+    found = summaries.statistics(rows)
+    mean, std, diverged = found[f"{metric}_mean"], found[f"{metric}_std"], found["diverged"]
+    text = "-" if math.isnan(mean) else form(mean)
+    text += "" if math.isnan(std) else f" ± {form(std)}"
+    return f"{text}, {diverged} of {len(rows)} diverged" if diverged else text
+
+
+def _tested(rows: list[Row]) -> str:
+    return _mean_std(rows, "test_accuracy", lambda value: f"{100 * value:.1f}")
+
+
+def _loss(rows: list[Row]) -> str:
+    return _mean_std(rows, "train_loss", lambda value: f"{value:.2g}")
+
+
+def _setting(rows: list[Row]) -> str:
+    row = rows[0]
+    bias = f", {row['transform_bias']:g}" if _has_gates(row) else ""
+    return f"{row['learning_rate']:.2g}{bias}"
+
+
+def _diverged(rows: list[Row]) -> str:
+    return f"{sum(row['diverged'] for row in rows)} of {len(rows)}"
+
+
+# ---- Maps over depth
+
+
+def rate_edges(low: float, high: float) -> Float[np.ndarray, "edges"]:
+    """Returns edges of fields of half a decade that hold all numbers from `low` to `high`."""
+    first, last = (math.floor(2 * math.log10(value)) for value in (low, high))
+    return 10.0 ** (np.arange(first, last + 2) / 2)
+
+
+def depth_edges(depths: Sequence[int]) -> Float[np.ndarray, "edges"]:
+    """Returns edges between depths, halfway on a logarithmic axis."""
+    logs = np.log(np.asarray(depths, float))
+    if len(logs) == 1:
+        return np.exp(logs[0] + np.array([-0.5, 0.5]))
+    middle = (logs[1:] + logs[:-1]) / 2
+    return np.exp([2 * logs[0] - middle[0], *middle, 2 * logs[-1] - middle[-1]])
+
+
+def _maps(rows: Iterable[Row], column: str, edges: Float[np.ndarray, "edges"]) -> list[Map]:
+    """Returns a map of a setting and depth for each case."""
+    rows = list(rows)
+    depths = sorted({row["depth"] for row in rows})
+    maps = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        loss = np.full((len(depths), len(edges) - 1), np.nan)
+        for row in rows:
+            if row["case"] == case:
+                i = depths.index(row["depth"])
+                j = min(np.searchsorted(edges, row[column], "right") - 1, loss.shape[1] - 1)
+                own = math.inf if row["diverged"] else row["train_loss"]
+                loss[i, j] = np.fmin(loss[i, j], own)
+        maps.append(Map(case, edges, depth_edges(depths), loss))
+    return maps
+
+
+def _chart(maps: list[Map], x: str, name: str) -> dict[str, Any]:
+    """Returns the data of the page's maps."""
+    guideline, copied = _lines(name)
+    shown = [
+        {
+            "title": found.title,
+            "x": found.x.tolist(),
+            "y": found.y.tolist(),
+            "loss": [[v if math.isfinite(v) else None for v in row] for row in found.loss.tolist()],
+            "diverged": np.where(np.isposinf(found.loss), 1, 0).tolist(),
+        }
+        for found in maps
+    ]
+    return {"x": x, "log": name == "rates", "maps": shown, "guideline": guideline, "copied": copied}

@@ -1,0 +1,141 @@
+"""`Highway` around modules, and the example that trains such nets."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from highway_jax import Highway, HighwayBlock, scan_blocks
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "highway_around_anything.py"
+
+
+class _Stack(nn.Module):
+    make: Any
+    num_blocks: int = 3
+    options: Any = None
+
+    @nn.compact
+    def __call__(self, x, gates=None, collect=False):
+        options = {} if self.options is None else self.options()
+        layer = Highway(self.make(), **options, name="blocks")
+        return scan_blocks(layer, x, self.num_blocks, gates, collect=collect)
+
+
+def _dense_relu():
+    return nn.Sequential([nn.Dense(6), nn.relu])
+
+
+MAKES = {
+    "dense": (_dense_relu, (4, 6)),
+    "convolutional": (lambda: nn.Conv(3, (3, 3)), (2, 5, 5, 3)),
+    "recurrent": (lambda: nn.RNN(nn.GRUCell(6)), (2, 4, 6)),
+    "attention": (lambda: nn.MultiHeadDotProductAttention(num_heads=2), (2, 4, 6)),
+}
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(0), (4, 6))
+
+
+def test_around_a_dense_layer_it_is_a_highway_block(x):
+    layer = Highway(_dense_relu(), transform_bias=-1.5)
+    params = layer.init(jax.random.key(1), x)["params"]
+    h, t = params["transform"]["layers_0"], params["gate"]
+    np.testing.assert_array_equal(t["bias"], np.full(6, -1.5))
+    block = {
+        "kernel": jnp.concatenate([h["kernel"], t["kernel"]], axis=1),
+        "bias": h["bias"],
+        "transform_bias": t["bias"],
+    }
+    expected = HighwayBlock(6).apply({"params": block}, x, method="activations")
+    found = layer.apply({"params": params}, x, method="activations")
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    closed = layer.apply({"params": params}, x, 0.0, method="activations")
+    np.testing.assert_array_equal(closed.y, x)
+
+
+@pytest.mark.parametrize("kind", MAKES)
+def test_a_stack_is_its_layers_in_turn(kind):
+    make, shape = MAKES[kind]
+    x = jax.random.normal(jax.random.key(0), shape)
+    stack = _Stack(make)
+    params = stack.init(jax.random.key(1), x)["params"]
+    assert set(params) == {"blocks"}
+    assert set(params["blocks"]) == {"gate", "transform"}
+    y, layers = stack.apply({"params": params}, x, collect=True)
+    expected = x
+    for number in range(3):
+        own = jax.tree.map(lambda leaf, number=number: leaf[number], params["blocks"])
+        h = make().apply({"params": own["transform"]}, expected)
+        t = jax.nn.sigmoid(expected @ own["gate"]["kernel"] + own["gate"]["bias"])
+        expected = h * t + expected * (1 - t)
+        np.testing.assert_allclose(layers.t[number], t, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    copied, _ = stack.apply({"params": params}, x, gates=[0, 0, 0])
+    np.testing.assert_array_equal(copied, x)
+    first, second = jax.tree.leaves(params["blocks"]["transform"])[-1][:2]
+    assert not np.allclose(first, second)
+
+
+@pytest.mark.parametrize("kind", MAKES)
+def test_a_layer_made_outside_of_the_net_is_the_same(kind):
+    make, shape = MAKES[kind]
+    made = make()
+    x = jax.random.normal(jax.random.key(0), shape)
+    inside, outside = (_Stack(m).init(jax.random.key(1), x) for m in (make, lambda: made))
+    assert jax.tree.structure(inside) == jax.tree.structure(outside)
+    np.testing.assert_array_equal(
+        jax.tree.leaves(outside["params"]["blocks"]["gate"])[-1],
+        jax.tree.leaves(inside["params"]["blocks"]["gate"])[-1],
+    )
+
+
+def test_the_gate_is_the_callers_choice(x):
+    constant = nn.initializers.constant(-4.0)
+    stack = _Stack(_dense_relu, options=lambda: {"gate": nn.Dense(1, bias_init=constant)})
+    params = stack.init(jax.random.key(1), x)
+    gate = params["params"]["blocks"]["gate"]
+    assert gate["kernel"].shape == (3, 6, 1)
+    np.testing.assert_array_equal(gate["bias"], np.full((3, 1), -4.0))
+    _, layers = stack.apply(params, x, collect=True)
+    assert layers.t.shape == (3, 4, 6)
+    np.testing.assert_array_equal(layers.t[..., :1] + 0 * layers.t, layers.t)
+
+
+def test_shapes_that_do_not_fit_are_refused(x):
+    with pytest.raises(ValueError, match=r"transform maps the shape \(4, 6\) to \(4, 5\); allowed"):
+        Highway(nn.Dense(5)).init(jax.random.key(0), x)
+    gate = nn.Sequential([lambda x: x[:, None], nn.Dense(6)])
+    with pytest.raises(ValueError, match=r"gate maps the shape \(4, 6\) to \(4, 1, 6\); allowed"):
+        Highway(nn.Dense(6), gate).init(jax.random.key(0), x)
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("highway_around_anything", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_trains_each_kind_of_layer(example, capsys):
+    example.main(["--depths", "2", "--steps", "40"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == list(example.TRANSFORMS)
+    losses = [float(line.split()[2]) for line in lines]
+    assert max(losses) < 2.2  # It starts at about 2.3, the logarithm of ten classes.
+
+
+def test_gates_let_deep_stacks_train(example):
+    (gated, _), (without, _) = (
+        example.train("dense", 30, gated=gated, rate=0.03, steps=60) for gated in (True, False)
+    )
+    assert gated < 1 < 2 < without

@@ -1,0 +1,125 @@
+"""Tables and maps of which nets train."""
+
+import json
+
+import numpy as np
+import pytest
+from test_report import _row, _write_run
+
+from highway_jax import report
+from highway_jax.reporting import figures, paper_tables, trainability
+from highway_jax.storage import results
+
+NAN, INF = np.nan, np.inf
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Two cases at two depths: three trials each, of which the last diverges, and two seeds."""
+    rows, cases = [], {"deep": "highway", "skip": "residual"}
+    for case, block in cases.items():
+        for depth in (10, 1000):
+            for i, rate in enumerate((0.004, 0.02, 0.2)):
+                status = ("dropped", "finished", "diverged")[i]
+                loss = np.nan if i == 2 else depth / 1000 + i
+                bias = (-1, -3, -3)[i]
+                rows.append(
+                    _row(len(rows), case=case, block=block, depth=depth, status=status,
+                         train_loss=loss, learning_rate=rate, transform_bias=bias)
+                )  # fmt: skip
+            for seed in (0, 1):
+                rows.append(
+                    _row(len(rows), case=f"{case}-best", block=block, depth=depth, seed=seed,
+                         status="finished", train_loss=0.1 + seed / 10, learning_rate=0.004,
+                         transform_bias=-1, test_accuracy=0.9 + seed / 50)
+                )  # fmt: skip
+    rows[-1] |= {"status": "diverged", "diverged": True}
+    lines = [{"trial": i, "epoch": 1, "train_loss": 1} for i in range(len(rows))]
+    _write_run(tmp_path / "lab", rows, lines, 3, {"model": {"depth": [10, 1000]}})
+    path = tmp_path / "lab" / "config.json"
+    config = json.loads(path.read_text())
+    config["cases"] = {case: {"model": {"block": block}} for case, block in cases.items()}
+    config["sweep"] |= {
+        "retrain_seeds": [0, 1],
+        "draw": {
+            "optimizer": {"learning_rate": ["log_uniform", 0.003, 0.3]},
+            "model": {"transform_bias": ["integer", -3, -1]},
+        },
+    }
+    path.write_text(json.dumps(config))
+    return tmp_path / "lab"
+
+
+def test_tables_have_a_row_for_each_case_and_a_column_for_each_depth(lab, tmp_path):
+    text = report.report([lab], tmp_path / "out")
+    for line in (
+        "| layers | 10 | 1000 |",
+        "| deep | 91.0 ± 1.4 | 91.0 ± 1.4 |",
+        "| skip | 91.0 ± 1.4 | 90.0, 1 of 2 diverged |",
+        "| deep | 0.15 ± 0.071 | 0.15 ± 0.071 |",
+        "| deep | 0.004, -1 | 0.004, -1 |",
+        "| skip | 0.004 | 0.004 |",
+        "| skip | 1 of 3 | 1 of 3 |",
+    ):
+        assert line in text.splitlines()
+    assert "![Training loss by learning rate and depth](rates-lab.png)" in text
+    assert "![Training loss by initial gate bias and depth](biases-lab.png)" in text
+    for name in ("rates-lab", "biases-lab"):
+        assert (tmp_path / "out" / f"{name}.svg").exists()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('data-kind="maps"') == 2
+
+
+def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
+    section = trainability.which_train(results.read(lab), tmp_path)
+    rates, biases = (part.data for part in section.parts if getattr(part, "kind", "") == "maps")
+    assert [found["title"] for found in rates["maps"]] == ["deep", "skip"]
+    assert [found["title"] for found in biases["maps"]] == ["deep"]  # The other has no gates.
+    np.testing.assert_allclose(rates["maps"][0]["x"], 10 ** np.array([-2.5, -2, -1.5, -1, -0.5]))
+    assert rates["maps"][0]["loss"] == [[0.01, 1.01, None, None], [1.0, 2.0, None, None]]
+    assert rates["maps"][0]["diverged"] == [[0, 0, 0, 1], [0, 0, 0, 1]]
+    assert biases["maps"][0]["x"] == [-3.5, -2.5, -1.5, -0.5]
+    # A trial that diverged does not hide another one of its field.
+    assert biases["maps"][0]["loss"] == [[1.01, None, 0.01], [2.0, None, 1.0]]
+    assert biases["maps"][0]["diverged"] == [[0, 0, 0], [0, 0, 0]]
+    assert biases["copied"] == (-1.0, -3.0)
+
+
+def test_edges_hold_their_numbers():
+    np.testing.assert_allclose(trainability.depth_edges([10, 1000]), [1, 100, 10000])
+    np.testing.assert_allclose(
+        trainability.depth_edges([10, 100, 1000]), 10 ** np.array([0.5, 1.5, 2.5, 3.5])
+    )
+    low, high = trainability.depth_edges([7])
+    assert low < 7 < high
+    np.testing.assert_allclose(trainability.rate_edges(0.1, 0.1), 10 ** np.array([-1, -0.5]))
+
+
+def test_guideline_and_copied_biases_are_drawn_into_the_maps():
+    x, y = np.array([-3.5, -2.5, -1.5]), np.array([5.0, 20.0, 80.0])
+    found = trainability.Map("highway", x, y, np.array([[0.1, INF], [NAN, 2.0]]))
+    figure = figures.trainability([found] * 4, "Bias", trainability.GUIDELINE, (-1.0, -3.0))
+    axes = figure.axes[:4]
+    assert [axis.get_title() for axis in axes] == ["highway"] * 4
+    lines = [line.get_xydata().tolist() for line in axes[0].lines]
+    assert [[-1, 10], [-2, 20], [-3, 30]] in lines
+    assert {line[0][0] for line in lines if len(line) == 2} == {-1.0, -3.0}
+    grey, loss = axes[0].collections
+    assert grey.get_array().compressed().tolist() == [1.0]
+    assert loss.get_array().compressed().tolist() == [0.1, 2.0]
+
+
+def test_maps_without_any_finite_loss_are_drawn():
+    edges = np.array([1.0, 10.0, 100.0])
+    found = trainability.Map("plain", edges, edges, np.full((2, 2), INF))
+    assert figures.trainability([found], "Learning rate").axes[0].get_xscale() == "log"
+
+
+def test_other_runs_have_no_such_section(tmp_path):
+    _write_run(tmp_path / "run", [_row(0)], [], 3, {"model": {"depth": [10, 1000]}})
+    assert not trainability.which_train(results.read(tmp_path / "run"), tmp_path).parts
+
+
+def test_nets_of_other_kinds_are_not_those_of_figure_1(lab):
+    assert not paper_tables.figure1_cells([results.read(lab)])
+    assert not trainability.which_train(results.read(lab)._replace(rows=[]), lab).parts
