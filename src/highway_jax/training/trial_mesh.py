@@ -122,11 +122,10 @@ def arrange(
     grids = [np.array(_rows(chosen, length)[:most]) for length in batch_devices]
     grids = [grid for grid in grids if grid.size]
     if not grids:
-        raise UserError(
-            f"config.runtime.batch_devices is {max(batch_devices)}; allowed: 0 to"
-            f" {min(map(len, _by_process(chosen)))}, the {chosen[0].platform} devices of a process,"
-            f" or a divisor of {len(chosen)}, those of all"
-        )
+        groups = _by_process(chosen)
+        allowed = f"0 to {min(map(len, groups))}, the {chosen[0].platform} devices"
+        allowed += " here" if len(groups) == 1 else f" of a process, or a divisor of {len(chosen)}"
+        raise UserError(f"config.runtime.batch_devices is {max(batch_devices)}; allowed: {allowed}")
 
     def cost(grid):
         rows, length = grid.shape
