@@ -21,6 +21,7 @@ from highway_jax.errors import UserError, brief
 from highway_jax.nn import stacks
 from highway_jax.nn.blocks import BlockActivations
 from highway_jax.training import evaluate, metrics, train, trial_mesh
+from highway_jax.training.parts import Parts
 from highway_jax.training.program import Program
 
 
@@ -101,7 +102,8 @@ class Nets:
                 f"config.model.depth is {config.model.depth}; allowed: at least 2, so that there is"
                 " a highway block to analyze"
             )
-        self._model, self._task = program.model, program.task
+        # Each item of `_run` is computed by one device.
+        self._model, self._task = program.model, program.task._replace(parts=Parts())
         self._examples, self._spans = program.examples, program.spans
         self._batch_size = batch_size or config.evaluation.batch_size
         self._num_classes = program.num_classes

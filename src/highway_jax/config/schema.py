@@ -75,6 +75,11 @@ RULES: tuple[Rule, ...] = (
         "() unless optimizer.schedule is 'multistep'",
     ),
     Rule(
+        ("runtime.batch_devices", "training.batch_size"),
+        lambda count, batch_size: count == 0 or batch_size % count == 0,
+        lambda batch_size: f"0, or a divisor of training.batch_size, {batch_size}",
+    ),
+    Rule(
         ("data.file", "data.name"),
         lambda file, name: (name == "file") == bool(file),
         "the path of an .npz file where data.name is 'file', '' elsewhere",

@@ -266,6 +266,12 @@ class Runtime:
     """Where and how a run is computed and shown; never what it computes."""
 
     devices: int = integer(0, 0, "Number of devices; 0: all, and on CPU one for every core", 65536)
+    batch_devices: int = integer(
+        0,
+        0,
+        "Devices that share each batch of a trial; 0: where it is faster, for convolutional nets",
+        65536,
+    )
     trial_axis: str = choice(
         "auto",
         ("auto", "map", "vmap"),

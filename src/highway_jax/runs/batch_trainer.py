@@ -89,13 +89,14 @@ class BatchRun:
         batch, program, trials = self._batch, self._program, self._program.trials
         count = len(batch.trials)
         devices = trials.mesh.devices
-        each = "" if devices.size == 1 else " on each"
-        way = f"one after another{each}" if trials.mode == "map" else f"at once{each}"
+        rows, length = devices.shape
+        shared = f", {length} a trial" if length > 1 else ""
+        way = "one after another" if trials.mode == "map" else "at once"
+        way = f", {way}{' on each' if length == 1 < rows else ''}" if count > rows else ""
         sizes = (f"{end - first:,} {name}" for name, (first, end) in program.spans.items())
         self._display.say(
             f"{batch.label} on {self._config.data.name}: {count} trial{'s' * (count > 1)} on"
-            f" {trial_mesh.describe(devices.flat[0], devices.size)}"
-            f"{f', {way}' if count > devices.size else ''}\n"
+            f" {trial_mesh.describe(devices.flat[0], devices.size)}{shared}{way}\n"
             f"  {program.model.num_parameters:,} parameters; {batch.epochs} epochs of"
             f" {program.steps_per_epoch:,} steps; examples: {', '.join(sizes)}"
         )

@@ -67,7 +67,7 @@ def run(
     if dataset is not None:
         config = _with_arrays(config, dataset)
     trial_mesh.use_cores(config.runtime.devices)
-    trial_mesh.devices(config.runtime.devices)
+    trial_mesh.arrange(1, config.runtime.devices, (config.runtime.batch_devices or 1,))
     if not multihost.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)

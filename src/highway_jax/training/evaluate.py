@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from highway_jax.training import metrics
+from highway_jax.training.parts import Parts
 from highway_jax.training.train import DeviceData, Task
 
 
@@ -29,10 +30,16 @@ def evaluate(
     def look(images, labels, counted):
         return metrics.sums(task.apply(params, task.preprocess(images)), labels, counted)
 
-    return add_up(look, data, span, batch_size)
+    return add_up(look, data, span, batch_size, task.parts)
 
 
-def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: int) -> Any:
+def add_up(
+    look: Callable,
+    data: DeviceData,
+    span: Int[Array, "2"],
+    batch_size: int,
+    parts: Parts = Parts(),  # noqa: B008
+) -> Any:
     """Returns the sum of a function of batches over a span of examples, in one compiled loop.
 
     Example:
@@ -50,19 +57,21 @@ def add_up(look: Callable, data: DeviceData, span: Int[Array, "2"], batch_size: 
             `counted` is true.
         data: The examples.
         span: Index of the first example, and of the one after the last.
-        batch_size: Number of examples that `look` is given at once.
+        batch_size: Number of examples that `look` is given at once, on all devices together.
+        parts: How the devices share these examples.
     """
     first, end = span
-    batch_size = min(batch_size, len(data.labels))
+    own_size = -(-min(batch_size, len(data.labels)) // parts.count)
+    batch_size = own_size * parts.count
 
     def body(i, total):
-        index = first + i * batch_size + jnp.arange(batch_size)
+        index = first + i * batch_size + parts.own(jnp.arange(batch_size))
         # The last batch is filled with copies of the last example, which are not counted.
         images, labels = data.take(jnp.minimum(index, end - 1))
         return jax.tree.map(jnp.add, total, look(images, labels, index < end))
 
-    batch = jax.eval_shape(lambda: data.take(jnp.zeros(batch_size, jnp.int32)))
-    shapes = jax.eval_shape(look, *batch, jax.ShapeDtypeStruct((batch_size,), bool))
+    batch = jax.eval_shape(lambda: data.take(jnp.zeros(own_size, jnp.int32)))
+    shapes = jax.eval_shape(look, *batch, jax.ShapeDtypeStruct((own_size,), bool))
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     num_batches = (end - first + batch_size - 1) // batch_size
-    return jax.lax.fori_loop(0, num_batches, body, nothing)
+    return parts.total(jax.lax.fori_loop(0, num_batches, body, nothing))

@@ -20,17 +20,41 @@ from highway_jax.training import evaluate, metrics, optimizer, train, trial_mesh
 # Of 4 to 100 images at once, 4 to 10 were the fastest for each of the paper's nets.
 _IMAGES_IN_CACHE = 10
 
+# Fewer images of a batch do not occupy a device.
+_FEWEST_IMAGES = 10
+
 SPLITS = ("train", "valid", "test")
 
 
-def _micro_batch(config: Config, platform: str) -> int:
-    """Returns how many examples of a batch to compute at once: a divisor of the batch size.
+def _batch_devices(config: Config) -> tuple[int, ...]:
+    """Returns how many devices may share the batches of a trial: divisors of the batch size.
+
+    By default one device trains a dense net: its products are so small that a step takes about a
+    millisecond on a CPU core, or the time of its kernel launches on GPU, which half the examples
+    hardly shorten, and the exchange of gradients takes its part of that.
+    """
+    batch_size, wanted = config.training.batch_size, config.runtime.batch_devices
+    if wanted:
+        return (wanted,)
+    if config.model.architecture == "dense":
+        return (1,)
+    most = max(1, batch_size // _FEWEST_IMAGES)
+    return tuple(n for n in range(1, most + 1) if batch_size % n == 0)
+
+
+def _micro_batch(config: Config, platform: str, count: int) -> int:
+    """Returns how many examples a device computes at once: a divisor of its part of a batch.
 
     On CPU the activations of a whole batch of images leave the cache between one layer and the
     next, and a few images at a time are 1.1 to 1.2 times faster. So that is the default where a
-    number near `_IMAGES_IN_CACHE` divides the batch size.
+    number near `_IMAGES_IN_CACHE` divides the part.
+
+    Args:
+        config: The settings of a trial.
+        platform: The platform of the devices.
+        count: Devices that share a batch, in equal parts.
     """
-    batch_size, most = config.training.batch_size, config.runtime.micro_batch
+    batch_size, most = config.training.batch_size // count, config.runtime.micro_batch
     convolves = config.model.architecture != "dense"
     in_cache = _IMAGES_IN_CACHE if convolves and platform == "cpu" else batch_size
     largest = max(n for n in range(1, min(most or in_cache, batch_size) + 1) if batch_size % n == 0)
@@ -59,7 +83,11 @@ class Program:
         self.convolves = config.model.architecture != "dense"
         runtime = config.runtime
         self.trials = trial_mesh.Trials(
-            len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
+            len(batch.trials),
+            runtime.devices,
+            runtime.trial_axis,
+            convolves=self.convolves,
+            batch_devices=_batch_devices(config),
         )
         platform = self.trials.platform
         self.model = nets.build(config.model, dataset.example_shape, dataset.num_classes, platform)
@@ -86,7 +114,8 @@ class Program:
             ),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
-            micro_batch=_micro_batch(config, platform),
+            micro_batch=_micro_batch(config, platform, self.trials.parts.count),
+            parts=self.trials.parts,
         )
         labels = np.concatenate([split.labels for split in splits])
         self.examples: Any = train.DeviceData(images, labels)  # pyright: ignore[reportArgumentType]

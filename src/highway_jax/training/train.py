@@ -1,6 +1,7 @@
 """Training as pure functions of one trial: its state, one step, several steps.
 
-These functions do not depend on how many trials there are, nor on the devices that they run on.
+These functions do not depend on how many trials there are, nor on the devices that they run on,
+except that the devices of a trial share its batches (`Task.parts`).
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from highway_jax.sweep.trials import AnyHyperparameters
 from highway_jax.training import metrics
+from highway_jax.training.parts import Parts
 
 _AnyArray = Array | np.ndarray
 
@@ -45,9 +47,10 @@ class Task(NamedTuple):
         optimizer: A trial's hyperparameters -> its update rule.
         num_train: Training examples.
         batch_size: Examples of a step.
-        micro_batch: How many of them are computed at once, a divisor of `batch_size`; it changes
-            a step by rounding only.
+        micro_batch: How many of them a device computes at once, a divisor of its part of the
+            batch; it changes a step by rounding only.
         augment: (key, inputs) -> inputs as training sees them.
+        parts: How the devices of a trial share its batches; it changes a step by rounding only.
     """
 
     init: Callable
@@ -58,6 +61,7 @@ class Task(NamedTuple):
     batch_size: int
     micro_batch: int
     augment: Callable = lambda key, inputs: inputs
+    parts: Parts = Parts()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -117,6 +121,7 @@ def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
     """
     _, _, noise_key = _keys(state.numbers)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
+    # The whole batch, whose draws do not depend on how the devices of a trial share it.
     inputs = task.augment(augment_key, task.preprocess(batch.images))
     # A key for each example: what is dropped does not depend on the micro-batch it is part of.
     dropout_keys = jax.random.split(dropout_key, task.batch_size)
@@ -153,15 +158,16 @@ def _gradients(task: Task, params: Any, examples: Any) -> tuple[Any, metrics.Sum
         return sums.loss / task.batch_size, sums
 
     gradients = jax.grad(loss, has_aux=True)
-    if task.micro_batch == task.batch_size:
-        return gradients(params, examples)
-    parts = jax.tree.map(lambda a: a.reshape(-1, task.micro_batch, *a.shape[1:]), examples)
+    own = task.parts.own(examples)
+    if task.micro_batch * task.parts.count == task.batch_size:
+        return task.parts.total(gradients(params, own))
+    micro_batches = jax.tree.map(lambda a: a.reshape(-1, task.micro_batch, *a.shape[1:]), own)
 
-    def add(totals, part):
-        return jax.tree.map(jnp.add, totals, gradients(params, part)), None
+    def add(totals, micro_batch):
+        return jax.tree.map(jnp.add, totals, gradients(params, micro_batch)), None
 
     zeros = jax.tree.map(jnp.zeros_like, params), metrics.zeros()
-    return jax.lax.scan(add, zeros, parts)[0]
+    return task.parts.total(jax.lax.scan(add, zeros, micro_batches)[0])
 
 
 def train_steps(

@@ -3,7 +3,8 @@
 Trials are sharded over a mesh axis `trials`; the trials of one device run in turn (`map`) or at
 once (`vmap`). On CPU, where a batched small matrix product is no faster than several, trials run
 in turn, and every core is a device (`use_cores`). Trials of convolutional nets run in turn on every
-platform: at once they would be grouped convolutions, which are slow on GPU and TPU.
+platform: at once they would be grouped convolutions, which are slow on GPU and TPU. Along a second
+axis, `batch`, several devices share the batches of a trial (`arrange`).
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,8 +25,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from highway_jax.errors import UserError
+from highway_jax.training import parts
 
 AXIS = "trials"
+
+_EXCHANGE = 1.1
+"""A step's cost on several devices, relative to its equal part of a step on one."""
 
 CPU_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,
@@ -90,6 +95,67 @@ def devices(num_devices: int = 0) -> list[Any]:
             f" the {found[0].platform} devices here"
         )
     return found[: num_devices or len(found)]
+
+
+def arrange(
+    num_trials: int, num_devices: int = 0, batch_devices: Sequence[int] = (1,)
+) -> np.ndarray:
+    """Returns the devices to use as an array [rows, devices of a row].
+
+    The devices of a row train the trials of the row together. A step takes the time of
+    ceil(trials / rows) / length, and somewhat more where devices exchange gradients; of the allowed
+    lengths, the one with the shortest step is chosen. For example, two rows of four devices train
+    five trials in 3/4 of the time of five rows of one device. Rows that lie in one process are
+    preferred to others.
+
+    Args:
+        num_trials: At least 1.
+        num_devices: How many devices may be used; 0 for all.
+        batch_devices: Allowed lengths of a row.
+
+    Raises:
+        UserError: If there are fewer devices, or no row has an allowed length.
+    """
+    chosen = devices(num_devices)
+    # Every process must take part in each computation, so none of their rows is left out.
+    most = num_trials if jax.process_count() == 1 else len(chosen)
+    grids = [np.array(_rows(chosen, length)[:most]) for length in batch_devices]
+    grids = [grid for grid in grids if grid.size]
+    if not grids:
+        groups = _by_process(chosen)
+        allowed = f"0 to {min(map(len, groups))}, the {chosen[0].platform} devices"
+        allowed += " here" if len(groups) == 1 else f" of a process, or a divisor of {len(chosen)}"
+        raise UserError(f"config.runtime.batch_devices is {max(batch_devices)}; allowed: {allowed}")
+
+    def cost(grid):
+        rows, length = grid.shape
+        crosses = any(len(_by_process(row)) > 1 for row in grid)
+        step = math.ceil(num_trials / rows) / length
+        return crosses, step if length == 1 else _EXCHANGE * step
+
+    return min(grids, key=cost)
+
+
+def _by_process(chosen: Sequence[Any]) -> list[list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for device in chosen:
+        found.setdefault(device.process_index, []).append(device)
+    return list(found.values())
+
+
+def _rows(chosen: list[Any], length: int) -> list[list[Any]]:
+    """Returns rows of devices that each lie in one process, if all processes have as many.
+
+    Otherwise rows cross processes, and none are returned unless they include all devices.
+    """
+    groups = _by_process(chosen)
+    if length > min(map(len, groups)):
+        groups = [chosen] if len(chosen) % length == 0 else []
+    return [
+        group[first : first + length]
+        for group in groups
+        for first in range(0, len(group) - length + 1, length)
+    ]
 
 
 def describe(device: Any, count: int) -> str:
@@ -163,15 +229,22 @@ class Trials:
 
     Attributes:
         num_trials: Trials of the batch.
-        mesh: The devices, in one axis; never more than there are trials.
-        num_slots: Trials, and the copies of the last that give each device equally many.
+        mesh: The devices, axes `trials` and `batch`; never more rows than there are trials.
+        parts: How the devices of a row share the batches of its trials.
+        num_slots: Trials, and the copies of the last that give each row equally many.
         platform: The platform of the devices, such as "cpu".
-        mode: "map" or "vmap" over the trials of one device.
+        mode: "map" or "vmap" over the trials of one row.
         sharded: The sharding of a batch of trials.
     """
 
     def __init__(
-        self, num_trials: int, num_devices: int = 0, mode: str = "auto", *, convolves: bool = False
+        self,
+        num_trials: int,
+        num_devices: int = 0,
+        mode: str = "auto",
+        *,
+        convolves: bool = False,
+        batch_devices: Sequence[int] = (1,),
     ):
         """Chooses devices.
 
@@ -180,19 +253,19 @@ class Trials:
             num_devices: How many devices to use; 0 for all.
             mode: "map", "vmap", or "auto" for vmap unless on CPU or `convolves`.
             convolves: Whether the nets are convolutional.
+            batch_devices: Numbers of devices that may share the batches of a trial (see `arrange`).
 
         Raises:
             UserError: If there are fewer devices.
         """
-        chosen = devices(num_devices)
-        if jax.process_count() == 1:
-            chosen = chosen[:num_trials]
+        grid = arrange(num_trials, num_devices, batch_devices)
         self.num_trials = num_trials
-        self.num_slots = math.ceil(num_trials / len(chosen)) * len(chosen)
-        self.platform = chosen[0].platform
+        self.num_slots = math.ceil(num_trials / len(grid)) * len(grid)
+        self.platform = grid[0, 0].platform
         in_turn = convolves or self.platform == "cpu"
         self.mode = mode if mode != "auto" else "map" if in_turn else "vmap"
-        self.mesh = Mesh(np.array(chosen), (AXIS,))
+        self.mesh = Mesh(grid, (AXIS, parts.AXIS))
+        self.parts = parts.Parts(grid.shape[1])
         self.sharded = NamedSharding(self.mesh, P(AXIS))
         self._replicated = NamedSharding(self.mesh, P())
 
@@ -200,7 +273,8 @@ class Trials:
         """Returns `function(trial, *shared)` as a jitted function of all trials.
 
         Args:
-            function: Takes one trial's tree and trees that all trials share.
+            function: Takes one trial's tree and trees that all trials share. Where `parts` divides
+                batches, every device of a row calls it, and must compute the same result.
             donate: Whether the trials' buffers may be reused for the result.
         """
 
@@ -211,7 +285,7 @@ class Trials:
 
         def everywhere(trials, *shared):
             # check_vma is off because the gradient rules of the convolution do not state how their
-            # results vary over the mesh; no value is exchanged between devices.
+            # results vary over the mesh; only `Parts.total` exchanges values between devices.
             specs = (P(AXIS), *(P() for _ in shared))
             mapped = jax.shard_map(
                 one_device, mesh=self.mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False
