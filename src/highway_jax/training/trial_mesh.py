@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -168,10 +168,17 @@ class Trials:
         platform: The platform of the devices, such as "cpu".
         mode: "map" or "vmap" over the trials of one device.
         sharded: The sharding of a batch of trials.
+        absent: The devices compiled for that are not here; else empty.
     """
 
     def __init__(
-        self, num_trials: int, num_devices: int = 0, mode: str = "auto", *, convolves: bool = False
+        self,
+        num_trials: int,
+        num_devices: int = 0,
+        mode: str = "auto",
+        *,
+        convolves: bool = False,
+        absent: Sequence[Any] = (),
     ):
         """Chooses devices.
 
@@ -180,11 +187,14 @@ class Trials:
             num_devices: How many devices to use; 0 for all.
             mode: "map", "vmap", or "auto" for vmap unless on CPU or `convolves`.
             convolves: Whether the nets are convolutional.
+            absent: Devices of a topology (see `topologies`) to compile for in place of those of
+                this machine; nothing can be placed on them.
 
         Raises:
             UserError: If there are fewer devices.
         """
-        chosen = devices(num_devices)
+        self.absent = list(absent)
+        chosen = self.absent or devices(num_devices)
         if jax.process_count() == 1:
             chosen = chosen[:num_trials]
         self.num_trials = num_trials
@@ -240,6 +250,25 @@ class Trials:
             return jax.make_array_from_callback(array.shape, self._replicated, lambda i: array[i])
 
         return jax.tree.map(put, tree)
+
+    def placed_shapes(self, tree: Any) -> Any:
+        """Returns the shapes of what `place` returns, of arrays or shapes [trials, ...]."""
+
+        def shape(leaf):
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            slots = (self.num_slots, *leaf.shape[1:])
+            return jax.ShapeDtypeStruct(slots, dtype, sharding=self.sharded)
+
+        return jax.tree.map(shape, tree)
+
+    def shared_shapes(self, tree: Any) -> Any:
+        """Returns the shapes of what `share` returns, of arrays or shapes."""
+
+        def shape(leaf):
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=self._replicated)
+
+        return jax.tree.map(shape, tree)
 
     def fetch(self, tree: Any) -> Any:
         """Returns device arrays [num_slots, ...] as host arrays [num_trials, ...]."""
