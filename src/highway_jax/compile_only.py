@@ -118,7 +118,7 @@ def reports(config: ConfigDict, topology: Topology, *, search: bool = True) -> I
         key = (len(batch.trials), repr(_without_numbers(batch.trials[0].settings)))
         if key not in seen:
             seen.add(key)
-            yield _report(batch, topology, search=search)
+            yield report(batch, topology, search=search)
 
 
 def _without_numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -126,7 +126,8 @@ def _without_numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted((key, value) for key, value in settings.items() if key not in numeric)
 
 
-def _report(batch: Batch, topology: Topology, *, search: bool) -> Report:
+def report(batch: Batch, topology: Topology, *, search: bool = True) -> Report:
+    """Compiles the programs of one batch (see `reports`)."""
     dataset = _dataset(batch.config)
     preprocess.check(batch.config, dataset)
     batch = _unwhitened(batch)
@@ -142,10 +143,10 @@ def _report(batch: Batch, topology: Topology, *, search: bool) -> Report:
         compiled.append(_compile("lesions", functools.partial(_lower_lesions, program, numbers)))
     training = next(found for found in compiled if found.name == "training")
     work = compiled_text.operations_of_products(_step(program, numbers))
-    report = Report(batch, topology, program, compiled, work, None)
+    found = Report(batch, topology, program, compiled, work, None)
     if search and topology.chip.memory:
-        report = report._replace(fitting=_fitting(report, dataset, training.memory))
-    return report
+        found = found._replace(fitting=_fitting(found, dataset, training.memory))
+    return found
 
 
 def _dataset(config: Config) -> Dataset:
@@ -307,14 +308,11 @@ def run(config: ConfigDict, name: str, write: Callable[[str], Any] = print) -> N
     """
     topology = topologies.find(name)
     kind = trial_mesh.describe(topology.devices[0], len(topology.devices))
-    write(f"{config.name} on {name}: {kind}, {_bytes(topology.chip.memory)} each; jax {_version()}")
-    for report in reports(config, topology):
-        for line in lines(report):
+    memory = _bytes(topology.chip.memory)
+    write(f"{config.name} on {name}: {kind}, {memory} each; jax {jax.__version__}")
+    for found in reports(config, topology):
+        for line in lines(found):
             write(line)
-
-
-def _version() -> str:
-    return jax.__version__
 
 
 def lines(report: Report) -> Iterator[str]:

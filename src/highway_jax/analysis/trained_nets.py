@@ -194,7 +194,7 @@ class Nets:
     ) -> jax.stages.Lowered:
         """Returns the program of `lesion`, lowered for the shapes of its arguments."""
         examples = self._first(split, num_examples)
-        items = self._lesion_items(np.asarray(gates), self._lesions_at_once(len(gates)))
+        items = self._lesion_items(np.asarray(gates, np.float32), self._lesions_at_once(len(gates)))
         over, of_item = self._over(self._lesioned, len(items[0]))
         shared = over.shared_shapes((self._params, examples))
         return over.compile(of_item).lower(over.placed_shapes(items), *shared)

@@ -221,7 +221,8 @@ def _convolve_parts(
         (1, 1),
         pads,
         dimension_numbers=_DIMENSION_NUMBERS,
-        preferred_element_type=jnp.float32,
+        precision=lax.Precision.DEFAULT,  # One pass, whatever the caller asks for.
+        preferred_element_type=_sum_dtype(x.dtype),
     )
     return y if bias is None else y.astype(bias.dtype) + bias
 
@@ -236,7 +237,8 @@ def _gradients_of_parts(
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     # Products of values are further images, over which a weight gradient sums.
     images, gradients = _products_of_parts(padded, dy, (0, 0), precision)
-    d_kernel = _gradient_as_convolution(images, gradients)
+    with jax.default_matmul_precision("default"):
+        d_kernel = _gradient_as_convolution(images, gradients)
     d_bias = None if bias is None else dy.sum((0, *_SPACE)).astype(bias.dtype)
     return dx.astype(x.dtype), d_kernel.astype(kernel.dtype), d_bias
 

@@ -22,7 +22,8 @@ class Chip(NamedTuple):
     Attributes:
         memory: Bytes that programs may use.
         rates: Multiplications and additions a second, by `model.precision`, at best.
-        operation: What the operations of a compiled program are called.
+        operation: What the operations of a compiled program are called: those of a TPU are mostly
+            fusions, those of a GPU launch a kernel each.
     """
 
     memory: int
@@ -49,7 +50,7 @@ def _tpu(gibibytes: float, tera: float) -> Chip:
     # three.
     rates = {"bfloat16": 1.0, "tensorfloat32": 1 / 3, "float32": 1 / 6}
     rates = {precision: tera * 1e12 * share for precision, share in rates.items()}
-    return Chip(int(gibibytes * 2**30), rates, "fusions")
+    return Chip(int(gibibytes * 2**30), rates, "operations")
 
 
 def _gpu(memory: int, float32: float, tensorfloat32: float, bfloat16: float) -> Chip:
@@ -154,7 +155,7 @@ def find(name: str) -> Topology:
     kind, _, shape = name.partition(":")
     known = kind in _TPUS and shape in _TPUS[kind][1]
     if not known and name not in names():
-        hint = suggestion(name, names())
+        hint = suggestion(name, names(), "--topology=")
         raise UserError(
             f"--topology is {show(name)}; {f'{hint} ' if hint else ''}allowed: {allowed()}"
         )
