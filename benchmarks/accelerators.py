@@ -83,7 +83,7 @@ def measure(spec: str, name: str, *, search: bool) -> list[str]:
         "" if report.fitting is None else f"{report.fitting:,}",
         "" if floor is None else f"{1e3 * floor:.2g}",
         f"{training.operations:,}",
-        f"{training.in_loops / report.program.model.num_blocks:.1f}",
+        f"{training.in_loops / report.program.model.num_blocks:.1f}" if training.in_loops else "",
         str(sum(found.collectives for found in report.compiled) or "none"),
         f"{1e3 * launches:.2g}" if topology.chip.operation == "launches" else "",
     ]

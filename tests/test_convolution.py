@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from highway_jax.nn.convolution import conv2d
 from highway_jax.nn.pooling import global_avg_pool, max_pool
+from highway_jax.nn.stacks import REMATS
 
 
 def normal(seed, *shape):
@@ -252,6 +253,20 @@ def test_convolutions_of_parts_have_no_float32_products():
     assert len(operands) == 3
     assert all("bf16" in types and "f32" not in types.replace("bf16", "") for types in operands)
     assert not re.search(r"stablehlo.dot_general|HIGH", text)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "split"])
+def test_rematerialization_keeps_the_results_of_convolutions(implementation):
+    def layer(x, kernel):
+        return jnp.tanh(conv2d(x, kernel, implementation=implementation))
+
+    def loss(kernel, x):
+        return jnp.sum(jax.checkpoint(layer, policy=REMATS["save_dots"])(x, kernel))
+
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(normal(0, 3, 3, 2, 6), normal(1, 2, 8, 8, 2))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    # Forward and the gradient of x; that of the kernel is products or a third.
+    assert text.count("stablehlo.convolution") == {"auto": 2, "split": 3}[implementation]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -366,7 +366,8 @@ def _floor(report: Report) -> str:
 
 def _lines_of_operations(report: Report, training: Compiled) -> Iterator[str]:
     word, blocks = report.topology.chip.operation, report.program.model.num_blocks
-    layer = f", {training.in_loops / blocks:.1f} a layer" if blocks else ""
+    # Where all layers are the body of one loop, the compiler leaves out the loop.
+    layer = f", {training.in_loops / blocks:.1f} a layer" if blocks and training.in_loops else ""
     yield f"{word} of a step: {training.operations:,}{layer}"
     if word == "launches":
         milliseconds = 1e3 * training.operations * SECONDS_A_LAUNCH

@@ -143,16 +143,17 @@ def _convolve(x: Array, kernel: Array, bias: Array | None, pads: Pairs) -> Array
 def _convolve_own(
     x: Array, kernel: Array, bias: Array | None, pads: Pairs, precision: Any, implementation: str
 ) -> Array:
-    if implementation == "split":
-        return _convolve_parts(x, kernel, bias, pads, precision)
-    return _convolve(x, kernel, bias, pads)
+    return _forward(x, kernel, bias, pads, precision, implementation)[0]
 
 
 def _forward(
     x: Array, kernel: Array, bias: Array | None, pads: Pairs, precision: Any, implementation: str
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    y = _convolve_own(x, kernel, bias, pads, precision, implementation)
-    return y, (x, kernel, bias)
+    # In no function that has a gradient of its own: rematerialization keeps only the results of
+    # convolutions that it sees.
+    if implementation == "split":
+        return _convolve_parts(x, kernel, bias, pads, precision), (x, kernel, bias)
+    return _convolve(x, kernel, bias, pads), (x, kernel, bias)
 
 
 def _backward(
