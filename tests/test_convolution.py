@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from highway_jax.nn.convolution import conv2d
 from highway_jax.nn.pooling import global_avg_pool, max_pool
+from highway_jax.nn.stacks import REMATS
 
 
 def normal(seed, *shape):
@@ -67,8 +68,9 @@ def test_convolution_and_its_gradients_are_their_definitions(padding, top, botto
     dx = dx[:, top : top + 5, left : left + 6]
 
     x, kernel = jnp.array(x), jnp.array(kernel)
-    for implementation in ("native", "loop_safe", "auto"):
-        actual = gradients(implementation, x, kernel, padding=padding)
+    for implementation in ("native", "loop_safe", "auto", "split"):
+        with jax.default_matmul_precision("float32"):
+            actual = gradients(implementation, x, kernel, padding=padding)
         for a, e in zip(actual, (y, dx, dkernel), strict=True):
             assert_close(a, e.astype(np.float32))
 
@@ -223,6 +225,48 @@ def test_gradients_of_all_images_at_once_equal_the_native_ones(monkeypatch):
             found.append(pull(jnp.cos(jnp.arange(y.size)).reshape(y.shape)))
         for a, e in zip(*found, strict=True):
             assert_close(a, e)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tensorfloat32", 3e-5)])
+def test_convolutions_of_parts_are_as_exact_as_their_precision(precision, error):
+    x, kernel = normal(0, 4, 9, 8, 16), normal(1, 3, 3, 16, 5)
+    with jax.enable_x64(True):
+        exact = [a.astype(jnp.float64) for a in (x, kernel)]
+        exact = [np.asarray(a, np.float32) for a in gradients("native", *exact)]
+    with jax.default_matmul_precision(precision):
+        found = gradients("split", x, kernel)
+    for a, e in zip(found, exact, strict=True):
+        assert_close(a, e, error)
+        # The parts are all there: one or two of three are less exact.
+        assert precision == "float32" or np.abs(a - e).max() > 1e-6 * np.abs(e).max()
+
+
+def test_convolutions_of_parts_have_no_float32_products():
+    def loss(kernel, x):
+        with jax.default_matmul_precision("float32"):
+            return jnp.sum(conv2d(x, kernel, implementation="split") ** 2)
+
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(normal(0, 3, 3, 2, 6), normal(1, 2, 8, 8, 2))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    operands = [re.search(r": \((.*)\) ->", line)[1] for line in products]
+    assert len(operands) == 3
+    assert all("bf16" in types and "f32" not in types.replace("bf16", "") for types in operands)
+    assert not re.search(r"stablehlo.dot_general|HIGH", text)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "split"])
+def test_rematerialization_keeps_the_results_of_convolutions(implementation):
+    def layer(x, kernel):
+        return jnp.tanh(conv2d(x, kernel, implementation=implementation))
+
+    def loss(kernel, x):
+        return jnp.sum(jax.checkpoint(layer, policy=REMATS["save_dots"])(x, kernel))
+
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(normal(0, 3, 3, 2, 6), normal(1, 2, 8, 8, 2))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    # Forward and the gradient of x; that of the kernel is products or a third.
+    assert text.count("stablehlo.convolution") == {"auto": 2, "split": 3}[implementation]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

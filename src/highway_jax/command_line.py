@@ -30,6 +30,8 @@ _FLAGS = (
     "config",
     "workdir",
     "extend",
+    "compile_only",
+    "topology",
     "coordinator",
     "num_processes",
     "process_id",
@@ -38,7 +40,7 @@ _FLAGS = (
     "help",
     "version",
 )
-_BOOLEANS = ("extend", "help", "keys", "version")
+_BOOLEANS = ("extend", "compile_only", "help", "keys", "version")
 _EXAMPLE = "an experiment file, such as experiments/digits.py"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
@@ -52,6 +54,10 @@ Trains every case of an experiment with every seed. The same command resumes an 
   --workdir=DIR        directory of records and checkpoints; default runs/NAME
   --extend             adds seeds or epochs to the run in the workdir
   --keys, --help, --version
+
+Without training, for devices that are not here:
+  --compile_only --topology=NAME  compiles all programs, such as for v5e:2x4 or h100, and shows
+                                  their memory and least times; --topology=list lists the names
 
 Several processes as one run (not needed on a TPU pod or under srun):
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -68,11 +74,12 @@ class Arguments(NamedTuple):
     """The parsed command line.
 
     Attributes:
-        show: "help", "keys" or "version" if only that is requested, else empty.
+        show: "help", "keys", "version" or "topologies" if only that is requested, else empty.
         config: The experiment's config with the overrides; valid.
         workdir: The directory given, with the home directory in place of `~`, or None.
         extend: Whether seeds or epochs may be added to the run in the directory.
         processes: Arguments of `multihost.start`.
+        topology: The devices to compile for in place of training, or "".
     """
 
     show: str
@@ -80,6 +87,7 @@ class Arguments(NamedTuple):
     workdir: Path | None = None
     extend: bool = False
     processes: tuple[str, int, int, int | None] = ("", 0, -1, None)
+    topology: str = ""
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -92,6 +100,7 @@ def parse(argv: list[str]) -> Arguments:
     with _one_line():
         flags.DEFINE_string("config", None, "", flag_values=own)
         flags.DEFINE_string("workdir", None, "", flag_values=own)
+        flags.DEFINE_string("topology", None, "", flag_values=own)
         flags.DEFINE_string("coordinator", "", "", flag_values=own)
         flags.DEFINE_integer("num_processes", 0, "", flag_values=own)
         flags.DEFINE_integer("process_id", -1, "", flag_values=own)
@@ -104,6 +113,9 @@ def parse(argv: list[str]) -> Arguments:
     for name in ("help", "keys", "version"):
         if own[name].value:
             return Arguments(name)
+    if own.topology == "list":
+        return Arguments("topologies")
+    _check_topology(own)
     if not own.config:
         for word in words[1:]:
             if word.startswith("-") and not _OVERRIDE.match(word):
@@ -119,7 +131,24 @@ def parse(argv: list[str]) -> Arguments:
     config_lib.validate(config)
     processes = (own.coordinator, own.num_processes, own.process_id, own.coordinator_timeout)
     workdir = None if own.workdir is None else files.expand("--workdir", own.workdir)
-    return Arguments("", config, workdir, own.extend, processes)
+    return Arguments("", config, workdir, own.extend, processes, own.topology or "")
+
+
+def _check_topology(own: flags.FlagValues) -> None:
+    """Checks the flags that compile without training."""
+    if own.compile_only and not own.topology:
+        raise UserError("--topology is not given; allowed: a name that --topology=list lists")
+    if own.topology is not None and not own.compile_only:
+        raise UserError(
+            f"--topology is {show(own.topology)}; allowed: only with --compile_only, as training"
+            " uses the devices that are here"
+        )
+    for name in ("workdir", "extend", "coordinator"):
+        if own.compile_only and own[name].value:
+            raise UserError(
+                f"--{name} is {show(own[name].value)}; allowed: not with --compile_only, which"
+                " writes nothing and runs in one process"
+            )
 
 
 def load(spec: str) -> ConfigDict:
@@ -269,7 +298,7 @@ def _one_line() -> Iterator[None]:
 
 
 def answer(question: str) -> None:
-    """Prints the help, the version, or every setting with its default and allowed values.
+    """Prints the help, the version, the topologies, or every setting and what is allowed.
 
     Raises:
         UserError: If standard output cannot be written. A closed pipe is not an error.
@@ -279,6 +308,10 @@ def answer(question: str) -> None:
         print(_HELP, end="", file=output, flush=True)
     elif question == "version":
         print(f"highway_jax {highway_jax.__version__}", file=output, flush=True)
+    elif question == "topologies":
+        from highway_jax.training import topologies  # Loads jax.
+
+        print("\n".join(topologies.names()), file=output, flush=True)
     else:
         Console(file=output.stream, highlight=False, markup=False).print(_keys())
     if output.failure not in ("", CLOSED):

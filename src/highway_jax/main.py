@@ -1,6 +1,7 @@
 """Runs a training from the command line: `python -m highway_jax.main --config=digits`."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from highway_jax import command_line
 from highway_jax.errors import Lost, UserError
 from highway_jax.runs import experiment
 from highway_jax.runtime import multihost
-from highway_jax.runtime.progress import Display
+from highway_jax.runtime.progress import CLOSED, Display, Output
 from highway_jax.runtime.signals import Stopped
 from highway_jax.storage.summaries import summarize, summarize_search
 from highway_jax.sweep import planning
@@ -37,6 +38,8 @@ def main(argv: list[str]) -> int:
         arguments = command_line.parse(argv)
         if arguments.show:
             command_line.answer(arguments.show)
+        elif arguments.topology:
+            _compile_only(arguments)
         else:
             with multihost.watching():
                 _train(arguments)
@@ -86,6 +89,17 @@ def _train(arguments: command_line.Arguments) -> None:
             "every trial diverged: its loss became infinite or NaN, so no accuracy is reported; a"
             " smaller learning rate or a lower clip_norm may help"
         )
+
+
+def _compile_only(arguments: command_line.Arguments) -> None:
+    from highway_jax import compile_only  # Loads the analysis of nets.
+
+    assert arguments.config is not None, "only given together with a question"
+    output = Output(sys.stdout)
+    write = functools.partial(print, file=output, flush=True)
+    compile_only.run(arguments.config, arguments.topology, write)
+    if output.failure not in ("", CLOSED):
+        raise UserError(f"{output.failure}; allowed: a file that can be written, or a pipe")
 
 
 def start(argv: list[str]) -> int:

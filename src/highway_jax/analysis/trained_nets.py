@@ -104,6 +104,7 @@ class Nets:
             )
         # Each item of `_run` is computed by one device.
         self._model, self._task = program.model, program.task._replace(parts=Parts())
+        self._absent = program.trials.absent
         self._examples, self._spans = program.examples, program.spans
         self._batch_size = batch_size or config.evaluation.batch_size
         self._num_classes = program.num_classes
@@ -187,17 +188,34 @@ class Nets:
                     raise
             at_once = math.ceil(at_once / 2)
 
+    def lower_lesion(
+        self,
+        gates: Float[np.ndarray, "lesions blocks"],
+        split: str = "train",
+        num_examples: int = 0,
+    ) -> jax.stages.Lowered:
+        """Returns the program of `lesion`, lowered for the shapes of its arguments."""
+        examples = self._first(split, num_examples)
+        items = self._lesion_items(np.asarray(gates, np.float32), self._lesions_at_once(len(gates)))
+        over, of_item = self._over(self._lesioned, len(items[0]))
+        shared = over.shared_shapes((self._params, examples))
+        return over.compile(of_item).lower(over.placed_shapes(items), *shared)
+
     def _lesion(self, gates: np.ndarray, examples: train.DeviceData, at_once: int) -> metrics.Sums:
+        sums = self._run(self._lesioned, examples, *self._lesion_items(gates, at_once))
+        return jax.tree.map(lambda a: a.reshape(self.num_nets, -1)[:, : len(gates)], sums)
+
+    def _lesion_items(self, gates: np.ndarray, at_once: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the net and the lesions of each item [items], [items, at_once, blocks]."""
         num_lesions, num_chunks = len(gates), math.ceil(len(gates) / at_once)
         # Copies of the last lesion pad the last chunk; their sums are cut off below.
         gates = gates[np.minimum(np.arange(num_chunks * at_once), num_lesions - 1)]
         gates = gates.reshape(num_chunks, at_once, self.num_blocks)
         net = np.repeat(np.arange(self.num_nets), num_chunks)
-        sums = self._run(self._lesioned, examples, net, np.tile(gates, (self.num_nets, 1, 1)))
-        return jax.tree.map(lambda a: a.reshape(self.num_nets, -1)[:, :num_lesions], sums)
+        return net, np.tile(gates, (self.num_nets, 1, 1))
 
     def _lesions_at_once(self, num_lesions: int) -> int:
-        devices = trial_mesh.devices()
+        devices = self._absent or trial_mesh.devices()
         # A CPU is not faster with several lesions, since one of them fits its caches.
         if devices[0].platform == "cpu":
             return 1
@@ -229,12 +247,7 @@ class Nets:
         Raises:
             _MemoryEnded: If one item does not fit the memory of a device.
         """
-
-        def of_item(item, params, examples):
-            own = jax.tree.map(lambda leaf: leaf[item[0]], params)
-            return function(own, examples, *item[1:])
-
-        over = trial_mesh.Trials(len(net), mode="map")
+        over, of_item = self._over(function, len(net))
         try:
             shared = over.share((self._params, examples))
             return over.fetch(over.compile(of_item)(over.place((net, *items)), *shared))
@@ -245,6 +258,15 @@ class Nets:
                 f"--batch_size is {self._batch_size}; allowed: fewer, since so many examples"
                 f" do not fit the memory of a device ({brief(str(error))})"
             ) from error
+
+    def _over(self, function: Any, num_items: int) -> tuple[trial_mesh.Trials, Any]:
+        """Returns the devices for some items, and the function of one item and what they share."""
+
+        def of_item(item, params, examples):
+            own = jax.tree.map(lambda leaf: leaf[item[0]], params)
+            return function(own, examples, *item[1:])
+
+        return trial_mesh.Trials(num_items, mode="map", absent=self._absent), of_item
 
     def _lesioned(self, params: Any, examples: train.DeviceData, gates: Array) -> metrics.Sums:
         def one(gates):

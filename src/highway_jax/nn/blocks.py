@@ -115,6 +115,7 @@ class Block(nn.Module):
         padding: "SAME" or "VALID"; only a plain block may change the size of an image.
         dtype: The type of products and of the block's output. Parameters stay float32; biases,
             activations and gates are computed in float32.
+        implementation: How convolutions are computed (see `convolution.conv2d`).
         roles: What the parameters are to an optimizer, by name: "weight" (decayed), "bias" or
             "gain". A parameter that is not named has its role by its rank (see `nn.roles`).
         settings: The keys of a config's `model` section that this kind of block uses, beside those
@@ -132,6 +133,7 @@ class Block(nn.Module):
     initializer: str | Callable[..., Array] = "normalized"
     padding: str = "SAME"
     dtype: Any = jnp.float32
+    implementation: str = "auto"
 
     def __call__(
         self, x: Float[Array, "batch *space inputs"]
@@ -244,7 +246,9 @@ class Block(nn.Module):
         if bias is None:
             bias = jnp.zeros(kernel.shape[-1], jnp.float32)
         if self.kernel_size:
-            return convolution.conv2d(x, kernel, bias, padding=self.padding)
+            return convolution.conv2d(
+                x, kernel, bias, padding=self.padding, implementation=self.implementation
+            )
         return (x @ kernel).astype(jnp.float32) + bias
 
     def nonlinear(self, z: Array) -> Array:

@@ -14,6 +14,13 @@ On TPU the same forms are used, but of all images at once: the compiler takes mi
 own gradients are used. The platform is the one that a program is compiled for
 (`jax.lax.platform_dependent`), whatever the default backend of the machine is.
 
+A TPU multiplies bfloat16. For each convolution of float32, forward or gradient, its compiler writes
+code of six such products, which takes it five seconds. Where a program is known to be for TPU
+(`implementation="split"`), the six are one convolution of bfloat16 instead: float32 values are sums
+of three bfloat16 values, and the pairs of these are further channels, or further images in the
+weight gradient, over all of which a convolution sums in float32. That compiles in a third of the
+time and fills the units of narrow nets better.
+
 Images are NHWC, kernels HWIO.
 """
 
@@ -28,7 +35,7 @@ from jaxtyping import Float
 
 from highway_jax.nn.pooling import ImageTooSmallError
 
-IMPLEMENTATIONS = ("auto", "native", "loop_safe")
+IMPLEMENTATIONS = ("auto", "native", "loop_safe", "split")
 PADDINGS = ("SAME", "VALID")
 
 Pairs = tuple[tuple[int, int], ...]
@@ -41,6 +48,9 @@ _SPACE = (1, 2)
 _POSITIONS_PER_CHUNK = 2304
 # Up to here the weight gradient is faster as a convolution, above as shifted matrix products.
 _MAX_CHANNELS_AS_CONVOLUTION = 32
+
+# How many bfloat16 values a float32 value is the sum of, by the precision of products.
+_PARTS = {"float32": 3, "highest": 3, "tensorfloat32": 2, "high": 2}
 
 
 def conv2d(
@@ -73,8 +83,9 @@ def conv2d(
         bias: One value for each output channel, added in its own dtype; None for none.
         padding: "SAME" (the output has the size of the input) or "VALID" (none).
         implementation: How gradients are computed: "native", by JAX's own rule; "loop_safe", in
-            the forms above for CPU; "auto", as the platform needs that is compiled for (see the
-            module). Only "native" has a forward-mode derivative.
+            the forms above for CPU; "auto", as the platform needs that is compiled for; "split",
+            for TPU, which computes the convolution by parts too (see the module). Only "native" has
+            a forward-mode derivative.
 
     Returns:
         Images of the dtype of x, or of the bias if there is one.
@@ -94,7 +105,7 @@ def conv2d(
         return _convolve(x, kernel, bias, pads)
     # Gradients are traced outside of the caller's context, whose precision they need.
     precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009
-    return _convolve_own(x, kernel, bias, pads, precision, implementation == "loop_safe")
+    return _convolve_own(x, kernel, bias, pads, precision, implementation)
 
 
 def _check(x: Array, kernel: Array, padding: str, implementation: str) -> None:
@@ -130,21 +141,25 @@ def _convolve(x: Array, kernel: Array, bias: Array | None, pads: Pairs) -> Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _convolve_own(
-    x: Array, kernel: Array, bias: Array | None, pads: Pairs, precision: Any, everywhere: bool
+    x: Array, kernel: Array, bias: Array | None, pads: Pairs, precision: Any, implementation: str
 ) -> Array:
-    return _convolve(x, kernel, bias, pads)
+    return _forward(x, kernel, bias, pads, precision, implementation)[0]
 
 
 def _forward(
-    x: Array, kernel: Array, bias: Array | None, pads: Pairs, precision: Any, everywhere: bool
+    x: Array, kernel: Array, bias: Array | None, pads: Pairs, precision: Any, implementation: str
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    # In no function that has a gradient of its own: rematerialization keeps only the results of
+    # convolutions that it sees.
+    if implementation == "split":
+        return _convolve_parts(x, kernel, bias, pads, precision), (x, kernel, bias)
     return _convolve(x, kernel, bias, pads), (x, kernel, bias)
 
 
 def _backward(
     pads: Pairs,
     precision: Any,
-    everywhere: bool,
+    implementation: str,
     residuals: tuple[Array, Array, Array | None],
     dy: Array,
 ) -> tuple[Array, Array, Array | None]:
@@ -161,8 +176,10 @@ def _backward(
     def loop_safe(residuals, dy):
         return _gradients(pads, residuals, dy, in_chunks=True)
 
-    if everywhere:
+    if implementation == "loop_safe":
         return loop_safe(residuals, dy)
+    if implementation == "split":
+        return _gradients_of_parts(pads, precision, residuals, dy)
     return lax.platform_dependent(residuals, dy, cpu=loop_safe, tpu=at_once, default=native)
 
 
@@ -174,12 +191,7 @@ def _gradients(
 ) -> tuple[Array, Array, Array | None]:
     """Returns the gradients of images, kernel and bias in the forms that the module describes."""
     x, kernel, bias = residuals
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    inner = tuple(
-        (size - 1 - low, size - 1 - high)
-        for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)
-    )
-    dx = _convolve(dy.astype(x.dtype), flipped, None, inner)
+    dx = _convolve(dy.astype(x.dtype), *_transposed(kernel, pads))
     if in_chunks:
         d_kernel, d_bias = _sums_over_images(x, dy, kernel.shape, pads)
     else:
@@ -187,6 +199,82 @@ def _gradients(
         d_kernel = _gradient_as_products(padded, dy.astype(x.dtype), kernel.shape).astype(x.dtype)
         d_bias = dy.sum((0, *_SPACE))
     return dx, d_kernel, None if bias is None else d_bias
+
+
+def _transposed(kernel: Array, pads: Pairs) -> tuple[Array, None, Pairs]:
+    """Returns kernel, bias and pads of the convolution of dy that is the gradient of the images."""
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    inner = tuple(
+        (size - 1 - low, size - 1 - high)
+        for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)
+    )
+    return flipped, None, inner
+
+
+def _convolve_parts(
+    x: Array, kernel: Array, bias: Array | None, pads: Pairs, precision: Any
+) -> Array:
+    """Convolves with the products of float32 values as further channels of bfloat16."""
+    x, kernel = _products_of_parts(x, kernel, (3, 2), precision)
+    y = lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        pads,
+        dimension_numbers=_DIMENSION_NUMBERS,
+        precision=lax.Precision.DEFAULT,  # One pass, whatever the caller asks for.
+        preferred_element_type=_sum_dtype(x.dtype),
+    )
+    return y if bias is None else y.astype(bias.dtype) + bias
+
+
+def _gradients_of_parts(
+    pads: Pairs, precision: Any, residuals: tuple[Array, Array, Array | None], dy: Array
+) -> tuple[Array, Array, Array | None]:
+    """Returns the gradients of images, kernel and bias by convolutions of bfloat16."""
+    x, kernel, bias = residuals
+    dy = dy.astype(x.dtype)
+    dx = _convolve_parts(dy, *_transposed(kernel, pads), precision)
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    # Products of values are further images, over which a weight gradient sums.
+    images, gradients = _products_of_parts(padded, dy, (0, 0), precision)
+    with jax.default_matmul_precision("default"):
+        d_kernel = _gradient_as_convolution(images, gradients)
+    d_bias = None if bias is None else dy.sum((0, *_SPACE)).astype(bias.dtype)
+    return dx.astype(x.dtype), d_kernel.astype(kernel.dtype), d_bias
+
+
+def _products_of_parts(
+    a: Array, b: Array, axes: tuple[int, int], precision: Any
+) -> tuple[Array, Array]:
+    """Returns the factors of all products of parts of a and b that float32 can tell from zero.
+
+    Args:
+        a: float32, or bfloat16, which is returned as it is.
+        b: Of the same type.
+        axes: The axis of each along which the factors follow one another.
+        precision: Of products, as `jax.default_matmul_precision` takes it.
+    """
+    parts = _PARTS.get(precision, 1)
+    if a.dtype != jnp.float32:
+        return a, b
+    parts_of_a, parts_of_b = _parts_of(a, parts), _parts_of(b, parts)
+    pairs = [(i, j) for i in range(parts) for j in range(parts - i)]
+    return (
+        jnp.concatenate([parts_of_a[i] for i, _ in pairs], axes[0]),
+        jnp.concatenate([parts_of_b[j] for _, j in pairs], axes[1]),
+    )
+
+
+def _parts_of(x: Array, count: int) -> list[Array]:
+    """Returns bfloat16 arrays whose sum is x: each rounds what those before it leave."""
+    parts = []
+    for _ in range(count):
+        # XLA may leave out a conversion to bfloat16 and back, but not this.
+        rounded = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+        parts.append(rounded.astype(jnp.bfloat16))
+        x = x - rounded
+    return parts
 
 
 def _sums_over_images(

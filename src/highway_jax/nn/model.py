@@ -122,6 +122,7 @@ def _net(
         "activation": config.activation,
         "initializer": config.initializer,
         "dtype": DTYPES[choose("dtype", config.dtype, DTYPES)],
+        "implementation": "split" if platform == "tpu" else "auto",
     }
     # The initial gate bias is a number of each trial, which `Model.init` takes.
     own = BLOCKS[choose("block", config.block, BLOCKS)].settings

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,14 @@ from highway_jax.data.dataset import Dataset
 from highway_jax.nn import model as nets
 from highway_jax.nn import stacks
 from highway_jax.sweep.trials import AnyHyperparameters, Batch
-from highway_jax.training import evaluate, metrics, optimizer, train, trial_mesh
+from highway_jax.training import (
+    compiled_text,
+    evaluate,
+    metrics,
+    optimizer,
+    train,
+    trial_mesh,
+)
 
 # Of 4 to 100 images at once, 4 to 10 were the fastest for each of the paper's nets.
 _IMAGES_IN_CACHE = 10
@@ -24,6 +32,12 @@ _IMAGES_IN_CACHE = 10
 _FEWEST_IMAGES = 10
 
 SPLITS = ("train", "valid", "test")
+
+FUNCTIONS = ("creation", "training", "evaluation", "gates")
+"""What is compiled for a batch: its state before the first step, steps, sums over a split, and mean
+gates."""
+
+_GATE_EXAMPLES = 1000
 
 
 def _batch_devices(config: Config) -> tuple[int, ...]:
@@ -76,8 +90,14 @@ class Program:
         steps_per_epoch: Steps of an epoch.
     """
 
-    def __init__(self, batch: Batch, dataset: Dataset):
-        """Builds the functions; nothing is compiled before `compile`."""
+    def __init__(self, batch: Batch, dataset: Dataset, absent: Sequence[Any] = ()):
+        """Builds the functions; nothing is compiled before `compile`.
+
+        Args:
+            batch: The trials.
+            dataset: The examples.
+            absent: Devices that are not here, for which `lower` compiles (see `Trials`).
+        """
         config = batch.config
         self.config = config
         self.convolves = config.model.architecture != "dense"
@@ -88,6 +108,7 @@ class Program:
             runtime.trial_axis,
             convolves=self.convolves,
             batch_devices=_batch_devices(config),
+            absent=absent,
         )
         platform = self.trials.platform
         self.model = nets.build(config.model, dataset.example_shape, dataset.num_classes, platform)
@@ -138,16 +159,31 @@ class Program:
     def compile(self, numbers: AnyHyperparameters) -> float:
         """Compiles training and evaluation, and returns how many seconds that took."""
         began = time.perf_counter()
-        placed = self.trials.place(numbers)
-        state = jax.eval_shape(self._create, placed)
-        state = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.trials.sharded),
-            state,
-        )
-        self._train = self._train.lower(state, self.data, self._steps(1)).compile()
-        span = self.trials.share(self.spans["train"])
-        self._evaluate = self._evaluate.lower(state.params, self.data, span).compile()
+        self._train = self.lower("training", numbers).compile()
+        self._evaluate = self.lower("evaluation", numbers).compile()
         return time.perf_counter() - began
+
+    def lower(self, name: str, numbers: AnyHyperparameters) -> jax.stages.Lowered:
+        """Returns one of `FUNCTIONS` for the shapes of its arguments, before it is compiled.
+
+        Args:
+            name: The function.
+            numbers: The trials' hyperparameters [trials].
+        """
+        trials = self.trials
+        numbers = trials.placed_shapes(numbers)
+        if name == "creation":
+            return self._create.lower(numbers)
+        state = trials.placed_shapes(jax.eval_shape(self._create, numbers))
+        data = trials.shared_shapes(self.examples)
+        if name == "training":
+            return self._train.lower(state, data, trials.shared_shapes(np.int32(1)))
+        if name == "evaluation":
+            return self._evaluate.lower(
+                state.params, data, trials.shared_shapes(self.spans["train"])
+            )
+        index = trials.shared_shapes(self._gate_index(_GATE_EXAMPLES))
+        return self._gate_means.lower(state.params, data, index)
 
     def memory(self) -> tuple[int, int] | None:
         """Returns the bytes that training needs on each device, and those that a device has.
@@ -155,16 +191,9 @@ class Program:
         The need is the compiler's count for the compiled program, so call `compile` first. Returns
         None where the compiler or the device reports none.
         """
-        needed = self._train.memory_analysis()
+        needed = compiled_text.memory(self._train)
         present = trial_mesh.device_memory(self.trials.mesh.devices.flat[0])
-        if needed is None or present is None:
-            return None
-        return (
-            needed.argument_size_in_bytes
-            + needed.output_size_in_bytes
-            + needed.temp_size_in_bytes
-            - needed.alias_size_in_bytes
-        ), present
+        return None if needed is None or present is None else (needed.peak, present)
 
     def create(self, numbers: AnyHyperparameters) -> train.TrialState:
         """Returns the state of all trials before their first step, on the devices."""
@@ -200,15 +229,18 @@ class Program:
 
         return self.trials.compile(means)
 
-    def gate_means(self, params: Any, num_examples: int = 1000) -> np.ndarray:
+    def gate_means(self, params: Any, num_examples: int = _GATE_EXAMPLES) -> np.ndarray:
         """Returns the mean transform-gate outputs of all trials over the first training examples.
 
         Returns:
             [trials, blocks, width], on the host; ones where the blocks have no gates.
         """
-        first, end = self.spans["train"]
-        index = self.trials.share(np.arange(first, min(end, first + num_examples), dtype=np.int32))
+        index = self.trials.share(self._gate_index(num_examples))
         return self.trials.fetch(self._gate_means(params, self.data, index))
+
+    def _gate_index(self, num_examples: int) -> np.ndarray:
+        first, end = self.spans["train"]
+        return np.arange(first, min(end, first + num_examples), dtype=np.int32)
 
     def learning_rates(self, numbers: AnyHyperparameters, step: int) -> np.ndarray:
         """Returns the learning rate of each trial at a step, [trials]."""

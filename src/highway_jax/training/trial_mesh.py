@@ -98,7 +98,10 @@ def devices(num_devices: int = 0) -> list[Any]:
 
 
 def arrange(
-    num_trials: int, num_devices: int = 0, batch_devices: Sequence[int] = (1,)
+    num_trials: int,
+    num_devices: int = 0,
+    batch_devices: Sequence[int] = (1,),
+    absent: Sequence[Any] = (),
 ) -> np.ndarray:
     """Returns the devices to use as an array [rows, devices of a row].
 
@@ -112,11 +115,12 @@ def arrange(
         num_trials: At least 1.
         num_devices: How many devices may be used; 0 for all.
         batch_devices: Allowed lengths of a row.
+        absent: Devices to arrange in place of those of this machine.
 
     Raises:
         UserError: If there are fewer devices, or no row has an allowed length.
     """
-    chosen = devices(num_devices)
+    chosen = list(absent) or devices(num_devices)
     # Every process must take part in each computation, so none of their rows is left out.
     most = num_trials if jax.process_count() == 1 else len(chosen)
     grids = [np.array(_rows(chosen, length)[:most]) for length in batch_devices]
@@ -235,6 +239,7 @@ class Trials:
         platform: The platform of the devices, such as "cpu".
         mode: "map" or "vmap" over the trials of one row.
         sharded: The sharding of a batch of trials.
+        absent: The devices compiled for that are not here; else empty.
     """
 
     def __init__(
@@ -245,6 +250,7 @@ class Trials:
         *,
         convolves: bool = False,
         batch_devices: Sequence[int] = (1,),
+        absent: Sequence[Any] = (),
     ):
         """Chooses devices.
 
@@ -254,11 +260,14 @@ class Trials:
             mode: "map", "vmap", or "auto" for vmap unless on CPU or `convolves`.
             convolves: Whether the nets are convolutional.
             batch_devices: Numbers of devices that may share the batches of a trial (see `arrange`).
+            absent: Devices of a topology (see `topologies`) to compile for in place of those of
+                this machine; nothing can be placed on them.
 
         Raises:
             UserError: If there are fewer devices.
         """
-        grid = arrange(num_trials, num_devices, batch_devices)
+        grid = arrange(num_trials, num_devices, batch_devices, absent)
+        self.absent = list(absent)
         self.num_trials = num_trials
         self.num_slots = math.ceil(num_trials / len(grid)) * len(grid)
         self.platform = grid[0, 0].platform
@@ -314,6 +323,25 @@ class Trials:
             return jax.make_array_from_callback(array.shape, self._replicated, lambda i: array[i])
 
         return jax.tree.map(put, tree)
+
+    def placed_shapes(self, tree: Any) -> Any:
+        """Returns the shapes of what `place` returns, of arrays or shapes [trials, ...]."""
+
+        def shape(leaf):
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            slots = (self.num_slots, *leaf.shape[1:])
+            return jax.ShapeDtypeStruct(slots, dtype, sharding=self.sharded)
+
+        return jax.tree.map(shape, tree)
+
+    def shared_shapes(self, tree: Any) -> Any:
+        """Returns the shapes of what `share` returns, of arrays or shapes."""
+
+        def shape(leaf):
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=self._replicated)
+
+        return jax.tree.map(shape, tree)
 
     def fetch(self, tree: Any) -> Any:
         """Returns device arrays [num_slots, ...] as host arrays [num_trials, ...]."""

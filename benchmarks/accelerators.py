@@ -1,0 +1,133 @@
+"""Compiles each of the paper's experiments for TPUs and GPUs that are not here.
+
+Of each experiment the batch with the deepest highway net, in a process of its own. Writes
+accelerators.md beside this file, a table for each topology.
+
+    python benchmarks/accelerators.py
+    python benchmarks/accelerators.py --only=table1 --topology=v5e:2x2
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from highway_jax import command_line, compile_only
+from highway_jax.errors import brief
+from highway_jax.sweep import planning
+from highway_jax.training import topologies
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = (
+    "depth_sweep.py:mnist",
+    "table1_mnist.py:width16",
+    "table1_mnist.py:width32",
+    "table2_fitnets.py:highway_a",
+    "table2_fitnets.py:highway_b",
+    "table2_fitnets.py:highway_c",
+    "table3_cifar.py:cifar10",
+    "table3_cifar.py:cifar100",
+    "figure2to4_mnist.py",
+    "figure2to4_cifar100.py",
+)
+TOPOLOGIES = ("v5e:2x2", "v6e:2x2", "h100")
+PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
+MEBIBYTE = 2**20
+
+HEAD = """\
+# Compiled for accelerators
+
+Made by `python benchmarks/accelerators.py`: what the compilers say of each of the paper's
+experiments, on a machine without such devices. **Nothing here has run.** Of each experiment the
+batch with the deepest highway net. Memory is of training, on each device, in MiB; "others" is the
+most that evaluation, gates or lesions take. "Most trials" fit the memory of a device, within 1 %.
+"Floor" is the time of the matrix products of a step of a device's trials at the highest rate that
+its maker states for the precision. Operations of a step are fusions and copies on TPU and launched
+kernels on GPU, where the last column takes 3 µs for each, which is an estimate.
+"""
+COLUMNS = (
+    *("experiment", "trials a device", "compile, s", "all, s", "temporaries", "peak", "others"),
+    *("most trials", "floor, ms", "operations", "a layer", "collectives", "launches, ms"),
+)
+
+
+def measure(spec: str, name: str, *, search: bool) -> list[str]:
+    """Returns the cells of a row."""
+    topology = topologies.find(name)
+    config = command_line.load(str(ROOT / "experiments" / spec))
+    batches = planning.plan(config, [])
+    batch = max(batches, key=lambda b: (b.config.model.block == "highway", b.config.model.depth))
+    report = compile_only.report(batch, topology, search=search)
+    by_name = {found.name: found for found in report.compiled}
+    training = by_name.pop("training")
+    seconds = sum(found.seconds for found in report.compiled)
+    cells = [spec.replace(".py", ""), str(report.trials_per_device), f"{training.seconds:.0f}"]
+    if training.memory is None:
+        return [*cells, f"{seconds:.0f}", brief(training.reason)]
+    others = [found.memory.peak for found in by_name.values() if found.memory is not None]
+    floor = report.floor
+    launches = training.operations * compile_only.SECONDS_A_LAUNCH
+    return [
+        *cells,
+        f"{seconds:.0f}",
+        *(
+            f"{size / MEBIBYTE:,.0f}"
+            for size in (training.memory.temporaries, training.memory.peak)
+        ),
+        f"{max(others) / MEBIBYTE:,.0f}",
+        "" if report.fitting is None else f"{report.fitting:,}",
+        "" if floor is None else f"{1e3 * floor:.2g}",
+        f"{training.operations:,}",
+        f"{training.in_loops / report.program.model.num_blocks:.1f}" if training.in_loops else "",
+        str(sum(found.collectives for found in report.compiled) or "none"),
+        f"{1e3 * launches:.2g}" if topology.chip.operation == "launches" else "",
+    ]
+
+
+def _row(cells: Iterable[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {package}"
+
+
+def main() -> None:
+    """Compiles every experiment for every topology and writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="experiments with this in their name")
+    parser.add_argument("--topology", default="", help="this one alone")
+    parser.add_argument("--no_search", action="store_true", help="leave out the most trials")
+    parser.add_argument("--out", default=str(Path(__file__).with_suffix(".md")))
+    parser.add_argument("--one", default="", help="print the row of this experiment as JSON")
+    arguments = parser.parse_args()
+    if arguments.one:
+        row = measure(arguments.one, arguments.topology, search=not arguments.no_search)
+        print(json.dumps(row))
+        return
+    versions = ", ".join(map(_version, PACKAGES))
+    lines = [HEAD, f"{datetime.date.today()}; Python {sys.version.split()[0]}, {versions}."]
+    for name in [arguments.topology] if arguments.topology else TOPOLOGIES:
+        lines += ["", f"## {name}", "", _row(COLUMNS), _row(["---"] + ["---:"] * 12)]
+        for spec in EXPERIMENTS:
+            if arguments.only in spec:
+                command = [sys.executable, __file__, f"--one={spec}", f"--topology={name}"]
+                command += ["--no_search"] * arguments.no_search
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                failed = [spec, f"failed: {brief(done.stderr[-300:], 200)}"]
+                cells = failed if done.returncode else json.loads(done.stdout.splitlines()[-1])
+                lines.append(_row([*cells, *[""] * (len(COLUMNS) - len(cells))]))
+                print(lines[-1], flush=True)
+                Path(arguments.out).write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

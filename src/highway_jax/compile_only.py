@@ -1,0 +1,385 @@
+"""Compiles the programs of a config for devices that are not here, and trains nothing.
+
+For each batch of trials: the seconds that the compiler takes, the memory that programs need on a
+device, the most trials that fit, the least time of a step, and the number of operations that a
+device starts for it. No image of MNIST or CIFAR is read: the examples are random.
+"""
+
+import functools
+import itertools
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.errors import JaxRuntimeError
+from ml_collections import ConfigDict
+
+from highway_jax.analysis import trained_nets
+from highway_jax.config import config as config_lib
+from highway_jax.config.sections import Config
+from highway_jax.data import archives, preprocess
+from highway_jax.data.dataset import Dataset, Split, check_validation
+from highway_jax.data.dataset import load as load_data
+from highway_jax.errors import UserError, brief
+from highway_jax.registry import BLOCKS
+from highway_jax.sweep import planning
+from highway_jax.sweep.trials import Batch
+from highway_jax.training import compiled_text, topologies, train, trial_mesh
+from highway_jax.training.program import FUNCTIONS, Program
+from highway_jax.training.topologies import Topology
+
+SECONDS_A_LAUNCH = 3e-6
+"""Estimate of the time that a GPU takes from one kernel to the next of a narrow net."""
+
+_MOST_TRIALS = 2**16
+_MOST_PAIRS = 100
+
+
+class Compiled(NamedTuple):
+    """What the compiler says of one program.
+
+    Attributes:
+        name: One of `FUNCTIONS`, or "lesions".
+        seconds: Time that compiling took.
+        memory: Bytes on each device; None if the compiler reports none, or refused the program.
+        operations: Operations of a step (see `compiled_text.Operations`).
+        in_loops: How many of them are in loops over layers.
+        collectives: Operations that exchange data between devices.
+        reason: Why there is no program, or "".
+    """
+
+    name: str
+    seconds: float
+    memory: compiled_text.Memory | None = None
+    operations: int = 0
+    in_loops: int = 0
+    collectives: int = 0
+    reason: str = ""
+
+
+class Report(NamedTuple):
+    """What is known of a batch of trials without running it.
+
+    Attributes:
+        batch: The trials.
+        topology: The devices.
+        program: Its functions.
+        compiled: Its compiled programs.
+        work: Operations of the products of a training step of one trial.
+        fitting: The most trials of a device whose training fits its memory; 0 if one does not, None
+            if it was not searched.
+    """
+
+    batch: Batch
+    topology: Topology
+    program: Program
+    compiled: list[Compiled]
+    work: int
+    fitting: int | None
+
+    @property
+    def trials_per_device(self) -> int:
+        """Trials of the batch on each device."""
+        return self.program.trials.num_slots // self.program.trials.mesh.devices.size
+
+    @property
+    def floor(self) -> float | None:
+        """Seconds that a step of a device's trials takes at least, or None if no rate is known."""
+        model = self.batch.config.model
+        precision = "bfloat16" if model.dtype == "bfloat16" else model.precision
+        rate = self.topology.chip.rates.get(precision)
+        return None if rate is None else self.work * self.trials_per_device / rate
+
+
+def reports(config: ConfigDict, topology: Topology, *, search: bool = True) -> Iterator[Report]:
+    """Compiles the programs of each batch of trials that a new run of a config begins with.
+
+    Args:
+        config: A valid config.
+        topology: The devices to compile for.
+        search: Whether to search for the most trials that fit.
+
+    Raises:
+        UserError: If the config asks for more devices, or does not fit its data set.
+    """
+    wanted = config.runtime.devices
+    if wanted > len(topology.devices):
+        raise UserError(
+            f"config.runtime.devices is {wanted}; allowed: 0 to {len(topology.devices)}, the"
+            f" devices of {topology.name}"
+        )
+    topology = topology._replace(devices=topology.devices[: wanted or None])
+    seen = set()
+    for batch in planning.plan(config, []):
+        # Batches of as many trials that differ in numbers alone have the same program.
+        key = (len(batch.trials), repr(_without_numbers(batch.trials[0].settings)))
+        if key not in seen:
+            seen.add(key)
+            yield report(batch, topology, search=search)
+
+
+def _without_numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    numeric = set(config_lib.NUMERIC.values())
+    return sorted((key, value) for key, value in settings.items() if key not in numeric)
+
+
+def report(batch: Batch, topology: Topology, *, search: bool = True) -> Report:
+    """Compiles the programs of one batch (see `reports`)."""
+    dataset = _dataset(batch.config)
+    preprocess.check(batch.config, dataset)
+    batch = _unwhitened(batch)
+    program = Program(batch, dataset, topology.devices)
+    numbers = batch.hyperparameters()
+    compiled = [
+        _compile(name, functools.partial(program.lower, name, numbers))
+        for name in FUNCTIONS
+        if name != "gates" or program.model.num_blocks
+    ]
+    gated = "transform_bias" in BLOCKS[batch.config.model.block].settings
+    if program.model.num_blocks and gated:
+        compiled.append(_compile("lesions", functools.partial(_lower_lesions, program, numbers)))
+    training = next(found for found in compiled if found.name == "training")
+    work = compiled_text.operations_of_products(_step(program, numbers))
+    found = Report(batch, topology, program, compiled, work, None)
+    if search and topology.chip.memory:
+        found = found._replace(fitting=_fitting(found, dataset, training.memory))
+    return found
+
+
+def _dataset(config: Config) -> Dataset:
+    """Returns examples of a data set's shapes: random ones where the shapes are known.
+
+    Whitened inputs are float32 zeros, since nothing is fitted to them.
+    """
+    data = config.data
+    source = archives.SOURCES.get(data.name)
+    if source is None:
+        return load_data(data)
+    sizes = source.num_examples
+    check_validation(data.name, sizes["train"], data.valid_size, data.split_seed)
+    random = np.random.default_rng(0)
+
+    def split(size):
+        shape = (size, *source.image_shape)
+        if data.zca_epsilon:
+            images = np.broadcast_to(np.float32(0), shape)
+        else:
+            images = random.integers(0, 256, shape, np.uint8)
+        return Split(images, np.zeros(size, np.int32))
+
+    splits = (sizes["train"] - data.valid_size, data.valid_size, sizes["test"])
+    return Dataset(data.name, *map(split, splits), source.class_names)
+
+
+def _unwhitened(batch: Batch) -> Batch:
+    """Returns a batch whose data section asks only for what the device computes.
+
+    Whitened inputs are computed once on the host, in a minute; a device uses them as they are.
+    """
+    if not batch.config.data.zca_epsilon:
+        return batch
+    plain = {"data.zca_epsilon": 0.0, "data.scaling": "unit", "data.subtract_mean": False}
+    trials = (trial._replace(settings={**trial.settings, **plain}) for trial in batch.trials)
+    return batch._replace(trials=tuple(trials))
+
+
+def _compile(name: str, lower: Callable[[], jax.stages.Lowered]) -> Compiled:
+    lowered = lower()
+    began = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except JaxRuntimeError as error:
+        return Compiled(name, time.perf_counter() - began, reason=brief(str(error), 200))
+    seconds = time.perf_counter() - began
+    text = compiled_text.Operations(compiled.as_text() or "")
+    return Compiled(
+        name,
+        seconds,
+        compiled_text.memory(compiled),
+        text.of_step(),
+        text.of_inner_loops(),
+        text.collectives(),
+    )
+
+
+def _lower_lesions(program: Program, numbers: Any) -> jax.stages.Lowered:
+    """Lowers the lesions of every pair of blocks of one net; of single blocks if it has many."""
+    state = program.shapes(numbers, 1)
+    nets = trained_nets.Nets(program, state.params)
+    pairs = nets.num_blocks <= _MOST_PAIRS
+    lesions = trained_nets.pair_lesions if pairs else trained_nets.single_lesions
+    return nets.lower_lesion(lesions(nets.num_blocks))
+
+
+def _step(program: Program, numbers: Any) -> Any:
+    """Returns the jaxpr of a training step of one trial."""
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), numbers)
+    state = jax.eval_shape(functools.partial(train.create, program.task), one)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((program.task.batch_size, *leaf.shape[1:]), leaf.dtype),
+        program.examples,
+    )
+    return jax.make_jaxpr(functools.partial(train.train_step, program.task))(state, batch)
+
+
+def _fitting(report: Report, dataset: Dataset, memory: compiled_text.Memory | None) -> int:
+    """Returns the most trials of a device whose training fits its memory."""
+
+    def needed(count):
+        trials = itertools.islice(itertools.cycle(report.batch.trials), count)
+        batch = report.batch._replace(trials=tuple(trials))
+        program = Program(batch, dataset, report.topology.devices[:1])
+        lower = functools.partial(program.lower, "training", batch.hyperparameters())
+        found = _compile("training", lower).memory
+        return None if found is None else found.peak
+
+    shared = sum(leaf.nbytes for leaf in report.program.examples)
+    first = (report.trials_per_device, None if memory is None else memory.peak)
+    return largest(needed, report.topology.chip.memory, first, shared)
+
+
+def largest(
+    needed: Callable[[int], int | None],
+    present: int,
+    first: tuple[int, int | None],
+    constant: int = 0,
+) -> int:
+    """Searches for the largest count whose need is at most what is present.
+
+    The need grows nearly in proportion to the count, so each count that is tried is the one at
+    which the line through the last two needs crosses what is present; where it is not between a
+    count that fits and one that does not, their middle is tried.
+
+    Example:
+        >>> from highway_jax.compile_only import largest
+        >>> largest(lambda count: 7 + 3 * count, present=100, first=(1, 10))
+        31
+
+    Args:
+        needed: The need of a count; None if it is too large to say.
+        present: What is present.
+        first: A count and its need.
+        constant: An estimate of the need of count 0.
+
+    Returns:
+        A count that fits, while one that is 1 % larger, or larger by 1, does not; 0 if 1 does not
+        fit; at most 65,536.
+    """
+    known = {0: constant}
+    fits, too_many = 0, _MOST_TRIALS + 1
+    count, need = first
+    while True:
+        if need is not None:
+            known[count] = need
+        if need is not None and need <= present:
+            fits = max(fits, count)
+        else:
+            too_many = min(too_many, count)
+        step = max(1, fits // 100)
+        if too_many - fits <= step:
+            return fits
+        (low, below), (high, above) = sorted(known.items())[-2:] if len(known) > 1 else _LINE
+        slope = (above - below) / (high - low)
+        crossing = int(low + (present - below) / slope) if slope > 0 else _MOST_TRIALS
+        # Beyond what fits by the line, to know that it does not.
+        count = fits + step if crossing <= fits else crossing
+        if not fits < count < too_many:
+            count = (fits + too_many) // 2
+        need = needed(count)
+
+
+_LINE = ((0, 0.0), (1, 1.0))
+
+
+def run(config: ConfigDict, name: str, write: Callable[[str], Any] = print) -> None:
+    """Compiles the programs of a config for a topology, and writes what is known of them.
+
+    Args:
+        config: A valid config.
+        name: Name of the topology (see `topologies.find`).
+        write: Called with each line, of at most 80 characters.
+
+    Raises:
+        UserError: If there is no such topology, its compiler is missing, or the config does not fit
+            it or its data set.
+    """
+    topology = topologies.find(name)
+    kind = trial_mesh.describe(topology.devices[0], len(topology.devices))
+    memory = _bytes(topology.chip.memory)
+    write(f"{config.name} on {name}: {kind}, {memory} each; jax {jax.__version__}")
+    for found in reports(config, topology):
+        for line in lines(found):
+            write(line)
+
+
+def lines(report: Report) -> Iterator[str]:
+    """Yields the lines of a report, of at most 80 characters."""
+    batch, trials, chip = report.batch, report.program.trials, report.topology.chip
+    way = (
+        ""
+        if report.trials_per_device == 1
+        else ", in turn"
+        if trials.mode == "map"
+        else ", at once"
+    )
+    each = f"{report.trials_per_device} a device{way}"
+    yield ""
+    yield f"{batch.label} on {batch.config.data.name}: trials: {len(batch.trials):,}, {each}"
+    yield _ROW.format("program", "compile", "arguments", "temporaries", "peak", "of device")
+    for found in report.compiled:
+        yield from _lines_of_program(found, chip.memory)
+    if report.fitting is not None:
+        total = report.fitting * trials.mesh.devices.size
+        yield f"most trials that fit: {report.fitting:,} a device, {total:,} in all, within 1 %"
+    giga = report.work / 1e9
+    yield f"products of a step: {giga:.3g} GFLOP a trial{_floor(report)}"
+    training = next(found for found in report.compiled if found.name == "training")
+    if not training.reason:
+        yield from _lines_of_operations(report, training)
+
+
+_ROW = "  {:<11} {:>9} {:>13} {:>13} {:>13} {:>10}"
+
+
+def _lines_of_program(found: Compiled, present: int) -> Iterator[str]:
+    seconds = f"{found.seconds:.1f} s"
+    if found.memory is None:
+        yield _ROW.format(found.name, seconds, "-", "-", "-", "-")
+        if found.reason:
+            yield from textwrap.wrap(
+                found.reason, 76, initial_indent="    ", subsequent_indent="    "
+            )
+        return
+    sizes = (found.memory.arguments, found.memory.temporaries, found.memory.peak)
+    share = f"{100 * found.memory.peak / present:.1f} %" if present else "-"
+    yield _ROW.format(found.name, seconds, *map(_bytes, sizes), share)
+
+
+def _floor(report: Report) -> str:
+    if report.floor is None:
+        return ""
+    return f"; a device's take at least {1e3 * report.floor:.3g} ms"
+
+
+def _lines_of_operations(report: Report, training: Compiled) -> Iterator[str]:
+    word, blocks = report.topology.chip.operation, report.program.model.num_blocks
+    # Where all layers are the body of one loop, the compiler leaves out the loop.
+    layer = f", {training.in_loops / blocks:.1f} a layer" if blocks and training.in_loops else ""
+    yield f"{word} of a step: {training.operations:,}{layer}"
+    if word == "launches":
+        milliseconds = 1e3 * training.operations * SECONDS_A_LAUNCH
+        yield f"  an estimate at 3 µs each: {milliseconds:.3g} ms a step"
+    collectives = sum(found.collectives for found in report.compiled)
+    yield f"collectives: {collectives or 'none'}"
+
+
+def _bytes(size: float) -> str:
+    """Returns a size such as "15.8 GiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.2f} GiB"
