@@ -74,6 +74,16 @@ RULES: tuple[Rule, ...] = (
         "() unless optimizer.schedule is 'multistep'",
     ),
     Rule(
+        ("model.first_initializer", "model.architecture"),
+        lambda initializer, net: net != "dense" or initializer != "patch_whitening",
+        "same or a registered initializer where model.architecture is 'dense'",
+    ),
+    Rule(
+        ("data.alternating_flip", "data.random_flip"),
+        lambda alternating, random: not (alternating and random),
+        "False where data.random_flip is True",
+    ),
+    Rule(
         ("data.file", "data.name"),
         lambda file, name: (name == "file") == bool(file),
         "the path of an .npz file where data.name is 'file', '' elsewhere",
@@ -112,6 +122,11 @@ _MOMENTUM = Use(
     lambda name: name not in ("adam", "adamw"),
     "where optimizer.name is not 'adam' or 'adamw'",
 )
+_ONE_CYCLE = Use(
+    ("optimizer.schedule",),
+    lambda schedule: schedule == "one_cycle",
+    "where optimizer.schedule is 'one_cycle'",
+)
 _ADAM = Use(
     ("optimizer.name",),
     lambda name: name != "momentum",
@@ -130,6 +145,11 @@ USES: dict[str, Use] = {
     "model.dropout": Use(
         ("model.architecture",), lambda net: net != "dense", "in convolutional nets"
     ),
+    "model.dropout_scale": Use(
+        ("model.architecture", "model.dropout"),
+        lambda net, drops: net != "dense" and drops,
+        "in convolutional nets, where model.dropout is True",
+    ),
     "model.gate": _GATES,
     "model.transform_bias": _GATES,
     "model.carry_bias": Use(
@@ -144,14 +164,17 @@ USES: dict[str, Use] = {
     "optimizer.epsilon": _ADAM,
     "optimizer.decay": Use(
         ("optimizer.schedule",),
-        lambda schedule: schedule != "constant",
-        "where optimizer.schedule is not 'constant'",
+        lambda schedule: schedule not in ("constant", "one_cycle"),
+        "where optimizer.schedule is not 'constant' or 'one_cycle'",
     ),
     "optimizer.decay_every": Use(
         ("optimizer.schedule",),
         lambda schedule: schedule == "exponential",
         "where optimizer.schedule is 'exponential'",
     ),
+    "optimizer.warmup_fraction": _ONE_CYCLE,
+    "optimizer.final_fraction": _ONE_CYCLE,
+    "optimizer.decay_shape": _ONE_CYCLE,
     "optimizer.head_weight_decay_multiplier": Use(
         ("optimizer.weight_decay",),
         lambda decay: decay > 0,
