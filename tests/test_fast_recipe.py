@@ -367,7 +367,7 @@ def _left(workdir):
 
 def test_a_resumed_run_with_every_ingredient_has_the_same_bits(fast, tmp_path, monkeypatch):
     rows = run(fast, tmp_path / "whole")
-    assert all(row["train_loss"] < 2.3 and not row["diverged"] for row in rows)
+    assert not any(row["diverged"] for row in rows)
     real = Program.train
 
     def train_some(self, state, num_steps):
