@@ -24,6 +24,7 @@ KEYS = {
         {"data.scaling": "signed"},
     ),
     "model.dropout": ((True, False), None, {}),
+    "model.dropout_scale": ((1.0, 0.5), None, {}),
     "model.gate": (("coupled", "separate"), {}, {"model.block": "residual"}),
     "model.transform_bias": ((-1.0, -3.0), {}, {"model.depth": 1}),
     "model.carry_bias": ((0.0, 3.0), {"model.gate": "separate"}, {}),
@@ -47,6 +48,9 @@ KEYS = {
             "optimizer.boundaries": (3,),
         },
     ),
+    "optimizer.warmup_fraction": ((0.1, 0.5), {"optimizer.schedule": "one_cycle"}, {}),
+    "optimizer.final_fraction": ((0.1, 0.5), {"optimizer.schedule": "one_cycle"}, {}),
+    "optimizer.decay_shape": (("linear", "cosine"), {"optimizer.schedule": "one_cycle"}, {}),
     "optimizer.head_weight_decay_multiplier": ((1.0, 10.0), {"optimizer.weight_decay": 0.1}, {}),
 }
 

@@ -16,6 +16,7 @@ from highway_jax.data import preprocess
 from highway_jax.data.dataset import Dataset, Split
 from highway_jax.storage import preprocessing
 from highway_jax.sweep import planning
+from highway_jax.training import train
 from highway_jax.training.program import Program
 
 
@@ -116,7 +117,7 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
                 f"training diverged with learning_rate={self.learning_rate}: the loss is not"
                 " finite; allowed: a smaller one, or features that a StandardScaler scales"
             )
-        params = program.trials.fetch(state.params)
+        params = program.trials.fetch(train.weights(state))
         self.net_ = TrainedNet(
             config,
             jax.tree.map(lambda leaf: leaf[0], params),

@@ -60,6 +60,8 @@ def params(
 ) -> Any:
     """Restores the parameters of trials from the newest intact checkpoint of their batch.
 
+    Where `training.weight_average` is set, they are the averaged ones.
+
     Args:
         workdir: The run's directory.
         batch_name: Name of the batch, as in results.csv.
@@ -84,7 +86,7 @@ def params(
         raise UserError(f"{directory} does not exist; allowed: a run with its checkpoints")
     _, state, extra = restored
     positions = [extra["trials"].index(index) for index in indices]
-    return jax.tree.map(lambda leaf: leaf[positions], state.params)
+    return jax.tree.map(lambda leaf: leaf[positions], train.weights(state))
 
 
 def _shapes(batch: Batch, model: Model) -> train.TrialState:
@@ -97,7 +99,7 @@ def _shapes(batch: Batch, model: Model) -> train.TrialState:
         preprocess=lambda images: images,
         # The number of steps of an epoch has no influence on shapes.
         optimizer=lambda numbers: optimizer.build(
-            section, 1, numbers, model.roles, decays_weights=decays_weights
+            section, 1, numbers, model.roles, decays_weights=decays_weights, epochs=1
         ),
         num_train=1,
         batch_size=1,

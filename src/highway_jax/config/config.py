@@ -31,8 +31,21 @@ NUMERIC = {
     "beta1": "optimizer.beta1",
     "beta2": "optimizer.beta2",
     "epsilon": "optimizer.epsilon",
+    "warmup_fraction": "optimizer.warmup_fraction",
+    "final_fraction": "optimizer.final_fraction",
+    "logit_scale": "model.logit_scale",
+    "dropout_scale": "model.dropout_scale",
+    "label_smoothing": "training.label_smoothing",
+    "weight_average": "training.weight_average",
 }
 """Keys of the hyperparameters in which trials of one compiled program may differ, by name."""
+
+OPTIONAL = ("logit_scale", "dropout_scale", "label_smoothing", "weight_average")
+"""Those that a program only has where they differ from their defaults.
+
+Trials with the default are compiled apart from the others, and their checkpoints do not depend on
+which optional hyperparameters a version of the package has.
+"""
 
 UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download", "data.file")
 """Keys, or prefixes of keys, that may change between the starts of one run."""

@@ -80,6 +80,16 @@ RULES: tuple[Rule, ...] = (
         lambda batch_size: f"0, or a divisor of training.batch_size, {batch_size}",
     ),
     Rule(
+        ("model.first_initializer", "model.architecture"),
+        lambda initializer, net: net != "dense" or initializer != "patch_whitening",
+        "same or a registered initializer where model.architecture is 'dense'",
+    ),
+    Rule(
+        ("data.alternating_flip", "data.random_flip"),
+        lambda alternating, random: not (alternating and random),
+        "False where data.random_flip is True",
+    ),
+    Rule(
         ("data.file", "data.name"),
         lambda file, name: (name == "file") == bool(file),
         "the path of an .npz file where data.name is 'file', '' elsewhere",
@@ -139,6 +149,11 @@ _MOMENTUM = Use(
     lambda name: name not in ("adam", "adamw"),
     "where optimizer.name is not 'adam' or 'adamw'",
 )
+_ONE_CYCLE = Use(
+    ("optimizer.schedule",),
+    lambda schedule: schedule == "one_cycle",
+    "where optimizer.schedule is 'one_cycle'",
+)
 _ADAM = Use(
     ("optimizer.name",),
     lambda name: name != "momentum",
@@ -161,6 +176,11 @@ USES: dict[str, Use] = {
     "model.transform_bias": _of_block("transform_bias"),
     "model.carry_bias": _of_separate_gates(_of_block("carry_bias")),
     "model.residual_scale": _of_block("residual_scale"),
+    "model.dropout_scale": Use(
+        ("model.architecture", "model.dropout"),
+        lambda net, drops: net != "dense" and drops,
+        "in convolutional nets, where model.dropout is True",
+    ),
     "optimizer.momentum": _MOMENTUM,
     "optimizer.nesterov": _MOMENTUM,
     "optimizer.beta1": _ADAM,
@@ -168,14 +188,17 @@ USES: dict[str, Use] = {
     "optimizer.epsilon": _ADAM,
     "optimizer.decay": Use(
         ("optimizer.schedule",),
-        lambda schedule: schedule != "constant",
-        "where optimizer.schedule is not 'constant'",
+        lambda schedule: schedule not in ("constant", "one_cycle"),
+        "where optimizer.schedule is not 'constant' or 'one_cycle'",
     ),
     "optimizer.decay_every": Use(
         ("optimizer.schedule",),
         lambda schedule: schedule == "exponential",
         "where optimizer.schedule is 'exponential'",
     ),
+    "optimizer.warmup_fraction": _ONE_CYCLE,
+    "optimizer.final_fraction": _ONE_CYCLE,
+    "optimizer.decay_shape": _ONE_CYCLE,
     "optimizer.head_weight_decay_multiplier": Use(
         ("optimizer.weight_decay",),
         lambda decay: decay > 0,

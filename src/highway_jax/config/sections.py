@@ -75,6 +75,11 @@ class Data:
     random_flip: bool = flag(
         False, "Whether to flip training images horizontally with probability 1/2"
     )
+    alternating_flip: bool = flag(
+        False,
+        "Whether to flip each training image in every other epoch; a hash of its index decides"
+        " whether the first epoch is one of them",
+    )
     dir: str = text(
         "", "Directory of prepared TFDS data sets; empty: $TFDS_DATA_DIR, ~/tensorflow_datasets"
     )
@@ -108,7 +113,12 @@ class Model:
     activation: str = registered("relu", ACTIVATIONS, "Activation f of H (section 3.1: relu, tanh)")
     initializer: str = registered("normalized", INITIALIZERS, "Initializer of the kernels")
     first_initializer: str = registered(
-        "same", INITIALIZERS, "Initializer of the first layer's kernel; same: as the others", "same"
+        "same",
+        INITIALIZERS,
+        "Initializer of the first layer's kernel; same: as the others; patch_whitening: the"
+        " principal components of patches of training images, which it whitens",
+        "same",
+        "patch_whitening",
     )
     last_initializer: str = registered(
         "same",
@@ -116,7 +126,12 @@ class Model:
         "Initializer of the softmax layer's kernel; same: as the others",
         "same",
     )
+    freeze_first: bool = flag(False, "Whether the first layer's kernel stays as it was initialized")
     dropout: bool = flag(True, "Whether convolutional nets are trained with dropout")
+    dropout_scale: float = real(1.0, 0.0, 1.0, "Factor of the net's own dropout rates")
+    logit_scale: float = real(
+        1.0, 0.0, 1e6, "Constant factor of the logits, in training and evaluation", open_low=True
+    )
     gate: str = choice(
         "coupled", ("coupled", "separate"), "Carry gate C: coupled, 1 - T (section 2), or separate"
     )
@@ -164,9 +179,9 @@ class Optimizer:
     )
     schedule: str = choice(
         "exponential",
-        ("constant", "exponential", "multistep"),
+        ("constant", "exponential", "multistep", "one_cycle"),
         "Learning-rate schedule: constant; times optimizer.decay each epoch or step, or at"
-        " optimizer.boundaries",
+        " optimizer.boundaries; or linear warm-up, then decay until the last epoch (one_cycle)",
     )
     decay: float = real(
         1.0, 0.0, 1.0, "Factor of the learning rate at each decay of the schedule", open_low=True
@@ -176,6 +191,18 @@ class Optimizer:
     )
     boundaries: tuple[int, ...] = integers(
         (), are_rising, _RISING, "Steps at which the multistep schedule decays the learning rate"
+    )
+    warmup_fraction: float = real(
+        0.2, 0.0, 1.0, "Fraction of all steps in which the one-cycle schedule raises the rate"
+    )
+    final_fraction: float = real(
+        0.0,
+        0.0,
+        1.0,
+        "Fraction of the learning rate to which the one-cycle schedule decays it",
+    )
+    decay_shape: str = choice(
+        "linear", ("linear", "cosine"), "Shape of the one-cycle schedule's decay"
     )
     weight_decay: float = real(
         0.0, 0.0, LARGEST, "Weight decay of kernels; in the gradient, but decoupled with adamw"
@@ -197,11 +224,25 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Length of training."""
+    """Length and loss of training, and the weights that it returns."""
 
     epochs: int = integer(30, 1, "Number of passes over the training split")
     batch_size: int = integer(
         100, 1, "Examples of a training step; an epoch drops an incomplete last batch"
+    )
+    label_smoothing: float = real(
+        0.0,
+        0.0,
+        0.999999,
+        "Share of the target distribution that is spread evenly over all classes in training;"
+        " reported losses are without it",
+    )
+    weight_average: float = real(
+        0.0,
+        0.0,
+        0.999999,
+        "Decay per step of the moving average of the weights that is evaluated, analyzed and"
+        " loaded; 0: the weights themselves",
     )
 
 

@@ -16,7 +16,7 @@ from highway_jax.nn import architectures
 from highway_jax.nn.blocks import choose
 from highway_jax.nn.pooling import ImageTooSmallError
 from highway_jax.nn.roles import roles
-from highway_jax.nn.stacks import ConvStack, DenseStack, Params, set_transform_bias
+from highway_jax.nn.stacks import ConvStack, DenseStack, Params, set_logit_scale, set_transform_bias
 from highway_jax.registry import ARCHITECTURES, BLOCKS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -30,15 +30,18 @@ class Model(NamedTuple):
 
     Attributes:
         init: (key, transform_bias) -> params; the initial gate bias may be a traced number.
-        apply: (params, x, dropout_keys=None, gates=None) -> float32 logits [batch, classes]; x is
-            float [batch, ...]; without keys, one for each example, no units are dropped; `gates`
-            [blocks] replaces the transform gates of blocks where it is not NaN.
+        apply: (params, x, dropout_keys=None, gates=None, dropout_scale=None) -> float32 logits
+            [batch, classes]; x is float [batch, ...]; without keys, one for each example, no units
+            are dropped; `gates` [blocks] replaces the transform gates of blocks where it is not
+            NaN; `dropout_scale` multiplies the rates of dropout.
         activations: (params, x, gates=None, collect=True) -> (logits, a `BlockActivations` of
             arrays [blocks, batch, ...] for each run of equal blocks), or with a function of a
             block's activations as `collect` arrays [blocks, ...] of its results.
-        roles: The role of each parameter, "weight", "bias" or "gain", as a tree like params.
-        num_parameters: Trainable parameters of one net.
+        roles: The role of each parameter, "weight", "bias", "gain" or, if it is not trained,
+            "constant", as a tree like params.
+        num_parameters: Parameters of one net.
         num_blocks: Blocks that `gates` has a value for.
+        first_layer: Name of the parameters of the first plain layer.
     """
 
     init: Callable[[PRNGKeyArray, Float[Array, ""]], Params]
@@ -47,6 +50,7 @@ class Model(NamedTuple):
     roles: Params
     num_parameters: int
     num_blocks: int
+    first_layer: str = ""
 
 
 def build(
@@ -86,19 +90,30 @@ def build(
             f" {'x'.join(map(str, image_shape))} are too small for it ({error})"
         ) from error
 
+    is_scaled = config.logit_scale != 1
+    own_roles = roles(shapes, config.block)
+    first = net.first_layer()
+    if config.freeze_first:
+        own_roles = {**own_roles, first: {**own_roles[first], "kernel": "constant"}}
+    if is_scaled:
+        own_roles = {**own_roles, "logit_scale": "constant"}
+
     def init(key, transform_bias):
         params = net.init(key, jnp.zeros(example.shape))["params"]
-        return set_transform_bias(params, transform_bias)
+        params = set_transform_bias(params, transform_bias)
+        return set_logit_scale(params, config.logit_scale) if is_scaled else params
 
     def call(params, *arguments, **options):
         # Every product keeps it, so that its gradients have the same precision.
         with jax.default_matmul_precision(config.precision):
-            return net.apply({"params": params}, *arguments, **options)
+            logits, collected = net.apply({"params": params}, *arguments, **options)
+        return logits * params["logit_scale"] if is_scaled else logits, collected
 
-    def apply(params, x, dropout_keys=None, gates=None):
+    def apply(params, x, dropout_keys=None, gates=None, dropout_scale=None):
         if dropout_keys is None or not can_drop:
             return call(params, x, gates)[0]
-        return call(params, x, gates, dropout_keys=dropout_keys)[0]
+        options = {"dropout_keys": dropout_keys, "dropout_scale": dropout_scale}
+        return call(params, x, gates, **options)[0]
 
     def activations(params, x, gates=None, collect=True):
         logits, runs = call(params, x, gates, collect=collect)
@@ -108,9 +123,10 @@ def build(
         init=init,
         apply=apply,
         activations=activations,
-        roles=roles(shapes, config.block),
+        roles=own_roles,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
         num_blocks=num_blocks,
+        first_layer=first,
     )
 
 
@@ -132,11 +148,13 @@ def _net(
         if hasattr(config, name) and name != "transform_bias"
     }
     is_dense = config.architecture == "dense"
+    # Its values come from the training images, which only a program has.
+    is_fitted = config.first_initializer == "patch_whitening"
     common = {
         "options": options,
         "remat": config.remat,
         "unroll": _unroll(platform, convolves=not is_dense),
-        "first_initializer": config.first_initializer,
+        "first_initializer": "same" if is_fitted else config.first_initializer,
         "last_initializer": config.last_initializer,
     }
     if is_dense:

@@ -8,6 +8,7 @@ from highway_jax.errors import UserError
 from highway_jax.registry import BLOCKS
 
 ROLES = ("weight", "bias", "gain")
+"""Roles of trained parameters; `Model.roles` may have "constant" too."""
 
 
 def roles(params: Any, block: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -282,6 +283,11 @@ class DenseStack(nn.Module):
         logits = PlainBlock(self.num_classes, **last, name="head")(x)
         return logits, collected
 
+    @staticmethod
+    def first_layer() -> str:
+        """Returns the name of the first layer's parameters."""
+        return "input"
+
 
 class ConvStack(nn.Module):
     """A convolutional net: a sequence of layers, and a softmax layer.
@@ -323,6 +329,7 @@ class ConvStack(nn.Module):
         gates: Gates | None = None,
         collect: Callable[[BlockActivations], Any] | bool = False,
         dropout_keys: PRNGKeyArray | None = None,
+        dropout_scale: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch classes"], tuple[Any, ...] | None]:
         """Returns float32 logits, and what is to be collected of each run of blocks.
 
@@ -331,6 +338,7 @@ class ConvStack(nn.Module):
             gates: None, or a value for each block of the net (see `scan_blocks`).
             collect: What to return of each block (see `scan_blocks`).
             dropout_keys: A key for each image, with which units are dropped; None drops none.
+            dropout_scale: None, or a factor of the rates at which they are dropped.
         """
         if jnp.ndim(x) != 4:
             raise ValueError(
@@ -342,12 +350,12 @@ class ConvStack(nn.Module):
         plain = _fields("plain", self.options)
         runs, done = [], 0
         for number, layer in enumerate(self.layers):
-            name = f"{type(layer).__name__.lower()}{number}"
+            name = _name(number, layer)
             match layer:
                 case architectures.Dropout(rate):
                     if dropout_keys is not None:
                         own_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, number)
-                        x = _drop(rate, own_keys, x)
+                        x = _drop(rate, own_keys, x, dropout_scale)
                 case architectures.MaxPool(window, stride):
                     x = pooling.max_pool(x, window, stride)
                 case architectures.GlobalAverage():
@@ -365,6 +373,12 @@ class ConvStack(nn.Module):
                     done += num_blocks
         logits = PlainBlock(self.num_classes, **last, name="head")(x.reshape(len(x), -1))
         return logits, (tuple(runs) if collect else None)
+
+    def first_layer(self) -> str:
+        """Returns the name of the parameters of the first plain layer."""
+        layers = enumerate(self.layers)
+        plain = (_name(i, layer) for i, layer in layers if isinstance(layer, architectures.Plain))
+        return next(plain, "head")
 
     def _run(
         self,
@@ -391,12 +405,34 @@ class ConvStack(nn.Module):
         return x, found
 
 
-def _drop(rate: float, keys: PRNGKeyArray, x: Array) -> Array:
-    """Drops units at a rate, those of each example with a key of its own."""
-    drop: Any = nn.Dropout(rate, deterministic=False, parent=None)
+def _name(number: int, layer: architectures.Layer) -> str:
+    """Returns the name of a layer's parameters, by its position in the net."""
+    return f"{type(layer).__name__.lower()}{number}"
+
+
+def _drop(
+    rate: float, keys: PRNGKeyArray, x: Array, scale: Float[Array, ""] | None = None
+) -> Array:
+    """Drops units at a rate, times a scale if there is one; each example has a key of its own."""
     # As one axis an example, which XLA:CPU compiles ten times faster (see `initializers._flat`).
     flat = x.reshape(len(x), -1)
-    return jax.vmap(lambda x, key: drop.apply({}, x, rng=key))(flat, keys).reshape(x.shape)
+    if scale is None:
+        drop: Any = nn.Dropout(rate, deterministic=False, parent=None)
+        return jax.vmap(lambda x, key: drop.apply({}, x, rng=key))(flat, keys).reshape(x.shape)
+    # The rate of `nn.Dropout` must not be traced.
+    kept = 1 - rate * scale
+    masks = jax.vmap(lambda key: jax.random.bernoulli(key, kept, flat.shape[1:]))(keys)
+    return jnp.where(masks, flat / kept.astype(x.dtype), 0).reshape(x.shape)
+
+
+def set_logit_scale(params: Params, value: Float[Array, ""] | float) -> Params:
+    """Returns `params` with the constant by which `Model` multiplies logits set to `value`."""
+    return {**params, "logit_scale": jnp.asarray(value, jnp.float32)}
+
+
+def set_kernel(params: Params, layer: str, kernel: Array | np.ndarray) -> Params:
+    """Returns `params` with the kernel of a layer replaced."""
+    return {**params, layer: {**params[layer], "kernel": jnp.asarray(kernel)}}
 
 
 def set_transform_bias(params: Params, value: Float[Array, ""] | float) -> Params:

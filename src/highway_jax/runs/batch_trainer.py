@@ -157,11 +157,12 @@ class BatchRun:
         section, program = self._config.evaluation, self._program
         if epoch % section.every_epochs and epoch < self._batch.epochs:
             return
+        weights = train.weights(state)
         curves = {"train": program.trials.fetch(state.sums)}
         if "valid" in program.spans:
-            curves["valid"] = program.evaluate(state.params, "valid")
+            curves["valid"] = program.evaluate(weights, "valid")
         if section.test_curve:
-            curves["test"] = program.evaluate(state.params, "test")
+            curves["test"] = program.evaluate(weights, "test")
         diverged = program.trials.fetch(state.diverged)
         step = epoch * program.steps_per_epoch
         rates = program.learning_rates(self._numbers, step - 1)
@@ -171,7 +172,7 @@ class BatchRun:
         # A net of one hidden layer has no blocks.
         every = self._config.runtime.gate_maps_every if program.model.num_blocks else 0
         if every and (epoch % every == 0 or epoch == self._batch.epochs):
-            gates = program.gate_means(state.params)
+            gates = program.gate_means(weights)
             self._context.lead(lambda: self._context.records.add_gates(lines, gates))
         split = "valid" if "valid" in curves else "train"
         if not diverged.all():
@@ -220,9 +221,9 @@ class BatchRun:
 
     def _result_rows(self, state: train.TrialState) -> list[dict[str, Any]]:
         """Returns the row of each trial; reads the test split only after the last rung."""
-        program = self._program
+        program, weights = self._program, train.weights(state)
         sums = {
-            split: program.evaluate(state.params, split)
+            split: program.evaluate(weights, split)
             for split in program.spans
             if split != "test" or self._batch.last
         }

@@ -23,6 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
+from highway_jax.config.schema import SCHEMA
 from highway_jax.sweep.design import Cell, cells
 from highway_jax.sweep.trials import Batch, Trial, batch_name, rung_of
 
@@ -97,8 +98,9 @@ def plan(
 ) -> list[Batch]:
     """Lists the batches that can be trained now.
 
-    Trials with equal static settings and rungs share a batch of at most `runtime.max_trials`
-    trials. Trials with checkpoints stay in the batch of their checkpoint and come first.
+    Trials with equal static settings, equal rungs and the same optional hyperparameters
+    (`config.OPTIONAL`) share a batch of at most `runtime.max_trials` trials. Trials with
+    checkpoints stay in the batch of their checkpoint and come first.
 
     Args:
         config: The run's config.
@@ -121,9 +123,16 @@ def plan(
                 pending.append((trial, 0, trial.settings["training.epochs"], True))
     groups: dict[tuple, list[Trial]] = {}
     numeric = config_lib.NUMERIC.values()
-    keys = [key for key in config_lib.varied_keys(config) if key not in numeric]
+    varied = config_lib.varied_keys(config)
+    keys = [key for key in varied if key not in numeric]
+    optional = {config_lib.NUMERIC[name] for name in config_lib.OPTIONAL}
+    defaults = [(key, SCHEMA[key].default) for key in varied if key in optional]
     for trial, rung, epochs, last in pending:
-        static = tuple([trial.settings[key] for key in keys])
+        settings = trial.settings
+        static = (
+            *[settings[key] for key in keys],
+            *[settings[key] == default for key, default in defaults],
+        )
         groups.setdefault((rung, epochs, last, static), []).append(trial)
     size = config.runtime.max_trials or sum(map(len, groups.values()))
     return [

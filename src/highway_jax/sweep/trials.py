@@ -6,14 +6,17 @@ the program are static and shared by a batch. Numeric hyperparameters are arrays
 
 from __future__ import annotations
 
+import collections
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt32
 
 from highway_jax.config import config as config_lib
+from highway_jax.config.schema import SCHEMA
 from highway_jax.config.sections import Config
 
 if TYPE_CHECKING:  # Would import jax, which readers of saved runs do not need.
@@ -41,7 +44,7 @@ class Hyperparameters(NamedTuple):
 
 
 class AdaptiveHyperparameters(NamedTuple):
-    """The numbers of one trial of any other update rule than momentum.
+    """The hyperparameters of one trial of any other update rule than momentum.
 
     Momentum has none of the last three, so that checkpoints of earlier versions fit.
 
@@ -68,7 +71,35 @@ class AdaptiveHyperparameters(NamedTuple):
     epsilon: Float[Array, "*trials"]
 
 
-AnyHyperparameters = Hyperparameters | AdaptiveHyperparameters
+AnyHyperparameters = Any
+"""`Hyperparameters` or `AdaptiveHyperparameters`, or a named tuple with the fields of one of them,
+followed by the names of further hyperparameters that the trials have (see `further`)."""
+
+
+def further(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the hyperparameters that a trial has beside those of its update rule.
+
+    All trials of a batch have the same. A hyperparameter that is not among them has no part in the
+    program.
+
+    Args:
+        settings: The trial's settings by dotted key.
+    """
+    cycle = settings["optimizer.schedule"] == "one_cycle"
+    keys = {name: config_lib.NUMERIC[name] for name in config_lib.OPTIONAL}
+    return (
+        *(("warmup_fraction", "final_fraction") if cycle else ()),
+        *(name for name, key in keys.items() if settings[key] != SCHEMA[key].default),
+    )
+
+
+@functools.cache
+def _kind(is_momentum: bool, names: tuple[str, ...]) -> Any:
+    """Returns the named tuple of a trial's hyperparameters; equal trees have the same type."""
+    kind = Hyperparameters if is_momentum else AdaptiveHyperparameters
+    if not names:
+        return kind
+    return collections.namedtuple(kind.__name__, (*kind._fields, *names))
 
 
 class Trial(NamedTuple):
@@ -124,8 +155,8 @@ class Batch(NamedTuple):
 
     def hyperparameters(self) -> AnyHyperparameters:
         """Returns the trials' hyperparameters as arrays [trials]."""
-        is_momentum = self.trials[0].settings["optimizer.name"] == "momentum"
-        kind = Hyperparameters if is_momentum else AdaptiveHyperparameters
+        settings = self.trials[0].settings
+        kind = _kind(settings["optimizer.name"] == "momentum", further(settings))
         arrays: dict[str, Any] = {"seed": np.asarray([t.seed for t in self.trials], np.uint32)}
         for name in kind._fields[1:]:
             values = [float(trial.settings[config_lib.NUMERIC[name]]) for trial in self.trials]

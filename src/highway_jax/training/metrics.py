@@ -56,12 +56,24 @@ def zeros() -> Sums:
 
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    smoothing: Float[Array, ""] | None = None,
 ) -> Float[Array, "batch"]:
-    """Returns the softmax cross-entropy of each example in nats."""
+    """Returns the softmax cross-entropy of each example in nats.
+
+    Args:
+        logits: The net's outputs.
+        labels: Classes.
+        smoothing: None, or the share of the target distribution that is spread evenly over all
+            classes.
+    """
     # Labels are one-hot because the gradient of indexing the logits is a scatter: on GPU its order
     # of additions varies between runs, and its deterministic form is slow.
-    return optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]))
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    if smoothing is not None:
+        targets = optax.smooth_labels(targets, smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
 
 
 def sums(

@@ -20,11 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from highway_jax.config.sections import Optimizer
 from highway_jax.registry import OPTIMIZERS
-from highway_jax.sweep.trials import (
-    AdaptiveHyperparameters,
-    AnyHyperparameters,
-    Hyperparameters,
-)
+from highway_jax.sweep.trials import AdaptiveHyperparameters, AnyHyperparameters
 
 
 class Parts(NamedTuple):
@@ -113,25 +109,97 @@ def _adam(parts: Parts) -> optax.GradientTransformation:
 
 
 def learning_rate(
-    config: Optimizer, steps_per_epoch: int, numbers: AnyHyperparameters, step: Int[Array, ""]
+    config: Optimizer,
+    steps_per_epoch: int,
+    numbers: AnyHyperparameters,
+    step: Int[Array, ""],
+    epochs: int | None = None,
 ) -> Float[Array, ""]:
     """Returns the learning rate at a step, counted from 0.
 
-    The schedules of optax branch in Python on their decay rate, which is traced here.
+    The schedules of optax branch in Python on their hyperparameters, which are traced here.
 
     Args:
-        config: The `optimizer` section: schedule, decay_every, boundaries.
+        config: The `optimizer` section: schedule, decay_every, boundaries, decay_shape.
         steps_per_epoch: Steps of an epoch.
         numbers: The trial's hyperparameters.
         step: Number of steps taken before this one.
+        epochs: Epochs of the whole training, which the one-cycle schedule depends on.
     """
     if config.schedule == "constant":
         return numbers.learning_rate
+    if config.schedule == "one_cycle":
+        if epochs is None:
+            raise ValueError("epochs is None; allowed: a whole number with the one-cycle schedule")
+        steps = steps_per_epoch * epochs
+        return numbers.learning_rate * _one_cycle(config.decay_shape, steps, numbers, step)
     if config.schedule == "exponential":
         decays = step // steps_per_epoch if config.decay_every == "epoch" else step
     else:
         decays = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
     return numbers.learning_rate * numbers.decay ** decays.astype(jnp.float32)
+
+
+def _one_cycle(
+    shape: str, num_steps: int, numbers: AnyHyperparameters, step: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Returns the factor of the learning rate at a step of the one-cycle schedule.
+
+    With n steps, of which w = warmup_fraction * n are warm-up, step s has the factor
+
+        min(1, (s + 1) / w) * d(max(0, (s - w) / (n - w)))
+
+    where d falls from 1 at 0 to final_fraction at 1, linearly or as a half cosine. So the first
+    step has a rate above 0, and so has the last one, even if final_fraction is 0.
+    """
+    warmup = numbers.warmup_fraction * num_steps
+    done = step.astype(jnp.float32)
+    rise = jnp.minimum((done + 1) / jnp.maximum(warmup, 1), 1)
+    progress = jnp.maximum(done - warmup, 0) / jnp.maximum(num_steps - warmup, 1)
+    left = 1 - progress if shape == "linear" else (1 + jnp.cos(jnp.pi * progress)) / 2
+    return rise * (numbers.final_fraction + (1 - numbers.final_fraction) * left)
+
+
+class WeightAverage(NamedTuple):
+    """The state of `average_weights`.
+
+    Attributes:
+        count: Steps taken.
+        average: The average, a tree like the parameters.
+    """
+
+    count: Int[Array, "*trials"]
+    average: Any
+
+
+def average_weights(decay: Float[Array, ""]) -> optax.GradientTransformation:
+    """Returns a transformation that averages the weights after each update, and changes none.
+
+    With the weights w_1, ..., w_t after each of t steps, the average is
+
+        sum over i of decay^(t - i) * w_i, divided by the sum over i of decay^(t - i)
+
+    so that the initial weights have no part in it. It must be the last of a chain.
+    """
+
+    def init(params):
+        return WeightAverage(jnp.int32(0), params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, WeightAverage]:
+        count = state.count + 1
+        share = (1 - decay) / (1 - decay ** count.astype(jnp.float32))
+        moved = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, moved)
+        return updates, WeightAverage(count, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged_weights(optimizer_state: Any, params: Any) -> Any:
+    """Returns the average of the weights that an optimizer's state holds, or else the weights."""
+    nodes = jax.tree.leaves(optimizer_state, is_leaf=lambda node: isinstance(node, WeightAverage))
+    found = [node.average for node in nodes if isinstance(node, WeightAverage)]
+    return found[0] if found else params
 
 
 def summed_rates(
@@ -151,7 +219,7 @@ def summed_rates(
     steps = jnp.arange(steps_per_epoch, dtype=jnp.int32)
 
     def of_trial(numbers, first):
-        rates = jax.vmap(lambda step: learning_rate(config, steps_per_epoch, numbers, step))
+        rates = jax.vmap(lambda step: learning_rate(config, steps_per_epoch, numbers, step, epochs))
         return jnp.sum(rates(first + steps))
 
     def of_epoch(epoch):
@@ -168,6 +236,7 @@ def build(
     roles: Any,
     *,
     decays_weights: bool,
+    epochs: int | None = None,
 ) -> optax.GradientTransformation:
     """Builds the update rule of one trial.
 
@@ -175,9 +244,11 @@ def build(
         config: The `optimizer` section.
         steps_per_epoch: Steps of an epoch.
         numbers: The trial's hyperparameters; may be traced.
-        roles: "weight", "bias" or "gain" for each parameter, a tree like the parameters'.
+        roles: "weight", "bias", "gain" or "constant" for each parameter, a tree like the
+            parameters'. Constants are never updated.
         decays_weights: Whether any trial of the program decays weights; if none does, the term is
             left out of the program.
+        epochs: Epochs of the whole training, which the one-cycle schedule depends on.
     """
     decay, bias_rate = [], []
     if decays_weights:
@@ -192,17 +263,25 @@ def build(
         bias_rate.append(optax.masked(scale, biases))
 
     def descent(step):
-        return -learning_rate(config, steps_per_epoch, numbers, step)
+        return -learning_rate(config, steps_per_epoch, numbers, step, epochs)
 
-    if isinstance(numbers, Hyperparameters):
-        own = (jnp.float32(value) for value in (config.beta1, config.beta2, config.epsilon))
-        numbers = AdaptiveHyperparameters(*numbers, *own)
-    parts = Parts(config, numbers, tuple(decay), tuple(bias_rate), optax.scale_by_schedule(descent))
+    own = {name: jnp.float32(getattr(config, name)) for name in ("beta1", "beta2", "epsilon")}
+    own |= numbers._asdict()
+    given = AdaptiveHyperparameters(**{name: own[name] for name in AdaptiveHyperparameters._fields})
+    parts = Parts(config, given, tuple(decay), tuple(bias_rate), optax.scale_by_schedule(descent))
     rule = OPTIMIZERS[config.name](parts)
     if isinstance(rule, optax.GradientTransformation):
         rule = (rule,)
     clip = (optax.clip_by_global_norm(config.clip_norm),) if config.clip_norm else ()
-    return optax.chain(*clip, *rule)
+    average = (
+        (average_weights(numbers.weight_average),) if hasattr(numbers, "weight_average") else ()
+    )
+    constants = jax.tree.map(lambda role: role == "constant", roles)
+    still = (
+        (optax.masked(optax.set_to_zero(), constants),) if any(jax.tree.leaves(constants)) else ()
+    )
+    # Constants have no part in a gradient's norm, and no rule changes them.
+    return optax.chain(*still, *clip, *rule, *still, *average)
 
 
 def _head_only(mask: Any) -> Any:

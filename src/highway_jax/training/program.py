@@ -11,8 +11,9 @@ import numpy as np
 
 from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config
-from highway_jax.data import preprocess
+from highway_jax.data import patches, preprocess
 from highway_jax.data.dataset import Dataset
+from highway_jax.errors import UserError
 from highway_jax.nn import model as nets
 from highway_jax.nn import stacks
 from highway_jax.sweep.trials import AnyHyperparameters, Batch
@@ -30,6 +31,7 @@ _IMAGES_IN_CACHE = 10
 
 # Fewer images of a batch do not occupy a device.
 _FEWEST_IMAGES = 10
+_IMAGES_FITTED = 5000  # To which a whitening kernel is fitted.
 
 SPLITS = ("train", "valid", "test")
 
@@ -73,6 +75,32 @@ def _micro_batch(config: Config, platform: str, count: int) -> int:
     in_cache = _IMAGES_IN_CACHE if convolves and platform == "cpu" else batch_size
     largest = max(n for n in range(1, min(most or in_cache, batch_size) + 1) if batch_size % n == 0)
     return largest if most or 2 * largest >= in_cache else batch_size
+
+
+def _init(model: nets.Model, config: Config, prepare: Any, images: np.ndarray) -> Any:
+    """Returns `Model.init`, with the kernel that is fitted to training images if there is one.
+
+    Args:
+        model: The net.
+        config: The settings of its trials.
+        prepare: Examples as the devices hold them -> inputs.
+        images: Training examples as the devices hold them.
+    """
+    if config.model.first_initializer != "patch_whitening":
+        return model.init
+    shapes = jax.eval_shape(model.init, jax.random.key(0), 0.0)
+    shape = shapes[model.first_layer]["kernel"].shape
+    if len(shape) != 4:
+        raise UserError(
+            "config.model.first_initializer is 'patch_whitening'; allowed: other initializers, as"
+            f" the first plain layer of {config.model.architecture} is not convolutional"
+        )
+    kernel = patches.whitening_kernel(np.asarray(prepare(images[:_IMAGES_FITTED])), shape)
+
+    def init(key, transform_bias):
+        return stacks.set_kernel(model.init(key, transform_bias), model.first_layer, kernel)
+
+    return init
 
 
 class Program:
@@ -126,12 +154,17 @@ class Program:
         decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
         images, prepare = preprocess.examples(config.data, dataset)
         self.task = task = train.Task(
-            init=self.model.init,
+            init=_init(self.model, config, prepare, images[: dataset.train.size]),
             apply=self.model.apply,
             preprocess=prepare,
             augment=preprocess.augmentation(config.data),
             optimizer=lambda numbers: optimizer.build(
-                config.optimizer, steps_per_epoch, numbers, roles, decays_weights=decays_weights
+                config.optimizer,
+                steps_per_epoch,
+                numbers,
+                roles,
+                decays_weights=decays_weights,
+                epochs=config.training.epochs,
             ),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
@@ -246,8 +279,10 @@ class Program:
         """Returns the learning rate of each trial at a step, [trials]."""
 
         def rate(numbers):
-            section = self.config.optimizer
-            return optimizer.learning_rate(section, self.steps_per_epoch, numbers, jnp.int32(step))
+            section, epochs = self.config.optimizer, self.config.training.epochs
+            return optimizer.learning_rate(
+                section, self.steps_per_epoch, numbers, jnp.int32(step), epochs
+            )
 
         return np.asarray(jax.vmap(rate)(numbers))
 

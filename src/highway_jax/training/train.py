@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from highway_jax.nn.stacks import set_logit_scale
 from highway_jax.sweep.trials import AnyHyperparameters
-from highway_jax.training import metrics
+from highway_jax.training import metrics, optimizer
 from highway_jax.training.parts import Parts
 
 _AnyArray = Array | np.ndarray
@@ -42,14 +43,15 @@ class Task(NamedTuple):
     Attributes:
         init: (key, transform_bias) -> params.
         apply: (params, inputs, dropout_keys=None) -> logits; without keys, one for each example,
-            as for evaluation.
+            as for evaluation. Trials with the hyperparameter `dropout_scale` pass it by keyword.
         preprocess: Stored images -> inputs.
         optimizer: A trial's hyperparameters -> its update rule.
         num_train: Training examples.
         batch_size: Examples of a step.
         micro_batch: How many of them a device computes at once, a divisor of its part of the
             batch; it changes a step by rounding only.
-        augment: (key, inputs) -> inputs as training sees them.
+        augment: (key, inputs, index, epoch) -> inputs as training sees them; `index` holds the
+            position of each example in the data set.
         parts: How the devices of a trial share its batches; it changes a step by rounding only.
     """
 
@@ -60,7 +62,7 @@ class Task(NamedTuple):
     num_train: int
     batch_size: int
     micro_batch: int
-    augment: Callable = lambda key, inputs: inputs
+    augment: Callable = lambda key, inputs, index, epoch: inputs
     parts: Parts = Parts()
 
     @property
@@ -98,6 +100,8 @@ def create(task: Task, numbers: AnyHyperparameters) -> TrialState:
     """Returns the state of a trial before its first step."""
     init_key, _, _ = _keys(numbers)
     params = task.init(init_key, numbers.transform_bias)
+    if hasattr(numbers, "logit_scale"):
+        params = set_logit_scale(params, numbers.logit_scale)
     return TrialState(
         numbers=numbers,
         params=params,
@@ -108,7 +112,18 @@ def create(task: Task, numbers: AnyHyperparameters) -> TrialState:
     )
 
 
-def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
+def weights(state: TrialState) -> Any:
+    """Returns the parameters by which a trial is judged: their average, if it has one."""
+    return optimizer.averaged_weights(state.optimizer_state, state.params)
+
+
+def train_step(
+    task: Task,
+    state: TrialState,
+    batch: DeviceData,
+    index: Int[Array, "batch"],
+    epoch: Int[Array, ""],
+) -> TrialState:
     """Takes one training step.
 
     A loss that is not finite freezes the trial in its state before the step, and marks it as
@@ -118,14 +133,16 @@ def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
         task: What does not vary between trials.
         state: The trial before the step.
         batch: `batch_size` examples.
+        index: Their positions in the data set.
+        epoch: The epoch of the step, counted from 0.
     """
     _, _, noise_key = _keys(state.numbers)
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
     # The whole batch, whose draws do not depend on how the devices of a trial share it.
-    inputs = task.augment(augment_key, task.preprocess(batch.images))
+    inputs = task.augment(augment_key, task.preprocess(batch.images), index, epoch)
     # A key for each example: what is dropped does not depend on the micro-batch it is part of.
     dropout_keys = jax.random.split(dropout_key, task.batch_size)
-    grads, sums = _gradients(task, state.params, (inputs, batch.labels, dropout_keys))
+    grads, sums = _gradients(task, state, (inputs, batch.labels, dropout_keys))
     updates, optimizer_state = task.optimizer(state.numbers).update(
         grads, state.optimizer_state, state.params
     )
@@ -142,20 +159,28 @@ def train_step(task: Task, state: TrialState, batch: DeviceData) -> TrialState:
     return state._replace(diverged=~alive)
 
 
-def _gradients(task: Task, params: Any, examples: Any) -> tuple[Any, metrics.Sums]:
+def _gradients(task: Task, state: TrialState, examples: Any) -> tuple[Any, metrics.Sums]:
     """Returns the gradient of the mean loss, and the examples' metrics.
 
     Args:
         task: What does not vary between trials.
-        params: The net's parameters.
+        state: The trial before the step.
         examples: Inputs, labels and dropout keys, each [batch_size, ...].
     """
+    params = state.params
+    scale = getattr(state.numbers, "dropout_scale", None)
+    scaling = {} if scale is None else {"dropout_scale": scale}
+    smoothing = getattr(state.numbers, "label_smoothing", None)
 
     def loss(params, examples):
         inputs, labels, dropout_keys = examples
-        logits = task.apply(params, inputs, dropout_keys)
+        logits = task.apply(params, inputs, dropout_keys, **scaling)
         sums = metrics.sums(logits, labels, jnp.ones(len(labels), bool))
-        return sums.loss / task.batch_size, sums
+        if smoothing is None:
+            return sums.loss / task.batch_size, sums
+        # The metrics stay those of evaluation.
+        smoothed = jnp.sum(metrics.cross_entropy(logits, labels, smoothing))
+        return smoothed / task.batch_size, sums
 
     gradients = jax.grad(loss, has_aux=True)
     own = task.parts.own(examples)
@@ -200,7 +225,7 @@ def train_steps(
         i, state = carry
         start = (first + i) * task.batch_size
         chosen = jax.lax.dynamic_slice(order, (start,), (task.batch_size,))
-        return i + 1, train_step(task, state, data.take(chosen))
+        return i + 1, train_step(task, state, data.take(chosen), chosen, epoch)
 
     # Divergence ends the loop instead of choosing a branch of a `cond`: under `vmap` a `cond`
     # becomes a select, for which everything that its branches read, the examples included, is
