@@ -115,7 +115,7 @@ def check(config: Config, dataset: Dataset) -> None:
         "data.random_flip": (data.random_flip, data.random_flip, "False"),
         "model.architecture": (
             config.model.architecture,
-            config.model.architecture != "dense",
+            config.model.architecture not in ("dense", "custom"),
             "'dense'",
         ),
     }

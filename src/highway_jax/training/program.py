@@ -31,7 +31,7 @@ def _micro_batch(config: Config, platform: str) -> int:
     number near `_IMAGES_IN_CACHE` divides the batch size.
     """
     batch_size, most = config.training.batch_size, config.runtime.micro_batch
-    convolves = config.model.architecture != "dense"
+    convolves = config.model.architecture not in ("dense", "custom")
     in_cache = _IMAGES_IN_CACHE if convolves and platform == "cpu" else batch_size
     largest = max(n for n in range(1, min(most or in_cache, batch_size) + 1) if batch_size % n == 0)
     return largest if most or 2 * largest >= in_cache else batch_size
@@ -48,12 +48,18 @@ class Program:
         examples: The examples of all splits, on the host.
         spans: First example of each split that has any, and the one after its last.
         num_classes: Classes of the data set.
-        convolves: Whether the net is convolutional.
+        convolves: Whether the net is convolutional, as a module of the user's own may be.
         steps_per_epoch: Steps of an epoch.
     """
 
-    def __init__(self, batch: Batch, dataset: Dataset):
-        """Builds the functions; nothing is compiled before `compile`."""
+    def __init__(self, batch: Batch, dataset: Dataset, module: Any = None):
+        """Builds the functions; nothing is compiled before `compile`.
+
+        Args:
+            batch: The trials.
+            dataset: Their data.
+            module: The linen module to train instead of the net that the config describes.
+        """
         config = batch.config
         self.config = config
         self.convolves = config.model.architecture != "dense"
@@ -62,7 +68,9 @@ class Program:
             len(batch.trials), runtime.devices, runtime.trial_axis, convolves=self.convolves
         )
         platform = self.trials.platform
-        self.model = nets.build(config.model, dataset.example_shape, dataset.num_classes, platform)
+        self.model = nets.build(
+            config.model, dataset.example_shape, dataset.num_classes, platform, module
+        )
         splits = [getattr(dataset, name) for name in SPLITS]
         ends = np.cumsum([0, *(split.size for split in splits)])
         self.spans = {
