@@ -100,14 +100,14 @@ def functions(
 
     def initialize(key, x):
         own, dropout = jax.random.split(key)
-        options = {"train": False} if takes_train else {}
+        options: Any = {"train": False} if takes_train else {}
         return module.init_with_output({"params": own, "dropout": dropout}, x, **options)
 
     def apply(params, x, dropout_keys=None):
-        options = {"train": dropout_keys is not None} if takes_train else {}
+        options: Any = {"train": dropout_keys is not None} if takes_train else {}
         # One mask for the whole batch, in which each example has numbers of its own.
         rngs = None if dropout_keys is None else {"dropout": dropout_keys[0]}
-        logits = module.apply({"params": params}, x, rngs=rngs, **options)
+        logits: Any = module.apply({"params": params}, x, rngs=rngs, **options)
         return logits.astype(jnp.float32)
 
     example = jax.ShapeDtypeStruct((1, *example_shape), jnp.float32)

@@ -84,8 +84,9 @@ def run(
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
     datasets, fingerprint = multihost.together(lambda: _load_all(config, dataset))
-    for data in datasets.values() if model is not None else ():
-        custom.functions(model, data.example_shape, data.num_classes)  # Before files are written.
+    if model is not None:  # It is tried before files are written.
+        for data in datasets.values():
+            custom.functions(model, data.example_shape, data.num_classes)
     directory = Workdir(workdir)
     with (
         multihost.led(directory.locked()),

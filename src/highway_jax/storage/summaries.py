@@ -163,7 +163,7 @@ def joined(*parts: str) -> str:
 
 def layers(row: Mapping[str, Any]) -> str:
     """Returns the layers of a trial's net; "-" if it is a module of the user's own."""
-    return "-" if row["architecture"] == "custom" else str(row["depth"])
+    return "-" if row.get("architecture") == "custom" else str(row["depth"])
 
 
 def best_mean_std(row: Mapping[str, Any], metric: str, form: Callable[[float], str]) -> str:
