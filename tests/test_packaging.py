@@ -72,17 +72,18 @@ def test_the_extras_that_messages_name_exist_and_the_tests_have_all():
 
 def test_the_sdist_has_what_its_tests_need(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
-    source = tmp_path / "source"
-    shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info", "runs", "__pycache__")
-    )
+    folders = ("benchmarks", "docs", "examples", "experiments", "notebooks", "src", "tests")
+    source, unwanted = tmp_path / "source", shutil.ignore_patterns("*.egg-info", "__pycache__")
+    for folder in (*folders, "typings"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=unwanted)
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, source)
     code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=source, capture_output=True)
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers()}
-    folders = ("benchmarks", "docs", "examples", "experiments", "notebooks", "src", "tests")
-    needed = [path for folder in folders for path in (source / folder).rglob("*") if path.is_file()]
-    missing = {path.relative_to(source).as_posix() for path in needed} - names
-    assert not {name for name in missing if ".egg-info/" not in name}
+    needed = (path for folder in folders for path in (source / folder).rglob("*") if path.is_file())
+    assert {path.relative_to(source).as_posix() for path in needed} - names == set()
     assert {"README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "pyproject.toml"} <= names
