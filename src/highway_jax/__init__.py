@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from highway_jax.data.dataset import Dataset, register_dataset
     from highway_jax.errors import UserError
     from highway_jax.nn.around import Highway
-    from highway_jax.nn.blocks import BlockActivations, HighwayBlock, PlainBlock, ResidualBlock
+    from highway_jax.nn.blocks import (
+        Block,
+        BlockActivations,
+        HighwayBlock,
+        PlainBlock,
+        ResidualBlock,
+        register_block,
+    )
     from highway_jax.nn.stacks import DenseStack, scan_blocks
     from highway_jax.runs.experiment import run
     from highway_jax.sklearn import HighwayClassifier
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     from highway_jax.training.optimizer import register_optimizer
 
 __all__ = [
+    "Block",
     "BlockActivations",
     "Dataset",
     "DenseStack",
@@ -34,6 +42,7 @@ __all__ = [
     "default_config",
     "load",
     "read_run",
+    "register_block",
     "register_dataset",
     "register_optimizer",
     "run",
@@ -42,6 +51,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Block": "highway_jax.nn.blocks",
     "BlockActivations": "highway_jax.nn.blocks",
     "Dataset": "highway_jax.data.dataset",
     "DenseStack": "highway_jax.nn.stacks",
@@ -53,6 +63,7 @@ _HOMES = {
     "TrainedNet": "highway_jax.analysis.predict",
     "UserError": "highway_jax.errors",
     "default_config": "highway_jax.config.config",
+    "register_block": "highway_jax.nn.blocks",
     "register_optimizer": "highway_jax.training.optimizer",
     "load": "highway_jax.analysis.predict",
     "read_run": "highway_jax.storage.read_run",

@@ -18,7 +18,7 @@ from highway_jax import files
 from highway_jax.analysis import statistics
 from highway_jax.analysis.collect import Options, analyze
 from highway_jax.arguments import Parser
-from highway_jax.errors import UserError
+from highway_jax.errors import UserError, require
 from highway_jax.reporting import figures
 from highway_jax.runtime.output import print_error, standard_output
 from highway_jax.runtime.progress import Output
@@ -81,6 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def _write_all(arguments: argparse.Namespace, output: Output) -> None:
+    require("report", "an analysis", "matplotlib")
     workdir = files.expand("--workdir", arguments.workdir)
     out = files.expand("--out", arguments.out) if arguments.out else workdir / "analysis"
     for name in ("examples", "pair_examples", "batch_size"):

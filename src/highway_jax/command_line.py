@@ -166,6 +166,10 @@ def load(spec: str) -> ConfigDict:
     with _blaming(spec, path):
         is_file = path.is_file()
     path = path if is_file else bundled.find(name) or path
+    # As Python does for a script: the file may import modules that lie beside it. They come last,
+    # so that none of them hides an installed package.
+    if is_file and (beside := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(beside)
     with _blaming(spec, path), _same_directory():
         if not is_file and path == Path(name):
             hint = suggestion(path.stem, bundled.experiments()) or f"allowed: {_EXAMPLE}"

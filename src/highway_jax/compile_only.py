@@ -131,7 +131,7 @@ def report(batch: Batch, topology: Topology, *, search: bool = True) -> Report:
     dataset = _dataset(batch.config)
     preprocess.check(batch.config, dataset)
     batch = _unwhitened(batch)
-    program = Program(batch, dataset, topology.devices)
+    program = Program(batch, dataset, absent=topology.devices)
     numbers = batch.hyperparameters()
     compiled = [
         _compile(name, functools.partial(program.lower, name, numbers))
@@ -231,7 +231,7 @@ def _fitting(report: Report, dataset: Dataset, memory: compiled_text.Memory | No
     def needed(count):
         trials = itertools.islice(itertools.cycle(report.batch.trials), count)
         batch = report.batch._replace(trials=tuple(trials))
-        program = Program(batch, dataset, report.topology.devices[:1])
+        program = Program(batch, dataset, absent=report.topology.devices[:1])
         lower = functools.partial(program.lower, "training", batch.hyperparameters())
         found = _compile("training", lower).memory
         return None if found is None else found.peak

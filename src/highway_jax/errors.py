@@ -1,6 +1,7 @@
 """Exceptions for errors that the user can fix, and the wording of their messages."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,25 @@ class Lost(Exception):
 
     The command line prints the message without a traceback and exits with status 75.
     """
+
+
+def require(extra: str, purpose: str, *modules: str) -> None:
+    """Checks that optional packages are installed, without importing them.
+
+    Args:
+        extra: The extra of this package that installs them.
+        purpose: What needs them, as the subject of the message.
+        *modules: Their modules.
+
+    Raises:
+        UserError: If one is missing.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise UserError(
+                f"{purpose} needs {module}, which is not installed; allowed: after"
+                f" pip install 'highway-jax[{extra}]'"
+            )
 
 
 def show(value: Any) -> str:

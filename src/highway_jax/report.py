@@ -12,7 +12,7 @@ from pathlib import Path
 
 from highway_jax import files
 from highway_jax.arguments import Parser
-from highway_jax.errors import UserError
+from highway_jax.errors import UserError, require
 from highway_jax.paper import published
 from highway_jax.reporting import explorer, page, paper_tables, run_tables, trainability
 from highway_jax.reporting.document import Chart, Section, to_markdown
@@ -32,8 +32,10 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
         The Markdown.
 
     Raises:
-        UserError: If a directory holds no run, or the report cannot be written.
+        UserError: If a directory holds no run, the report cannot be written, or the extra `report`
+            is not installed.
     """
+    require("report", "a report", "matplotlib", "sklearn")
     found = results.read_all(workdirs)
     trials = explorer.explore(found)
     try:

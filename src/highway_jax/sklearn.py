@@ -5,10 +5,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "HighwayClassifier needs scikit-learn; install it with pip install 'highway-jax[sklearn]'"
+    ) from error
 
 from highway_jax.analysis.predict import TrainedNet
 from highway_jax.config import config as config_lib

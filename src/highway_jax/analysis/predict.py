@@ -16,6 +16,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
 from highway_jax.data.dataset import load as load_data
 from highway_jax.errors import show
+from highway_jax.nn import custom
 from highway_jax.nn import model as nets
 from highway_jax.nn.blocks import BlockActivations
 from highway_jax.storage import preprocessing
@@ -49,12 +50,14 @@ class TrainedNet:
         params: The net's parameters, a tree of host arrays.
         preprocessing: How raw examples become inputs, their shape and type, and the classes.
         batch_size: Examples computed together.
+        module: The linen module that was trained, or None if the config describes the net.
     """
 
     config: ConfigDict
     params: Any
     preprocessing: SavedPreprocessing
     batch_size: int = 100
+    module: Any = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -115,6 +118,10 @@ class TrainedNet:
         Returns:
             For each run of equal blocks, in the order of the net, a `BlockActivations` of arrays
             [blocks, n, ..., width]. A dense net has one run.
+
+        Raises:
+            ValueError: If the examples have another type or shape, or the net is a module of the
+                user's own, whose blocks are not known.
         """
         return self._map(self._activations, self._check(images), axis=1)
 
@@ -146,7 +153,8 @@ class TrainedNet:
     @functools.cached_property
     def _model(self) -> nets.Model:
         saved = self.preprocessing
-        return nets.build(self.config.model, saved.example_shape, len(saved.class_names))
+        shape, count = saved.example_shape, len(saved.class_names)
+        return nets.build(self.config.model, shape, count, module=self.module)
 
     @functools.cached_property
     def _device_params(self) -> Any:
@@ -176,7 +184,9 @@ class TrainedNet:
         return {field.name: getattr(self, field.name) for field in fields}
 
 
-def load(workdir: str | Path, trial: int | str = "best", *, batch_size: int = 100) -> TrainedNet:
+def load(
+    workdir: str | Path, trial: int | str = "best", *, batch_size: int = 100, model: Any = None
+) -> TrainedNet:
     """Loads a trained net of a run, for use without the data set.
 
     Args:
@@ -185,8 +195,10 @@ def load(workdir: str | Path, trial: int | str = "best", *, batch_size: int = 10
             accuracy; in a run without a validation split, or with a criterion of its own for
             validation, the best by `sweep.criterion`.
         batch_size: Examples that the net computes together.
+        model: The linen module that the run trained, if `run` was given one.
 
     Raises:
+        TypeError: If `model` is not a linen module.
         ValueError: If an argument is not allowed.
         UserError: If the files of the run cannot be read. A run begun by an earlier version has
             no saved preprocessing: it is computed from the data set, which then must be there.
@@ -205,12 +217,30 @@ def load(workdir: str | Path, trial: int | str = "best", *, batch_size: int = 10
     row = _choose(saved, trial)
     chosen = saved.trials[row["trial"]]
     config = _own_config(chosen)
+    _check_module(config.model.module, model)
     found = preprocessing.load(preprocessing.path(path, config.data))
     if found is None:
         found = preprocessing.of(config.data, load_data(config.data))
-    model = nets.build(config.model, found.example_shape, len(found.class_names))
-    params = restore.params(path, row["batch"], [chosen.index], model, saved.trials)
-    return TrainedNet(config, jax.tree.map(lambda leaf: leaf[0], params), found, batch_size)
+    net = nets.build(config.model, found.example_shape, len(found.class_names), module=model)
+    params = restore.params(path, row["batch"], [chosen.index], net, saved.trials)
+    params = jax.tree.map(lambda leaf: leaf[0], params)
+    return TrainedNet(config, params, found, batch_size, model)
+
+
+def _check_module(trained: str, module: Any) -> None:
+    """Checks that a module is the one that a run trained; "" and None if there is none."""
+    if module is not None:
+        custom.check(module)
+    given = "" if module is None else custom.identity(module)
+    if given == trained:
+        return
+    if not trained:
+        raise ValueError(f"model is {given}; allowed: none, as the run's config describes its net")
+    name = trained.rpartition("-")[0]
+    raise ValueError(
+        f"model is {given or None}; allowed: the {name} that the run trained, with the same fields"
+        f" ({trained})"
+    )
 
 
 def _choose(saved: restore.Saved, trial: int | str) -> dict[str, Any]:

@@ -65,6 +65,11 @@ RULES: tuple[Rule, ...] = (
         reads_registry=True,
     ),
     Rule(
+        ("model.module", "model.architecture"),
+        lambda module, net: (net == "custom") == bool(module),
+        "'' unless highway_jax.run is given a model, which then sets it",
+    ),
+    Rule(
         ("optimizer.boundaries", "optimizer.schedule"),
         lambda boundaries, schedule: schedule != "multistep" or len(boundaries) > 0,
         "at least one step where optimizer.schedule is 'multistep'",

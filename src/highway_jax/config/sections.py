@@ -98,6 +98,9 @@ class Model:
         "Net: fully connected (dense; section 3.1), or a convolutional net of Tables 1 to 3",
         "dense",
     )
+    module: str = text(
+        "", "Class and hash of the fields of the module given to `run(model=...)`, which sets this"
+    )
     depth: int = integer(
         10,
         1,

@@ -117,7 +117,7 @@ def check(config: Config, dataset: Dataset) -> None:
         "data.alternating_flip": (data.alternating_flip, data.alternating_flip, "False"),
         "model.architecture": (
             config.model.architecture,
-            config.model.architecture != "dense",
+            config.model.architecture not in ("dense", "custom"),
             "'dense'",
         ),
     }

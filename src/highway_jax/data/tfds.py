@@ -25,7 +25,7 @@ import numpy as np
 
 from highway_jax.data import archives, tfrecord
 from highway_jax.data.archives import Arrays, BadDataError
-from highway_jax.errors import UserError
+from highway_jax.errors import UserError, require
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def read(name: str, directory: Path) -> Arrays:
     Raises:
         UserError: If the directory cannot be read or does not hold this data set.
     """
+    _require(name)
     source = archives.SOURCES[name]
     total = sum(source.num_examples.values())
     logger.info("decoding %d examples of %s from %s", total, name, directory)
@@ -166,6 +167,7 @@ def prepare(name: str, root: Path) -> Prepared:
         UserError: If a checksum or an archive is wrong, or the directory cannot be written.
             Nothing is left of a failed attempt.
     """
+    _require(name)
     source = archives.SOURCES[name]
     directory = directories(name, root)[1]
     if directory.exists():
@@ -267,6 +269,10 @@ def _builder_class(tfds: Any, name: str) -> type:
             pass
 
     return Builder
+
+
+def _require(name: str) -> None:
+    require("data", f"data.name={name}", "tensorflow_datasets", "PIL", "google_crc32c")
 
 
 @contextlib.contextmanager

@@ -4,8 +4,6 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import google_crc32c
-
 from highway_jax.data.archives import BadDataError
 
 
@@ -30,5 +28,7 @@ def read(path: Path) -> Iterator[bytes]:
 
 def masked_crc32c(data: bytes) -> bytes:
     """Returns the checksum of TFRecord: CRC-32C rotated by 15 bits plus a constant, 4 bytes."""
+    import google_crc32c  # Of the extra `data`.
+
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -10,17 +10,18 @@ W_H, W_T (and W_C) lie side by side in one `kernel`, so that a block is one matr
 part is initialized separately. Their biases are separate parameters: `bias` (b_H),
 `transform_bias` (b_T) and `carry_bias` (b_C), which optimizers and analyses find by name.
 
-A new block is a subclass of `Block` with a method `activations`, registered in `BLOCKS`.
+A new block is a subclass of `Block` with a method `activations`, registered by `register_block`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from highway_jax.errors import show
 from highway_jax.nn import convolution
 from highway_jax.registry import ACTIVATIONS, BLOCKS, INITIALIZERS, Registry
 
@@ -83,6 +84,9 @@ class BlockActivations(NamedTuple):
     t: Float[Array, "batch *space width"]
     c: Float[Array, "batch *space width"]
     y: Float[Array, "batch *space width"]
+
+
+BlockT = TypeVar("BlockT", bound="Block")
 
 
 class Block(nn.Module):
@@ -264,6 +268,46 @@ class Block(nn.Module):
         return found(next(names, "function"))
 
 
+def register_block(name: str) -> Callable[[type[BlockT]], type[BlockT]]:
+    """Returns a decorator that registers a block, so that `model.block` may choose it.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> import jax.numpy as jnp
+        >>> from highway_jax import Block, BlockActivations, register_block
+        >>> @register_block("leaky")
+        ... class LeakyBlock(Block):
+        ...     @nn.compact
+        ...     def activations(self, x, gate=None):
+        ...         self.check(x)
+        ...         (z,) = self.affine(x, bias=0.0)
+        ...         h = self.nonlinear(z)
+        ...         return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), h + 0.9 * x)
+
+    Args:
+        name: The value of `model.block`, a Python identifier.
+
+    Raises:
+        TypeError: If what is decorated is not a subclass of `Block` with its own `activations`.
+        ValueError: If the name is not an identifier or is already registered.
+    """
+    register = BLOCKS.register(name)
+
+    def add(block: type[BlockT]) -> type[BlockT]:
+        if not (isinstance(block, type) and issubclass(block, Block)):
+            raise TypeError(
+                f"block {name!r} is {show(block)}; allowed: a subclass of highway_jax.Block"
+            )
+        if block.activations is Block.activations:
+            raise TypeError(
+                f"block {name!r} is {block.__name__}, which has no activations of its own; allowed:"
+                " a class that implements activations(x, gate=None)"
+            )
+        return register(block)
+
+    return add
+
+
 def force(t: Array, gate: Any) -> Array:
     """Returns transform gates with forced values where `gate` is neither None nor NaN.
 
@@ -283,7 +327,7 @@ def force(t: Array, gate: Any) -> Array:
     return jnp.where(jnp.isnan(gate), t, gate)
 
 
-@BLOCKS.register("plain")
+@register_block("plain")
 class PlainBlock(Block):
     """The ordinary layer y = H(x) (section 2, equation 1).
 
@@ -306,7 +350,7 @@ class PlainBlock(Block):
         return BlockActivations(x, y, jnp.ones_like(y), jnp.zeros_like(y), y)
 
 
-@BLOCKS.register("residual")
+@register_block("residual")
 class ResidualBlock(Block):
     """The skip connection without gates, y = x + H(x).
 
@@ -330,7 +374,7 @@ class ResidualBlock(Block):
         return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), y)
 
 
-@BLOCKS.register("highway")
+@register_block("highway")
 class HighwayBlock(Block):
     """The highway layer y = H(x) * T(x) + x * C(x) (section 2, equations 2 and 3).
 

@@ -6,16 +6,17 @@ The packages above see a `Model` and never a linen module.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from highway_jax.config.sections import Model as ModelConfig
 from highway_jax.errors import UserError
-from highway_jax.nn import architectures
+from highway_jax.nn import architectures, custom
 from highway_jax.nn.blocks import choose
 from highway_jax.nn.pooling import ImageTooSmallError
-from highway_jax.nn.roles import roles
+from highway_jax.nn.roles import roles, roles_of_module
 from highway_jax.nn.stacks import ConvStack, DenseStack, Params, set_logit_scale, set_transform_bias
 from highway_jax.registry import ARCHITECTURES, BLOCKS
 
@@ -54,9 +55,13 @@ class Model(NamedTuple):
 
 
 def build(
-    config: ModelConfig, image_shape: tuple[int, ...], num_classes: int, platform: str | None = None
+    config: ModelConfig,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    platform: str | None = None,
+    module: nn.Module | None = None,
 ) -> Model:
-    """Builds the net that the `model` section of a config describes.
+    """Builds the net that the `model` section of a config describes, or that the user gives.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -75,10 +80,15 @@ def build(
         num_classes: Outputs of the softmax layer.
         platform: The platform that programs of the net are compiled for, such as "cpu"; None if
             that is not known. It affects speed and compile time, never the parameters.
+        module: A module of the user's own (see `nn.custom`). Of the config only `precision` then
+            has an effect.
 
     Raises:
         UserError: If the images are too small for the net.
+        ValueError: If the module cannot be trained.
     """
+    if module is not None:
+        return _of_module(module, config.precision, image_shape, num_classes)
     net, num_blocks = _net(config, num_classes, platform)
     can_drop = isinstance(net, ConvStack) and config.dropout
     example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -127,6 +137,32 @@ def build(
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
         num_blocks=num_blocks,
         first_layer=first,
+    )
+
+
+def _of_module(
+    module: nn.Module, precision: str, image_shape: tuple[int, ...], num_classes: int
+) -> Model:
+    """Returns a module of the user's own as a `Model`."""
+    init, call, shapes = custom.functions(module, image_shape, num_classes)
+
+    def apply(params, x, dropout_keys=None, gates=None):
+        with jax.default_matmul_precision(precision):
+            return call(params, x, dropout_keys)
+
+    def activations(params, x, gates=None, collect=True):
+        raise ValueError(
+            f"model is {type(module).__name__}, whose blocks are not known; allowed: a net that a"
+            " config describes"
+        )
+
+    return Model(
+        init=lambda key, transform_bias: init(key),
+        apply=apply,
+        activations=activations,
+        roles=roles_of_module(shapes),
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+        num_blocks=0,
     )
 
 

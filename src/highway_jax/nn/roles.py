@@ -39,8 +39,25 @@ def roles(params: Any, block: str) -> Any:
     def role(path, leaf):
         # The parameters of a run of blocks have an axis of blocks.
         in_run = path[0].key.startswith("blocks")
-        rank = leaf.ndim - in_run
-        by_rank = "gain" if rank == 0 else "bias" if rank == 1 else "weight"
+        by_rank = _by_rank(leaf.ndim - in_run)
         return declared.get(path[-1].key, by_rank) if in_run else by_rank
 
     return jax.tree_util.tree_map_with_path(role, params)
+
+
+def roles_of_module(params: Any) -> Any:
+    """Returns the role of each parameter of a module of the user's own, as `roles` does.
+
+    A parameter whose name is `bias` or ends in `_bias` is a bias: in a run of blocks it is a
+    matrix. All others have their role by their rank.
+    """
+
+    def role(path, leaf):
+        name = str(getattr(path[-1], "key", ""))
+        return "bias" if name == "bias" or name.endswith("_bias") else _by_rank(leaf.ndim)
+
+    return jax.tree_util.tree_map_with_path(role, params)
+
+
+def _by_rank(rank: int) -> str:
+    return "gain" if rank == 0 else "bias" if rank == 1 else "weight"

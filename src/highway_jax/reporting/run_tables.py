@@ -49,7 +49,7 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
             "net": row["case"],
             "settings": own,
             "data": row["dataset"],
-            "layers": str(row["depth"]),
+            "layers": summaries.layers(row),
             "parameters": f"{row['num_parameters']:,}",
             "trials": str(row["trials"]),
             "diverged": str(row["diverged"]),

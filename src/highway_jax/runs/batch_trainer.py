@@ -37,7 +37,7 @@ class BatchRun:
         self._context = context
         self._display = context.display
         self._checkpoints = context.checkpoints(batch.name)
-        self._program = Program(batch, dataset)
+        self._program = Program(batch, dataset, context.module)
         self._numbers = batch.hyperparameters()
         self._indices = [trial.index for trial in batch.trials]
         self._total_steps = self._program.steps_per_epoch * batch.epochs

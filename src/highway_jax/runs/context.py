@@ -35,6 +35,7 @@ class RunContext:
         display: Display,
         stop: StopRequest,
         cache: CompileCache,
+        module: Any = None,
     ):
         """Initializes the context without reading or writing files.
 
@@ -45,6 +46,7 @@ class RunContext:
             display: Displays progress.
             stop: Whether a signal requested a stop.
             cache: The cache of compiled programs.
+            module: The linen module to train instead of the nets that the config describes.
         """
         self.config = config
         self.numbering = numbering
@@ -58,6 +60,7 @@ class RunContext:
         self.bar = Bar()
         self.stop = stop
         self.cache = cache
+        self.module = module
         self._warned: set[str] = set()
 
     def lead(self, function: Callable[[], Any]) -> Any:

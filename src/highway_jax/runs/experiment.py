@@ -18,6 +18,7 @@ from highway_jax.data import preprocess
 from highway_jax.data.dataset import Dataset
 from highway_jax.data.dataset import load as load_data
 from highway_jax.errors import Lost, brief, show
+from highway_jax.nn import custom
 from highway_jax.runs.batch_trainer import BatchRun, TooLarge
 from highway_jax.runs.context import RunContext
 from highway_jax.runs.rows import failed_rows
@@ -38,6 +39,7 @@ def run(
     *,
     extend: bool = False,
     dataset: Dataset | None = None,
+    model: Any = None,
     display: Display | None = None,
 ) -> list[dict[str, Any]]:
     """Trains every case of a config at every grid point with every seed or drawn setting.
@@ -50,6 +52,13 @@ def run(
         dataset: The data set to train on (see `Dataset.from_arrays`), instead of the one that
             `config.data.name` names; the saved config then says "arrays" there. The validation
             split is drawn by `config.data.valid_size`. To resume the run, pass the same arrays.
+        model: A linen module to train, instead of the net that `config.model` describes: x
+            [batch, ...] -> logits [batch, classes]. It is called with `train=True` in training and
+            `train=False` elsewhere if its `__call__` takes `train`, and has an rng "dropout" in
+            training. Of `config.model` only `precision` has an effect; the saved config names the
+            module's class and fields in `model.module`, and has the defaults of the other keys.
+            Parameters named `bias` or `*_bias`, and vectors, are biases; scalars are gains; the
+            others are weights, which are decayed. To resume the run, pass an equal module.
         display: Displays progress; None for one that follows `config.runtime.progress`.
 
     Returns:
@@ -57,8 +66,9 @@ def run(
 
     Raises:
         UserError: If the config, the data or the directory is invalid.
-        TypeError: If `dataset` is not a `Dataset`.
-        ValueError: If `dataset` has a validation split, or the config varies the data set.
+        TypeError: If `dataset` is not a `Dataset`, or `model` is not a linen module.
+        ValueError: If `dataset` has a validation split, if `model` cannot be trained, or if the
+            config varies the data set or the net that is given.
         Stopped: If a signal requested a stop; the same call resumes from the checkpoint.
         Lost: If a device or another process failed; the same call resumes the run.
     """
@@ -66,12 +76,17 @@ def run(
     config_lib.validate(config)
     if dataset is not None:
         config = _with_arrays(config, dataset)
+    if model is not None:
+        config = _with_module(config, model)
     trial_mesh.use_cores(config.runtime.devices)
     trial_mesh.arrange(1, config.runtime.devices, (config.runtime.batch_devices or 1,))
     if not multihost.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
     datasets, fingerprint = multihost.together(lambda: _load_all(config, dataset))
+    if model is not None:  # It is tried before files are written.
+        for data in datasets.values():
+            custom.functions(model, data.example_shape, data.num_classes)
     directory = Workdir(workdir)
     with (
         multihost.led(directory.locked()),
@@ -81,7 +96,7 @@ def run(
         # The tables are read only after this check, since they depend on the config.
         found = multihost.lead(lambda: _check(directory, config, fingerprint, extend))
         numbering = design.Numbering(found[0], tuple(found[1]))  # From JSON in other processes.
-        context = RunContext(config, numbering, directory, display, stop, cache)
+        context = RunContext(config, numbering, directory, display, stop, cache, model)
         batches = context.plan()
         context.lead(lambda: directory.claim(config, fingerprint, numbering, trains=bool(batches)))
         context.lead(context.settle)
@@ -106,6 +121,25 @@ def _with_arrays(config: ConfigDict, dataset: Dataset) -> ConfigDict:
             raise ValueError(f"the config varies {key}; allowed: not where dataset is given")
     tree = json.loads(config_lib.to_json(config))
     tree["data"] |= {"name": "arrays", "file": ""}
+    return config_lib.from_json(json.dumps(tree))
+
+
+def _with_module(config: ConfigDict, module: Any) -> ConfigDict:
+    """Returns the config of a run that trains a module that the caller gives."""
+    custom.check(module)
+    varied = [key for key in config_lib.varied_keys(config) if key.startswith("model.")]
+    if others := [key for key in varied if key != "model.precision"]:
+        raise ValueError(
+            f"the config varies {', '.join(others)}; allowed: no key of the net but model.precision"
+            " where model is given"
+        )
+    tree = json.loads(config_lib.to_json(config))
+    tree["model"] = {
+        "architecture": "custom",
+        "block": "custom",
+        "module": custom.identity(module),
+        "precision": config.model.precision,
+    }
     return config_lib.from_json(json.dumps(tree))
 
 

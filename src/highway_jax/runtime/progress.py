@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from highway_jax import files
-from highway_jax.storage.summaries import differing, of_best, percent, texts
+from highway_jax.storage.summaries import differing, layers, of_best, percent, texts
 
 LOG_SECONDS = 10.0
 CLOSED = "standard output is closed"
@@ -177,7 +177,7 @@ class Display:
             row["case"] + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
             for row in rows
         ]
-        first = {"Layers": [str(row["depth"]) for row in rows]}
+        first = {"Layers": [layers(row) for row in rows]}
         last = columns
         parameters = {"Params": [f"{row['num_parameters']:,}" for row in rows]}
         merged = [

@@ -161,6 +161,11 @@ def joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
 
 
+def layers(row: Mapping[str, Any]) -> str:
+    """Returns the layers of a trial's net; "-" if it is a module of the user's own."""
+    return "-" if row.get("architecture") == "custom" else str(row["depth"])
+
+
 def best_mean_std(row: Mapping[str, Any], metric: str, form: Callable[[float], str]) -> str:
     """Returns "best (mean ± std)" of a metric of a summary row; "-" if every trial diverged."""
     best, mean, std = (row[f"{metric}_{statistic}"] for statistic in ("best", "mean", "std"))

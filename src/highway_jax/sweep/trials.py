@@ -150,6 +150,8 @@ class Batch(NamedTuple):
     def label(self) -> str:
         """A short name of its net for messages; other batches may have the same."""
         model = self.config.model
+        if model.module:
+            return _class_name(model.module)
         size = f"{model.depth}x{model.width}"
         return f"{model.block} {size}{'' if model.architecture == 'dense' else ' convolutional'}"
 
@@ -174,10 +176,18 @@ def batch_name(trials: Iterable[Trial], rung: int) -> str:
     """Returns the name of the batch of some trials at a rung."""
     trials = list(trials)
     first = trials[0].settings
+    net = f"{first['model.block']}-{first['model.depth']}x{first['model.width']}"
+    if first["model.module"]:
+        net = _class_name(first["model.module"])
     return (
-        f"{trials[0].index:04d}-{trials[-1].index:04d}-{first['data.name']}-{first['model.block']}"
-        f"-{first['model.depth']}x{first['model.width']}{f'-rung{rung}' if rung else ''}"
+        f"{trials[0].index:04d}-{trials[-1].index:04d}-{first['data.name']}-{net}"
+        f"{f'-rung{rung}' if rung else ''}"
     )
+
+
+def _class_name(module: str) -> str:
+    """Returns the class in the value of `model.module`."""
+    return module.rpartition("-")[0]
 
 
 def rung_of(batch_name: str) -> int:

@@ -52,7 +52,7 @@ def _batch_devices(config: Config) -> tuple[int, ...]:
     batch_size, wanted = config.training.batch_size, config.runtime.batch_devices
     if wanted:
         return (wanted,)
-    if config.model.architecture == "dense":
+    if config.model.architecture in ("dense", "custom"):
         return (1,)
     most = max(1, batch_size // _FEWEST_IMAGES)
     return tuple(n for n in range(1, most + 1) if batch_size % n == 0)
@@ -71,7 +71,7 @@ def _micro_batch(config: Config, platform: str, count: int) -> int:
         count: Devices that share a batch, in equal parts.
     """
     batch_size, most = config.training.batch_size // count, config.runtime.micro_batch
-    convolves = config.model.architecture != "dense"
+    convolves = config.model.architecture not in ("dense", "custom")
     in_cache = _IMAGES_IN_CACHE if convolves and platform == "cpu" else batch_size
     largest = max(n for n in range(1, min(most or in_cache, batch_size) + 1) if batch_size % n == 0)
     return largest if most or 2 * largest >= in_cache else batch_size
@@ -114,16 +114,19 @@ class Program:
         examples: The examples of all splits, on the host.
         spans: First example of each split that has any, and the one after its last.
         num_classes: Classes of the data set.
-        convolves: Whether the net is convolutional.
+        convolves: Whether the net is convolutional, as a module of the user's own may be.
         steps_per_epoch: Steps of an epoch.
     """
 
-    def __init__(self, batch: Batch, dataset: Dataset, absent: Sequence[Any] = ()):
+    def __init__(
+        self, batch: Batch, dataset: Dataset, module: Any = None, absent: Sequence[Any] = ()
+    ):
         """Builds the functions; nothing is compiled before `compile`.
 
         Args:
             batch: The trials.
             dataset: The examples.
+            module: The linen module to train instead of the net that the config describes.
             absent: Devices that are not here, for which `lower` compiles (see `Trials`).
         """
         config = batch.config
@@ -139,7 +142,9 @@ class Program:
             absent=absent,
         )
         platform = self.trials.platform
-        self.model = nets.build(config.model, dataset.example_shape, dataset.num_classes, platform)
+        self.model = nets.build(
+            config.model, dataset.example_shape, dataset.num_classes, platform, module
+        )
         splits = [getattr(dataset, name) for name in SPLITS]
         ends = np.cumsum([0, *(split.size for split in splits)])
         self.spans = {
