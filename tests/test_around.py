@@ -123,19 +123,21 @@ def example():
     spec = importlib.util.spec_from_file_location("highway_around_anything", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    # Adam of optax raises float32 numbers to integer powers.
+    with jax.numpy_dtype_promotion("standard"):
+        yield module
 
 
 def test_the_example_trains_each_kind_of_layer(example, capsys):
-    example.main(["--depths", "2", "--steps", "40"])
+    example.main(["--depths", "2", "--steps", "40", "--rate", "0.01"])
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [line.split()[0] for line in lines] == list(example.TRANSFORMS)
     losses = [float(line.split()[2]) for line in lines]
-    assert max(losses) < 2.2  # It starts at about 2.3, the logarithm of ten classes.
+    assert max(losses) < 2  # It starts at about 2.3, the logarithm of ten classes.
 
 
 def test_gates_let_deep_stacks_train(example):
     (gated, _), (without, _) = (
-        example.train("dense", 30, gated=gated, rate=0.03, steps=60) for gated in (True, False)
+        example.train("dense", 30, gated=gated, rate=0.01, steps=60) for gated in (True, False)
     )
     assert gated < 1 < 2 < without

@@ -56,7 +56,14 @@ def test_counts_of_the_paper(name, variant, image_shape, num_classes, parameters
         assert _multiply_adds(model, image_shape) == multiply_adds
 
 
-DEPTHS = {"mnist10": 10, "highway_a": 11, "highway_b": 19, "highway_c": 32, "cifar19": 19}
+DEPTHS = {
+    "mnist10": 10,
+    "highway_a": 11,
+    "highway_b": 19,
+    "highway_c": 32,
+    "cifar19": 19,
+    "deep110": 110,
+}
 
 
 @pytest.mark.parametrize("name", DEPTHS)

@@ -97,10 +97,11 @@ def test_edges_hold_their_numbers():
 
 def test_guideline_and_copied_biases_are_drawn_into_the_maps():
     x, y = np.array([-3.5, -2.5, -1.5]), np.array([5.0, 20.0, 80.0])
-    found = trainability.Map("highway", x, y, np.array([[0.1, INF], [NAN, 2.0]]))
+    found = trainability.Map("highway", x, y, (10, 40), np.array([[0.1, INF], [NAN, 2.0]]))
     figure = figures.trainability([found] * 4, "Bias", trainability.GUIDELINE, (-1.0, -3.0))
     axes = figure.axes[:4]
     assert [axis.get_title() for axis in axes] == ["highway"] * 4
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["10", "40"]
     lines = [line.get_xydata().tolist() for line in axes[0].lines]
     assert [[-1, 10], [-2, 20], [-3, 30]] in lines
     assert {line[0][0] for line in lines if len(line) == 2} == {-1.0, -3.0}
@@ -111,7 +112,7 @@ def test_guideline_and_copied_biases_are_drawn_into_the_maps():
 
 def test_maps_without_any_finite_loss_are_drawn():
     edges = np.array([1.0, 10.0, 100.0])
-    found = trainability.Map("plain", edges, edges, np.full((2, 2), INF))
+    found = trainability.Map("plain", edges, edges, (2, 30), np.full((2, 2), INF))
     assert figures.trainability([found], "Learning rate").axes[0].get_xscale() == "log"
 
 

@@ -136,9 +136,7 @@ def _of_block(setting: str) -> Use:
             )
         return depth > 1 and setting in getattr(BLOCKS[block], "settings", ())
 
-    return Use(
-        _BLOCK, check, f"by blocks whose `settings` name {setting}, with more than one layer"
-    )
+    return Use(_BLOCK, check, f"in nets of several layers whose blocks declare {setting}")
 
 
 def _of_separate_gates(use: Use) -> Use:

@@ -1,4 +1,4 @@
-"""The convolutional nets of Tables 1, 2 and 3 as lists of layers.
+"""Convolutional nets as lists of layers: those of Tables 1, 2 and 3, and a deeper one.
 
 `model.width` is the number of channels of a net's first stage; those of the others are in
 proportion. What the paper does not state, and is inferred, is noted at each net. Layers are counted
@@ -152,6 +152,19 @@ def highway_c(width: int) -> tuple[Layer, ...]:
 def cifar19(width: int) -> tuple[Layer, ...]:
     """Table 3: 19 layers (section 3.3.2); the layer list is the authors' file's."""
     return (*_stages_of_b(width), Plain(100, 1), GlobalAverage(), Dropout(0.2))
+
+
+@ARCHITECTURES.register("deep110")
+def deep110(width: int) -> tuple[Layer, ...]:
+    """110 layers in three stages, after the ResNet-110 of He et al. (2016); not from the paper.
+
+    Theirs has 54 blocks of two convolutions with batch normalization, and halves images by strides;
+    this has 106 blocks of one layer, and halves images by maxima.
+    """
+    return (
+        *(Plain(width), Blocks(36), MaxPool(), Plain(2 * width), Blocks(35), MaxPool()),
+        *(Plain(4 * width), Blocks(35), GlobalAverage()),
+    )
 
 
 def count_blocks(layers: Sequence[Layer]) -> int:

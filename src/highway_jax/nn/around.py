@@ -86,13 +86,16 @@ class Highway(nn.Module):
         return BlockActivations(x, h, t, 1 - t, y)
 
 
-def _own(module: Any, parent: nn.Module, name: str) -> Any:
+def _own(module: Any, parent: Any, name: str) -> Any:
     """Returns a module as a submodule of another: itself if it is one, else a copy.
 
     A module that is made inside of a compact method belongs to the module of that method, which
     is the one that calls `scan_blocks`. Its parameters would not be among the block's.
     """
-    return module if module.parent is parent else _copy(module, parent=parent, name=name)
+    # In the body of `scan_blocks`, its parent is not the same object as the module that runs.
+    if module.scope is not None and module.scope.path == (*parent.scope.path, name):
+        return module
+    return _copy(module, parent=parent, name=name)
 
 
 def _copy(module: Any, **place: Any) -> Any:

@@ -29,6 +29,9 @@ MAPS = {
 changes in one direction only, so that they can be read in grey.
 """
 
+LARGEST_LOSS = 5.0
+"""Training losses above have one colour in maps: nets of 100 classes begin at log(100) = 4.6."""
+
 
 class Curve(NamedTuple):
     """A measurement over training.
@@ -303,7 +306,7 @@ def trainability(
     figure = Figure(figsize=(0.9 + 3.6 * columns, 0.4 + 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     known = np.concatenate([m.loss[np.isfinite(m.loss) & (m.loss > 0)] for m in maps])
-    low, high = (known.min(), known.max()) if known.size else (0.1, 1.0)
+    low, high = (known.min(), min(known.max(), LARGEST_LOSS)) if known.size else (0.1, 1.0)
     scale = {"cmap": MAPS["loss"], "norm": LogNorm(low, high if high > low else 2 * low)}
     image = None
     for axis, found in zip(grid.flat, maps, strict=False):
@@ -316,9 +319,8 @@ def trainability(
         if guideline:
             depths, values = zip(*guideline, strict=True)
             axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
-        ticks = np.sqrt(found.y[1:] * found.y[:-1])
         axis.set(title=found.title, yscale="log", xscale="linear" if copied else "log")
-        axis.set_yticks(ticks, [f"{depth:.0f}" for depth in ticks], minor=False)
+        axis.set_yticks(found.depths, [str(depth) for depth in found.depths])
         axis.yaxis.minorticks_off()
     for axis in grid.flat[len(maps) :]:
         axis.set_axis_off()

@@ -38,12 +38,14 @@ class Map(NamedTuple):
         title: What was trained.
         x: Edges of the fields along the setting [columns + 1].
         y: Edges along depth [rows + 1].
+        depths: Depths [rows].
         loss: [rows, columns]; infinite where every trial diverged, NaN where there is none.
     """
 
     title: str
     x: Float[np.ndarray, "x_edges"]
     y: Float[np.ndarray, "y_edges"]
+    depths: Sequence[int]
     loss: Float[np.ndarray, "rows columns"]
 
 
@@ -186,7 +188,7 @@ def _maps(rows: Iterable[Row], column: str, edges: Float[np.ndarray, "edges"]) -
                 j = min(np.searchsorted(edges, row[column], "right") - 1, loss.shape[1] - 1)
                 own = math.inf if row["diverged"] else row["train_loss"]
                 loss[i, j] = np.fmin(loss[i, j], own)
-        maps.append(Map(case, edges, depth_edges(depths), loss))
+        maps.append(Map(case, edges, depth_edges(depths), depths, loss))
     return maps
 
 
@@ -198,9 +200,13 @@ def _chart(maps: list[Map], x: str, name: str) -> dict[str, Any]:
             "title": found.title,
             "x": found.x.tolist(),
             "y": found.y.tolist(),
+            "depths": list(found.depths),
             "loss": [[v if math.isfinite(v) else None for v in row] for row in found.loss.tolist()],
             "diverged": np.where(np.isposinf(found.loss), 1, 0).tolist(),
         }
         for found in maps
     ]
-    return {"x": x, "log": name == "rates", "maps": shown, "guideline": guideline, "copied": copied}
+    return {
+        **{"x": x, "log": name == "rates", "maps": shown, "most": figures.LARGEST_LOSS},
+        **{"guideline": guideline, "copied": copied},
+    }
