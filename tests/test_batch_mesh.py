@@ -18,7 +18,7 @@ from highway_jax.nn.architectures import Blocks, Dropout, GlobalAverage, MaxPool
 from highway_jax.registry import ARCHITECTURES
 from highway_jax.runs import experiment
 from highway_jax.sweep import planning
-from highway_jax.training import trial_mesh
+from highway_jax.training.parts import arrange
 from highway_jax.training.program import Program
 
 TRIALS = (1, 2, 3, 5)
@@ -220,9 +220,8 @@ def test_one_device_trains_a_dense_net_by_default(tiny):
         ((1, 1), 3, (2,), (1, 2)),
     ],
 )
-def test_the_fastest_mesh_is_chosen(per_process, num_trials, allowed, expected, monkeypatch):
-    _pretend(per_process, monkeypatch)
-    grid = trial_mesh.arrange(num_trials, 0, allowed)
+def test_the_fastest_mesh_is_chosen(per_process, num_trials, allowed, expected):
+    grid = arrange(_devices(per_process), num_trials, allowed)
     assert grid.shape == expected
     if grid.shape[1] <= min(per_process):
         assert all(len({device.process_index for device in row}) == 1 for row in grid)
@@ -230,14 +229,12 @@ def test_the_fastest_mesh_is_chosen(per_process, num_trials, allowed, expected, 
         assert {device.process_index for device in grid.flat} == set(range(len(per_process)))
 
 
-def _pretend(per_process, monkeypatch):
-    found = [
+def _devices(per_process):
+    return [
         types.SimpleNamespace(process_index=index, platform="cpu")
         for index, count in enumerate(per_process)
         for _ in range(count)
     ]
-    monkeypatch.setattr(trial_mesh, "devices", lambda num_devices: found)
-    monkeypatch.setattr(jax, "process_count", lambda: len(per_process))
 
 
 @pytest.mark.parametrize(
@@ -247,10 +244,9 @@ def _pretend(per_process, monkeypatch):
         ((2, 2), 3, "is 3; allowed: 0 to 2, the cpu devices of a process, or a divisor of 4"),
     ],
 )
-def test_more_devices_than_there_are_are_refused(per_process, count, message, monkeypatch):
-    _pretend(per_process, monkeypatch)
+def test_more_devices_than_there_are_are_refused(per_process, count, message):
     with pytest.raises(UserError, match=message):
-        trial_mesh.arrange(1, 0, (count,))
+        arrange(_devices(per_process), 1, (count,))
 
 
 def test_a_run_refuses_a_number_of_devices_before_it_writes(tmp_path):

@@ -94,6 +94,16 @@ def test_eight_devices_are_as_one(tmp_path):
     assert _results(tmp_path / "8") == _results(tmp_path / "1")
 
 
+def test_two_processes_share_the_batches_of_a_trial(tmp_path):
+    settings = ["--config.training.epochs=2", "--config.runtime.batch_devices=4"]
+    _finish([_start(tmp_path / "one", *settings, devices=4, seeds="0")])
+    (first, _), _ = _finish(_start_two(tmp_path / "two", *settings, "--config.seeds=0"))
+    assert re.search(r"1 trial on 4 CPU (devices|cores), 4 a trial", first)
+    (found,), (expected,) = _results(tmp_path / "two"), _results(tmp_path / "one")
+    for key in ("train_loss", "test_loss"):
+        assert float(found[key]) == pytest.approx(float(expected[key]), rel=1e-4)
+
+
 def test_what_is_wrong_in_the_first_process_is_said_in_both(tmp_path):
     (tmp_path / "file").write_text("")
     for _, err in _finish(_start_two(tmp_path / "file"), 2):

@@ -30,7 +30,7 @@ from highway_jax.storage import preprocessing
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import design, planning
 from highway_jax.sweep.trials import Batch
-from highway_jax.training import self_check, trial_mesh
+from highway_jax.training import parts, self_check, trial_mesh
 
 
 def run(
@@ -79,7 +79,8 @@ def run(
     if model is not None:
         config = _with_module(config, model)
     trial_mesh.use_cores(config.runtime.devices)
-    trial_mesh.arrange(1, config.runtime.devices, (config.runtime.batch_devices or 1,))
+    chosen = trial_mesh.devices(config.runtime.devices)
+    parts.arrange(chosen, 1, (config.runtime.batch_devices or 1,))
     if not multihost.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)

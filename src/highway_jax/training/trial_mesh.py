@@ -4,7 +4,7 @@ Trials are sharded over a mesh axis `trials`; the trials of one device run in tu
 once (`vmap`). On CPU, where a batched small matrix product is no faster than several, trials run
 in turn, and every core is a device (`use_cores`). Trials of convolutional nets run in turn on every
 platform: at once they would be grouped convolutions, which are slow on GPU and TPU. Along a second
-axis, `batch`, several devices share the batches of a trial (`arrange`).
+axis, `batch`, several devices share the batches of a trial (`parts`).
 """
 
 import contextlib
@@ -28,9 +28,6 @@ from highway_jax.errors import UserError
 from highway_jax.training import parts
 
 AXIS = "trials"
-
-_EXCHANGE = 1.1
-"""A step's cost on several devices, relative to its equal part of a step on one."""
 
 CPU_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,
@@ -95,71 +92,6 @@ def devices(num_devices: int = 0) -> list[Any]:
             f" the {found[0].platform} devices here"
         )
     return found[: num_devices or len(found)]
-
-
-def arrange(
-    num_trials: int,
-    num_devices: int = 0,
-    batch_devices: Sequence[int] = (1,),
-    absent: Sequence[Any] = (),
-) -> np.ndarray:
-    """Returns the devices to use as an array [rows, devices of a row].
-
-    The devices of a row train the trials of the row together. A step takes the time of
-    ceil(trials / rows) / length, and somewhat more where devices exchange gradients; of the allowed
-    lengths, the one with the shortest step is chosen. For example, two rows of four devices train
-    five trials in 3/4 of the time of five rows of one device. Rows that lie in one process are
-    preferred to others.
-
-    Args:
-        num_trials: At least 1.
-        num_devices: How many devices may be used; 0 for all.
-        batch_devices: Allowed lengths of a row.
-        absent: Devices to arrange in place of those of this machine.
-
-    Raises:
-        UserError: If there are fewer devices, or no row has an allowed length.
-    """
-    chosen = list(absent) or devices(num_devices)
-    # Every process must take part in each computation, so none of their rows is left out.
-    most = num_trials if jax.process_count() == 1 else len(chosen)
-    grids = [np.array(_rows(chosen, length)[:most]) for length in batch_devices]
-    grids = [grid for grid in grids if grid.size]
-    if not grids:
-        groups = _by_process(chosen)
-        allowed = f"0 to {min(map(len, groups))}, the {chosen[0].platform} devices"
-        allowed += " here" if len(groups) == 1 else f" of a process, or a divisor of {len(chosen)}"
-        raise UserError(f"config.runtime.batch_devices is {max(batch_devices)}; allowed: {allowed}")
-
-    def cost(grid):
-        rows, length = grid.shape
-        crosses = any(len(_by_process(row)) > 1 for row in grid)
-        step = math.ceil(num_trials / rows) / length
-        return crosses, step if length == 1 else _EXCHANGE * step
-
-    return min(grids, key=cost)
-
-
-def _by_process(chosen: Sequence[Any]) -> list[list[Any]]:
-    found: dict[int, list[Any]] = {}
-    for device in chosen:
-        found.setdefault(device.process_index, []).append(device)
-    return list(found.values())
-
-
-def _rows(chosen: list[Any], length: int) -> list[list[Any]]:
-    """Returns rows of devices that each lie in one process, if all processes have as many.
-
-    Otherwise rows cross processes, and none are returned unless they include all devices.
-    """
-    groups = _by_process(chosen)
-    if length > min(map(len, groups)):
-        groups = [chosen] if len(chosen) % length == 0 else []
-    return [
-        group[first : first + length]
-        for group in groups
-        for first in range(0, len(group) - length + 1, length)
-    ]
 
 
 def describe(device: Any, count: int) -> str:
@@ -259,14 +191,15 @@ class Trials:
             num_devices: How many devices to use; 0 for all.
             mode: "map", "vmap", or "auto" for vmap unless on CPU or `convolves`.
             convolves: Whether the nets are convolutional.
-            batch_devices: Numbers of devices that may share the batches of a trial (see `arrange`).
+            batch_devices: Numbers of devices that may share the batches of a trial (see `parts`).
             absent: Devices of a topology (see `topologies`) to compile for in place of those of
                 this machine; nothing can be placed on them.
 
         Raises:
             UserError: If there are fewer devices.
         """
-        grid = arrange(num_trials, num_devices, batch_devices, absent)
+        chosen = list(absent) or devices(num_devices)
+        grid = parts.arrange(chosen, num_trials, batch_devices)
         self.absent = list(absent)
         self.num_trials = num_trials
         self.num_slots = math.ceil(num_trials / len(grid)) * len(grid)
