@@ -14,13 +14,13 @@ On TPU the same forms are used, but of all images at once: the compiler takes mi
 own gradients are used. The platform is the one that a program is compiled for
 (`jax.lax.platform_dependent`), whatever the default backend of the machine is.
 
-A TPU multiplies bfloat16, and its compiler takes several times as long for a convolution of float32,
-which it writes as six such products. Where a program is known to be for TPU
+A TPU multiplies bfloat16, and its compiler takes several times as long for a convolution of
+float32, which it writes as six such products. Where a program is known to be for TPU
 (`implementation="split"`), the six are one convolution of bfloat16 instead: float32 values are sums
 of three bfloat16 values, and the pairs of these are further channels, or further images in the
-weight gradient, over all of which a convolution sums in float32. The weight gradient of few channels
-is one product of patches. The MNIST net then compiles in 0.7 of the time; what a step takes was not
-measured.
+weight gradient, over all of which a convolution sums in float32. The weight gradient of few
+channels is one product of patches. The MNIST net then compiles in 0.7 of the time; what a step
+takes was not measured.
 
 Images are NHWC, kernels HWIO.
 """
