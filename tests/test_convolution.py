@@ -228,8 +228,9 @@ def test_gradients_of_all_images_at_once_equal_the_native_ones(monkeypatch):
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tensorfloat32", 3e-5)])
-def test_convolutions_of_parts_are_as_exact_as_their_precision(precision, error):
-    x, kernel = normal(0, 4, 9, 8, 16), normal(1, 3, 3, 16, 5)
+@pytest.mark.parametrize("channels", [3, 16])
+def test_convolutions_of_parts_are_as_exact_as_their_precision(channels, precision, error):
+    x, kernel = normal(0, 4, 9, 8, channels), normal(1, 3, 3, channels, 5)
     with jax.enable_x64(True):
         exact = [a.astype(jnp.float64) for a in (x, kernel)]
         exact = [np.asarray(a, np.float32) for a in gradients("native", *exact)]
@@ -246,7 +247,7 @@ def test_convolutions_of_parts_have_no_float32_products():
         with jax.default_matmul_precision("float32"):
             return jnp.sum(conv2d(x, kernel, implementation="split") ** 2)
 
-    traced = jax.jit(jax.grad(loss, (0, 1))).trace(normal(0, 3, 3, 2, 6), normal(1, 2, 8, 8, 2))
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(normal(0, 3, 3, 8, 6), normal(1, 2, 8, 8, 8))
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
     products = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     operands = [re.search(r": \((.*)\) ->", line)[1] for line in products]
@@ -258,12 +259,16 @@ def test_convolutions_of_parts_have_no_float32_products():
 @pytest.mark.parametrize("implementation", ["auto", "split"])
 def test_rematerialization_keeps_the_results_of_convolutions(implementation):
     def layer(x, kernel):
-        return jnp.tanh(conv2d(x, kernel, implementation=implementation))
+        return jnp.tanh(conv2d(x, kernel, implementation=implementation)), None
 
-    def loss(kernel, x):
-        return jnp.sum(jax.checkpoint(layer, policy=REMATS["save_dots"])(x, kernel))
+    # As `scan_blocks` does.
+    body = jax.checkpoint(layer, policy=REMATS["save_dots"], prevent_cse=False)
 
-    traced = jax.jit(jax.grad(loss, (0, 1))).trace(normal(0, 3, 3, 2, 6), normal(1, 2, 8, 8, 2))
+    def loss(kernels, x):
+        return jnp.sum(jax.lax.scan(body, x, kernels)[0])
+
+    kernels, x = normal(0, 4, 3, 3, 8, 8), normal(1, 2, 8, 8, 8)
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(kernels, x)
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
     # Forward and the gradient of x; that of the kernel is products or a third.
     assert text.count("stablehlo.convolution") == {"auto": 2, "split": 3}[implementation]

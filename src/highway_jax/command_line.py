@@ -53,11 +53,9 @@ Trains every case of an experiment with every seed. The same command resumes an 
   --config.KEY=VALUE   overrides one setting; --keys lists all settings
   --workdir=DIR        directory of records and checkpoints; default runs/NAME
   --extend             adds seeds or epochs to the run in the workdir
+  --compile_only --topology=NAME  only compiles, for devices such as v5e:2x4 or h100 that are not
+                       here, and shows memory and times; --topology=list lists the names
   --keys, --help, --version
-
-Without training, for devices that are not here:
-  --compile_only --topology=NAME  compiles all programs, such as for v5e:2x4 or h100, and shows
-                                  their memory and least times; --topology=list lists the names
 
 Several processes as one run (not needed on a TPU pod or under srun):
   --coordinator=HOST:PORT --num_processes=N --process_id=I
