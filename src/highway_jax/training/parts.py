@@ -98,7 +98,7 @@ def _rows(chosen: Sequence[Any], length: int) -> list[list[Any]]:
     """
     groups = _by_process(chosen)
     if length > min(map(len, groups)):
-        groups = [chosen] if len(chosen) % length == 0 else []
+        groups = [list(chosen)] if len(chosen) % length == 0 else []
     return [
         group[first : first + length]
         for group in groups
