@@ -1,4 +1,4 @@
-"""Processes whose standard output nobody reads."""
+"""Processes whose standard output has no reader."""
 
 import os
 import subprocess

@@ -21,7 +21,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Not the linen rooms: linen rewrites the fields of its dataclasses, which a checker refuses.
+# Not the linen modules: linen rewrites the fields of its dataclasses, which a checker refuses.
 _CHECKED = (
     "analysis.statistics",
     "analysis.trained_nets",
@@ -46,7 +46,7 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def compiling():
-    """Lets jax compile everything anew."""
+    """Disables the compilation cache of jax."""
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # jax asks the setting once.
     yield

@@ -1,4 +1,4 @@
-"""Runs as real processes, for tests that do them harm; and what they left, to be compared."""
+"""Runs as real processes, for tests that inject faults, and the comparison of their files."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ TINY = {
 
 
 class Run:
-    """The command line of one run, started as often as need be."""
+    """The command line of one run, which can be started repeatedly."""
 
     def __init__(self, workdir, cache="", wrapper=(), environment=(), **settings):
         self.workdir = Path(workdir)
@@ -43,7 +43,7 @@ class Run:
         return [*start, "--config.cases={}", f"--workdir={self.workdir}", *flags, *more]
 
     def start(self, *more, output=None, **settings):
-        """Starts a process; what it prints is in `log` unless there is another output."""
+        """Starts a process, whose output is written to `log` unless another output is given."""
         environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"} | self.environment
         with self.log.open("w") as log:
             return subprocess.Popen(
@@ -64,7 +64,7 @@ class Run:
         return text
 
     def refuse(self, **settings):
-        """Runs a process that must end with status 2; returns its one line of explanation."""
+        """Runs a process that must end with status 2; returns its error of one line."""
         text = self.finish(status=2, **settings)
         (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
         assert line == text.splitlines()[-1], text
@@ -89,7 +89,7 @@ def kill(process):
 
 
 def left(workdir):
-    """What a run left that no clock enters: tables, curves, and every bit of the last states."""
+    """What a run left, without times: tables, curves, and every bit of the last states."""
     with (workdir / "results.csv").open(newline="") as file:
         rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
     return {
@@ -117,7 +117,7 @@ def assert_no_row_is_missing(workdir, trials, epochs):
 
 
 def assert_tidy(workdir, keep=2):
-    """Nothing that a killed process began is there any more, and no more than was to be kept."""
+    """No temporary file of a killed process is left, and no more checkpoints than are kept."""
     names = sorted(path.name for path in workdir.iterdir())
     expected = ["checkpoints", "config.json", "environment.json", "metrics.jsonl"]
     preprocessing = [name for name in names if re.fullmatch(r"preprocessing-\w{16}\.npz", name)]

@@ -1,4 +1,4 @@
-"""Findings whose numbers are known."""
+"""Findings with known values."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from highway_jax.storage.findings import Findings
 
 
 def made_up(blocks=20, width=3, classes=2):
-    """Returns a net of 20 layers; what is found in it is worked out in the tests."""
+    """Returns the findings of a net of 20 layers, whose statistics the tests compute by hand."""
     layer = np.arange(blocks)[:, None] + np.zeros(width)
     mean = 1 / (2 + layer)
     by_class = np.stack([mean, mean])

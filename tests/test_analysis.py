@@ -1,4 +1,4 @@
-"""Looking inside nets whose weights are set by hand, so that what is found is known."""
+"""Analyses of nets whose weights are set by hand, so that the result is known."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""From a saved run to the files of Figures 2 to 4, and the numbers they come to."""
+"""From a saved run to the files and statistics of Figures 2 to 4."""
 
 import json
 import shutil
@@ -133,7 +133,7 @@ def test_the_best_highway_net_of_a_run_is_looked_into(workdir, tmp_path, capsys)
 
 
 def test_each_cell_of_a_grid_has_its_best_net(tmp_path):
-    """Two activations, three seeds each; the best by training loss of either is looked into."""
+    """Two activations, three seeds each; the best of each by training loss is analyzed."""
     config = highway_jax.default_config()
     config.name = "grid"
     config.seeds = (0, 1, 2)

@@ -1,4 +1,4 @@
-"""Bad input at the command line: one line that tells, status 2, nothing on disk changed."""
+"""Bad input at the command line: an error of one line, status 2, no change on disk."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def used(tmp_path_factory):
 
 
 def _contents(folder):
-    """Every file below a folder but locks, which every start takes, and every directory."""
+    """All files and directories in a folder, except locks, which every start creates."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -60,7 +60,7 @@ def _contents(folder):
 
 @pytest.fixture
 def refusal(capsys, tmp_path, monkeypatch):
-    """Runs a command line that must be refused, changing nothing; returns its one line."""
+    """Runs a command line that must be refused without a change on disk; returns the error."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

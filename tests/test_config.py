@@ -695,13 +695,13 @@ def test_a_change_is_told_by_key_unless_it_may_differ_between_starts(key):
         changed = "other" if isinstance(value, str) else (8, 9)
     else:
         changed = OTHER[type(value)](value)
-    told = changes(before, before | {key: changed})
+    reported = changes(before, before | {key: changed})
     if key.startswith(
         ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download", "data.file")
     ):
-        assert told == []
+        assert reported == []
     else:
-        assert told == [f"{key} from {_listed(value)!r} to {_listed(changed)!r}"]
+        assert reported == [f"{key} from {_listed(value)!r} to {_listed(changed)!r}"]
 
 
 def _listed(value):

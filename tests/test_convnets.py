@@ -1,4 +1,4 @@
-"""The convolutional nets of Tables 1 to 3, and what their training adds to that of dense nets."""
+"""The convolutional nets of Tables 1 to 3, and what only their training uses."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The public room: digits, splits, the cache, and what happens without data."""
+"""Data sets of the package: digits, splits, the cache, and missing data."""
 
 import dataclasses
 import hashlib
@@ -380,7 +380,7 @@ def test_two_writers_and_a_reader_at_once(mnist, tmp_path):
     np.testing.assert_array_equal(versions["0"]["test"][0], truth["test"][0])
 
 
-# Where data and cache lie
+# Directories of data and cache
 
 
 def test_search_order_of_directories(mnist, monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from highway_jax.registry import DATASETS
 
 
 def _arrays(shape=(4, 4), dtype=np.uint8, num_train=60, num_test=20, num_classes=3, seed=0):
-    """Random examples whose class is written into them, and so can be learned."""
+    """Random examples that contain their class, so that it can be learned."""
     rng = np.random.default_rng(seed)
     arrays = {}
     for part, count in (("train", num_train), ("test", num_test)):

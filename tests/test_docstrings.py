@@ -1,4 +1,4 @@
-"""The examples in docstrings and in the README run."""
+"""The examples in docstrings of the public API run."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""What TensorBoard is given, read back from the event files."""
+"""The TensorBoard events of a run, read from its event files."""
 
 import io
 import json
@@ -78,7 +78,7 @@ def test_a_trial_has_its_curves(sweep):
 
 
 def test_final_evaluations_have_tags_of_their_own(sweep):
-    """A running mean and an evaluation of the same epoch are two numbers."""
+    """A running mean and an evaluation of the same epoch have different values."""
     path, rows = sweep
     for directory in path.glob("tensorboard/*/*-trial*"):
         curves = _events(directory)

@@ -25,7 +25,7 @@ def _results(workdir, *, clock=False):
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Makes a run hear SIGTERM when it has taken a number of compiled stretches."""
+    """Makes a run receive SIGTERM after a number of compiled chunks."""
 
     def arrange(stretches):
         taken = []
@@ -251,7 +251,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_before_it_starts(
 
 
 def test_a_backend_with_fewer_devices_than_cores_is_reported(monkeypatch, caplog):
-    """As where jax computed something before the run, which fixes the number of devices."""
+    """jax computed something before the run, which fixes the number of devices."""
 
     def refuse(name, value):
         raise RuntimeError("config should be updated before backends are initialized")

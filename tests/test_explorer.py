@@ -1,4 +1,4 @@
-"""What the page knows of all trials, worked out by hand."""
+"""The data of all trials for the page, compared with values computed by hand."""
 
 import base64
 
@@ -50,7 +50,7 @@ def test_importance_is_silent_where_it_would_be_noise(tmp_path):
 
 
 def test_importance_compares_losses_at_an_epoch_that_nine_of_ten_reached(tmp_path):
-    """Of sixty trials, one went on to epoch 8 and one diverged before epoch 3."""
+    """Of sixty trials, one continued to epoch 8 and one diverged before epoch 3."""
     rows = [_row(i, train_loss=0.1, learning_rate=(i + 1) / 100) for i in range(60)]
     ends = {0: 8, 1: 2}
     lines = [

@@ -215,7 +215,7 @@ def test_a_full_disk_is_named_and_freeing_it_goes_on(tensorboard, cache, tmp_pat
 
 
 def test_a_file_that_may_not_grow_is_named_and_nothing_is_torn(cache, tmp_path):
-    """The same without mounting: the system's limit on a file's size is a full disk's error."""
+    """Without mounting: the system's limit on file sizes causes the error of a full disk."""
     one = Run(tmp_path / "run", cache)
     process = one.start(output=subprocess.PIPE)
     one.wait_for(process, "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""What the pages for those who run it say is what happens."""
+"""The job script of docs/slurm.md, and the names of tests in docs/reliability.md."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def _script():
     [(0, 0, 0), *((again, 1, 0) for again in (143, 130, 137, 75, 134)), (2, 0, 2), (1, 0, 1)],
 )
 def test_the_job_script_requeues_what_may_go_on(status, requeued, ends, tmp_path, monkeypatch):
-    """Run by bash, with a made-up `srun` of each status and an `scontrol` that notes its words."""
+    """Run by bash, with a fake `srun` of each status and an `scontrol` that logs its arguments."""
     for name, text in {
         "srun": f'echo "$@" > {tmp_path}/words\nexit {status}',
         "scontrol": f'echo "$@" >> {tmp_path}/asked',

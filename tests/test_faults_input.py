@@ -1,4 +1,4 @@
-"""Hostile input: values of every wrong kind, and directories that a stranger made."""
+"""Hostile input: values of every wrong kind, and directories from an untrusted source."""
 
 import contextlib
 import csv
@@ -48,16 +48,16 @@ MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(Heal
 REFUSED = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
 
-def _told(function):
+def _is_refused(function):
     """Calls a function; returns whether it refused, which it must do in one line."""
     try:
         function()
     except UserError as error:
-        told = str(error)
+        message = str(error)
     else:
         return False
-    assert told.splitlines() == [told]
-    assert len(told) < 700
+    assert message.splitlines() == [message]
+    assert len(message) < 700
     return True
 
 
@@ -87,7 +87,7 @@ def test_any_value_of_any_key_is_allowed_or_refused_in_one_line(key, value):
         made = _put(key, value)
     except REFUSED:
         return  # ConfigDict itself takes no such value.
-    if _told(lambda: config.validate(made)):
+    if _is_refused(lambda: config.validate(made)):
         return
     kind = type(SCHEMA[key].default)
     stored = config.section(made, key)
@@ -104,7 +104,7 @@ def test_any_value_of_a_free_section_is_allowed_or_refused_in_one_line(section, 
         made = _put(section, ConfigDict(value) if isinstance(value, dict) else value)
     except REFUSED:
         return
-    _told(lambda: config.validate(made))
+    _is_refused(lambda: config.validate(made))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 def test_any_word_after_a_key_is_taken_or_refused_in_one_line(key, word, empty):
     words = ["highway-jax", f"--config={empty}", f"--config.{key}={word}"]
     with contextlib.redirect_stderr(io.StringIO()):
-        _told(lambda: command_line.parse(words))
+        _is_refused(lambda: command_line.parse(words))
     assert not Path("nowhere").exists()
 
 
@@ -264,7 +264,7 @@ def test_an_evaluation_batch_is_never_larger_than_the_data(small_config, tmp_pat
 
 
 @pytest.mark.parametrize("word", [b"--config=/dev/null", b"--config=\xff", b"--config=/"])
-def test_no_file_to_read_is_told(word):
+def test_no_file_to_read_is_is_refused(word):
     done = subprocess.run(
         [sys.executable, "-m", "highway_jax.main", word], capture_output=True, check=False
     )

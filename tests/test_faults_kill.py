@@ -1,4 +1,4 @@
-"""Killed, terminated and interrupted at any moment: what is resumed ends with the same bits."""
+"""Runs killed, terminated or interrupted at any moment end with the same bits when resumed."""
 
 import collections
 import random
@@ -19,7 +19,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, cache):
-    """What a run leaves that nobody touched, and the cache of its programs."""
+    """The files of an uninterrupted run, and the cache of its programs."""
     folder = tmp_path_factory.mktemp("alone")
     run = Run(folder / "run", cache, **SETTINGS)
     run.finish()

@@ -1,4 +1,4 @@
-"""What may go wrong within a run: numbers that are not finite, memory, other conditions."""
+"""Faults within a run: values that are not finite, memory, changed conditions."""
 
 import csv
 import json
@@ -72,7 +72,7 @@ def test_one_diverging_trial_leaves_the_others_bit_identical(
 
 
 def test_a_net_that_the_last_step_broke_is_not_averaged(quick_config, tmp_path):
-    """One step with an infinite rate: its loss was finite, and what it leaves is not."""
+    """After a step with an infinite rate, the loss was finite and the parameters are not."""
     quick_config.training.batch_size = 1337
     quick_config.cases.good = ConfigDict({})
     quick_config.cases.bad = ConfigDict({"optimizer": {"learning_rate": 1e30}})

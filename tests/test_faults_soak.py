@@ -1,4 +1,4 @@
-"""A sweep that is killed again and again: nothing grows, and no trial is lost."""
+"""A sweep that is killed repeatedly: nothing leaks, and no trial is lost."""
 
 import os
 import random

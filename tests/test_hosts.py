@@ -1,4 +1,4 @@
-"""Real processes: two of two devices each do what one does alone."""
+"""Two real processes of two devices each compute the same as one process."""
 
 import csv
 import os

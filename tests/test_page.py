@@ -1,4 +1,4 @@
-"""The page of a report: whole without a network, and what its charts do in a browser."""
+"""The page of a report: it needs no network, and its charts work in a browser."""
 
 import csv
 import json
@@ -144,7 +144,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Opens a page with a scheme of colours and a width; fails on what it says to the console."""
+    """Opens a page with a color scheme and a width; fails on messages of its console."""
     said, opened = [], []
 
     def open_it(page, scheme="light", width=1200, hash=""):

@@ -1,11 +1,10 @@
-"""Trained nets in use: loaded without their data set, with the numbers of their training."""
+"""Trained nets are loaded without their data set, and have the results of their training."""
 
 import pickle
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -248,14 +247,3 @@ def test_results_are_read_as_records_without_jax(trained):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-
-
-def test_the_example_of_the_readme_runs(trained, tmp_path, monkeypatch):
-    path, _, dataset = trained
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(net = highway_jax\.load.*?)```", text, re.DOTALL)
-    shutil.copytree(path, tmp_path / "runs" / "mnist")
-    monkeypatch.chdir(tmp_path)
-    names = {"highway_jax": highway_jax, "images": dataset.test.images}
-    exec(code, names)
-    assert names["classes"].shape == (dataset.test.size,)

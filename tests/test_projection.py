@@ -84,7 +84,7 @@ def test_sums_are_of_the_rates_of_the_schedule(settings, of_epoch):
 
 
 def test_of_two_settings_the_one_that_ends_lower_is_promoted():
-    """A rate that falls by a fifth an epoch is ahead at epoch 15, and has no steps left."""
+    """A learning rate that decays by a fifth per epoch leads at epoch 15 and improves no more."""
     config = default_config()
     config.training.epochs = 100
     config.sweep.trials = 2

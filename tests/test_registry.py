@@ -49,3 +49,17 @@ def test_the_modules_of_built_in_entries_are_imported_when_they_are_asked_for(
     assert "home_of_entries" not in sys.modules
     assert registry.names() == ("late",)
     assert registry["late"] == 3
+
+
+def test_all_modules_of_a_package_are_imported(tmp_path, monkeypatch):
+    """So that a data set is one new file in `highway_jax.data`."""
+    package = tmp_path / "home_of_data"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name in ("first", "second"):
+        text = f"from __main__ import REGISTRY\nREGISTRY.register({name!r})({name!r})\n"
+        (package / f"{name}.py").write_text(text)
+    registry = Registry("data.name", "home_of_data")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys.modules["__main__"], "REGISTRY", registry, raising=False)
+    assert registry.names() == ("first", "second")

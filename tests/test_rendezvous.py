@@ -1,4 +1,4 @@
-"""Processes that cannot meet report one line each, within the time limit."""
+"""Processes that cannot connect report one line each, within the time limit."""
 
 import concurrent.futures
 import contextlib
@@ -164,7 +164,7 @@ def test_a_wait_is_counted(meet, monkeypatch, caplog):
 
 
 def test_a_socket_that_was_connected_to_itself_is_no_coordinator(port, monkeypatch):
-    """What a system does where nobody listens and it draws the port that is called."""
+    """A system without a listener may assign the port that is being connected to."""
 
     def itself(address, timeout):
         connection = socket.socket()

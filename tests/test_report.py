@@ -1,4 +1,4 @@
-"""Reports of runs that are made up, so that every number in them is known."""
+"""Reports of artificial runs, of which every value is known."""
 
 import csv
 import gzip
@@ -55,7 +55,7 @@ def _row(trial, **values):
 
 @pytest.fixture
 def sweep(tmp_path):
-    # Twelve trials of two epochs; trial 3 goes on to a third, though it is not the best of all.
+    # Twelve trials of two epochs; trial 3 continues to a third, though it is not the best of all.
     rows = [_row(i, train_loss=(i + 1) / 100) for i in range(12)]
     rows[3] |= {"rung": 1, "status": "finished", "epochs": 3, "train_loss": 0.02}
     rows[11] |= {"status": "diverged", "diverged": True, "train_loss": ""}
@@ -291,7 +291,7 @@ def test_cells_of_a_search_have_lines_of_their_own(tmp_path):
 
 
 def test_trials_still_training_are_named_by_their_settings(small_config, tmp_path):
-    """No table says what they are; the config does."""
+    """Only the config has their values, no table has."""
     small_config.sweep.grid = ConfigDict({"optimizer": {"clip_norm": (0.0, 1.0)}})
     lines = [
         {"trial": i, "epoch": 1, "case": "small", "seed": i % 2, "train_loss": 1} for i in (1, 2)

@@ -1,4 +1,4 @@
-"""The check at the start of a run that the compiler computes right."""
+"""The check at the start of a run that the compiler is correct."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""A run whose output goes nowhere trains to its end: closed pipes, full disks, lost terminals."""
+"""A run without a working output trains to its end: closed pipes, full disks, lost terminals."""
 
 import contextlib
 import io

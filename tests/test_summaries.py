@@ -67,7 +67,7 @@ def _config(where, key, values):
 
 
 def _rows(config, accuracy):
-    """Returns rows of all trials as a run makes them, with accuracies that are made up."""
+    """Returns rows of all trials as a run writes them, with artificial accuracies."""
     rows = []
     for batch in planning.plan(config, []):
         measured = {"status": planning.FINISHED, "num_parameters": 7, "train_loss": 0.5}

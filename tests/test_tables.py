@@ -1,4 +1,4 @@
-"""Tables of any version are read by the names of their columns; what no run wrote is refused."""
+"""Tables of any version are read by the names of their columns; invalid rows are refused."""
 
 import csv
 import io

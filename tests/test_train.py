@@ -58,7 +58,7 @@ def _numbers(*rates, seeds=None):
 
 
 def _states(numbers, data, stretches, *, mode="map", num_devices=2, task=None):
-    """Yields the trials' states at the start and after each stretch."""
+    """Yields the trials' states at the start and after each chunk."""
     task = task or _task()
     trials = trial_mesh.Trials(len(numbers.seed), num_devices, mode)
     state = trials.compile(lambda n: train.create(task, n))(trials.place(numbers))

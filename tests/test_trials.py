@@ -67,7 +67,7 @@ def _loss(trial):
 
 
 def _play(config, loss=_loss, diverging=(), known=None):
-    """Runs a sweep whose losses are given, one batch after another; returns batches and rows."""
+    """Runs a sweep with given losses, one batch after another; returns batches and rows."""
     done, rows = [], []
     while batches := planning.plan(config, rows, known=known):
         batch = batches[0]
@@ -132,7 +132,7 @@ def test_draws_do_not_depend_on_what_else_is_drawn(search):
 
 
 def test_draws_are_those_of_a_numpy_generator_for_each_trial(search):
-    """The seeds of all generators are computed at once; each must be what numpy makes of it."""
+    """The seeds of all generators are computed at once; each must be that of NumPy."""
     search.sweep.seed = 5
     for cell in planning.cells(search):
         label = json.dumps([cell.case, {"model.depth": cell.settings["model.depth"]}])

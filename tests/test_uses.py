@@ -1,4 +1,4 @@
-"""Points of the grid that a case cannot tell apart are trained once."""
+"""Grid points that differ only in settings without an effect on a case are trained once."""
 
 import csv
 import io
@@ -131,7 +131,7 @@ def test_what_depends_on_a_draw_is_used(grid):
 
 
 def test_every_setting_is_used_where_it_is_said_and_nowhere_else(small_config, cache, tmp_path):
-    """Trains two values of each: the same numbers where it is not used, others where it is."""
+    """Trains two values of each: equal results where it has no effect, different ones elsewhere."""
     assert KEYS.keys() == USES.keys()
     config = small_config
     config.seeds = (0,)

@@ -18,7 +18,7 @@ VERSION = r"0\.1\.0\+sha256:[0-9a-f]{12}"
 
 
 def test_importing_needs_no_module_that_only_unix_has(tmp_path):
-    """Such as `fcntl`. Imported by a process that has none of them, as on Windows."""
+    """Such as `fcntl`. They are imported by a process that has none of them, as on Windows."""
     code = (
         "import importlib, sys;"
         "sys.modules.update(dict.fromkeys(('fcntl', 'grp', 'pwd', 'resource', 'termios')));"
@@ -34,7 +34,7 @@ def test_importing_needs_no_module_that_only_unix_has(tmp_path):
 
 
 def test_the_lock_is_the_one_that_earlier_versions_take(tmp_path):
-    """They call `flock` on the same file, and name themselves in it."""
+    """They call `flock` on the same file, and write their process to it."""
     fcntl = pytest.importorskip("fcntl")
     with (tmp_path / ".lock").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,7 +59,7 @@ def _git(folder, *words):
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the package where no git knows it."""
+    """A copy of the package outside of any git repository."""
     target = tmp_path / "site-packages" / "highway_jax"
     shutil.copytree(SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
     return target

@@ -6,6 +6,7 @@ them.
 """
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -24,7 +25,8 @@ class Registry(Generic[T]):
 
         Args:
             key: The config key whose value is one of the names, such as "model.block".
-            *modules: Modules that register the built-in entries when they are imported.
+            *modules: Modules that register the built-in entries when they are imported; of a
+                package, all of its modules.
         """
         self.key = key
         self._modules = modules
@@ -72,8 +74,10 @@ class Registry(Generic[T]):
 
     def _load(self) -> None:
         modules, self._modules = self._modules, ()
-        for module in modules:
-            importlib.import_module(module)
+        for name in modules:
+            path = getattr(importlib.import_module(name), "__path__", ())
+            for module in pkgutil.iter_modules(path, f"{name}."):
+                importlib.import_module(module.name)
 
 
 BLOCKS: Registry = Registry(
@@ -93,10 +97,5 @@ ARCHITECTURES: Registry = Registry("model.architecture", "highway_jax.nn.archite
 OPTIMIZERS: Registry = Registry("optimizer.name", "highway_jax.training.optimizer")
 """Update rules."""
 
-DATASETS: Registry = Registry(
-    "data.name",
-    "highway_jax.data.digits",
-    "highway_jax.data.mnist_cifar",
-    "highway_jax.data.npz_file",
-)
+DATASETS: Registry = Registry("data.name", "highway_jax.data")
 """Functions from the `data` section of a config to a data set."""

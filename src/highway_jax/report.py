@@ -50,7 +50,7 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
             *_charts(trials),
             run_tables.differences(found),
             *beside,
-            *(run_tables.by_depth(run, out) for run in found),
+            *(draw(run, out) for draw in run_tables.FIGURES for run in found),
             *(trainability.which_train(run, out) for run in found),
             run_tables.provenance(found),
         ]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,21 @@ def _best_card(found: Sequence[Run], dataset: str, several: bool) -> Card:
     return Card(title, value, f"{line['case']}, {line['depth']} layers; chosen by {chosen_by}")
 
 
+FIGURES: list[Callable[[Run, Path], Section]] = []
+"""Functions that draw a figure of one run, in the order of the report.
+
+Each takes the run and the directory of the report, writes the figure there, and returns its
+section, which is empty for a run that the figure does not apply to.
+"""
+
+
+def figure(draw: Callable[[Run, Path], Section]) -> Callable[[Run, Path], Section]:
+    """Adds a function to `FIGURES`, as a decorator."""
+    FIGURES.append(draw)
+    return draw
+
+
+@figure
 def by_depth(run: Run, out: Path) -> Section:
     """Draws how nets of several depths train; empty for a search, which Figure 1 is about."""
     title = f"Training by depth: {run.name}"
