@@ -227,7 +227,7 @@ def test_gradients_of_all_images_at_once_equal_the_native_ones(monkeypatch):
             assert_close(a, e)
 
 
-@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tensorfloat32", 3e-5)])
+@pytest.mark.parametrize(("precision", "error"), [("float32", 3e-6), ("tensorfloat32", 3e-5)])
 @pytest.mark.parametrize("channels", [3, 16])
 def test_convolutions_of_parts_are_as_exact_as_their_precision(channels, precision, error):
     x, kernel = normal(0, 4, 9, 8, channels), normal(1, 3, 3, channels, 5)
@@ -238,8 +238,8 @@ def test_convolutions_of_parts_are_as_exact_as_their_precision(channels, precisi
         found = gradients("split", x, kernel)
     for a, e in zip(found, exact, strict=True):
         assert_close(a, e, error)
-        # The parts are all there: one or two of three are less exact.
-        assert precision == "float32" or np.abs(a - e).max() > 1e-6 * np.abs(e).max()
+        # Two parts are less exact than three.
+        assert precision == "float32" or np.abs(a - e).max() > 3e-6 * np.abs(e).max()
 
 
 def test_convolutions_of_parts_have_no_float32_products():

@@ -170,8 +170,8 @@ def _dataset(config: Config) -> Dataset:
             images = random.integers(0, 256, shape, np.uint8)
         return Split(images, np.zeros(size, np.int32))
 
-    train, valid, test = sizes["train"] - data.valid_size, data.valid_size, sizes["test"]
-    return Dataset(data.name, split(train), split(valid), split(test), source.class_names)
+    training, validation = split(sizes["train"] - data.valid_size), split(data.valid_size)
+    return Dataset(data.name, training, validation, split(sizes["test"]), source.class_names)
 
 
 def _unwhitened(batch: Batch) -> Batch:

@@ -239,7 +239,7 @@ class Program:
 
     def shapes(self, numbers: AnyHyperparameters, num_trials: int) -> train.TrialState:
         """Returns a host state of zeros with the shapes and types of `num_trials` trials."""
-        state = jax.eval_shape(self._create, self.trials.place(numbers))
+        state = jax.eval_shape(self._create, self.trials.placed_shapes(numbers))
         return jax.tree.map(
             lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
             state,
