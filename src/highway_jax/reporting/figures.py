@@ -308,7 +308,7 @@ def trainability(
     known = np.concatenate([m.loss[np.isfinite(m.loss) & (m.loss > 0)] for m in maps])
     low, high = (known.min(), min(known.max(), LARGEST_LOSS)) if known.size else (0.1, 1.0)
     scale = {"cmap": MAPS["loss"], "norm": LogNorm(low, high if high > low else 2 * low)}
-    image = None
+    image: Any = None
     for axis, found in zip(grid.flat, maps, strict=False):
         diverged = np.where(np.isposinf(found.loss), 1.0, np.nan)
         axis.pcolormesh(found.x, found.y, diverged, cmap=ListedColormap(["0.75"]))
