@@ -18,7 +18,8 @@ AXIS = "batch"
 """The mesh axis of the devices of one trial."""
 
 _EXCHANGE = 1.1
-"""A step's cost on several devices, relative to its equal part of a step on one."""
+"""A step's assumed cost on several devices, relative to its equal part of a step on one: rows are
+not lengthened for a gain of less than a tenth."""
 
 
 class Parts(NamedTuple):
