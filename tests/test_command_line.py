@@ -627,7 +627,7 @@ def test_the_example_of_the_help_is_a_valid_command(capsys, monkeypatch):
 
 
 def test_keys_lists_every_key_with_its_default(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     assert main(["highway-jax", "--keys"]) == 0
     out, err = capsys.readouterr()
     assert err == ""

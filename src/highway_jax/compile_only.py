@@ -222,7 +222,10 @@ def _step(program: Program, numbers: Any) -> Any:
         lambda leaf: jax.ShapeDtypeStruct((program.task.batch_size, *leaf.shape[1:]), leaf.dtype),
         program.examples,
     )
-    return jax.make_jaxpr(functools.partial(train.train_step, program.task))(state, batch)
+    index = jax.ShapeDtypeStruct((program.task.batch_size,), np.int32)
+    epoch = jax.ShapeDtypeStruct((), np.int32)
+    step = functools.partial(train.train_step, program.task)
+    return jax.make_jaxpr(step)(state, batch, index, epoch)
 
 
 def _fitting(report: Report, dataset: Dataset, memory: compiled_text.Memory | None) -> int:
