@@ -128,6 +128,7 @@ def example():
         yield module
 
 
+@pytest.mark.slow
 def test_the_example_trains_each_kind_of_layer(example, capsys):
     example.main(["--depths", "2", "--steps", "40", "--rate", "0.01"])
     lines = capsys.readouterr().out.splitlines()[2:]

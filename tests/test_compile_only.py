@@ -107,6 +107,7 @@ def test_the_memory_is_that_of_the_run(mnist_config):
     assert images < training.memory.arguments < images + 300_000
 
 
+@pytest.mark.slow
 def test_the_most_trials_fit_and_more_do_not(mnist_config):
     topology = topologies.find("cpu")
     (report,) = compile_only.reports(mnist_config, topology, search=False)

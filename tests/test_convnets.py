@@ -255,6 +255,7 @@ def _early_losses(workdir):
     return [line["train_loss"] for line in lines if line["seed"] == 1 and line["epoch"] <= 6]
 
 
+@pytest.mark.slow
 def test_a_convolutional_net_trains_alone_as_in_a_batch(tmp_path):
     settings = _get_config("table2_fitnets", "highway_a,short")
     settings.data.name = "digits"

@@ -127,7 +127,7 @@ def test_split_depends_on_the_seed_only_and_grows_by_nesting():
         ("mnist", {"valid_size": 60_000}, "data.valid_size=60000: allowed: 0 to 59999"),
         ("cifar10", {"valid_size": 50_000}, "data.valid_size=50000: allowed: 0 to 49999"),
         ("digits", {"valid_size": 0, "split_seed": -2}, "data.split_seed=-2: allowed: 0 or more"),
-        ("emnist", {"valid_size": 0}, "data.name='emnist': allowed: digits, mnist, cifar10, ci"),
+        ("emnist", {"valid_size": 0}, "data.name='emnist': allowed: "),
         ("mnist", {"valid_size": 0, "dir": "gs://b/d"}, "data.dir=gs://b/d: allowed: a loc"),
     ],
 )

@@ -34,6 +34,7 @@ def test_the_lab_trains_every_case_at_every_depth(variant, depths):
         assert one.settings | {"name": ""} == other.settings | {"name": ""}
 
 
+@pytest.mark.slow
 def test_the_lab_is_run_and_reported(tmp_path, cache):
     config = _get_config("depth_lab", "digits,rezero,highway")
     config.sweep.grid = config_lib.ConfigDict({"model": {"depth": (2, 3)}})

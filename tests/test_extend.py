@@ -145,7 +145,9 @@ def test_other_changes_are_refused(change, words, config, tmp_path):
 def _begin(config, workdir):
     """Writes the config and environment of a run that has trained nothing yet."""
     (workdir / "config.json").write_text(highway_jax.config.config.to_json(config))
-    (workdir / "environment.json").write_text('{"format": 2, "data_fingerprint": "data"}')
+    (workdir / "environment.json").write_text(
+        json.dumps({"format": design.FORMAT, "data_fingerprint": "data"})
+    )
     return Workdir(workdir).numbering()
 
 

@@ -409,6 +409,7 @@ VARIED = {
 }
 
 
+@pytest.mark.slow
 def test_hyperparameters_of_ingredients_are_those_of_the_trial_and_share_a_program(fast, tmp_path):
     fast.seeds = (0,)
     fast.training.epochs = 1

@@ -339,7 +339,7 @@ def test_a_damaged_compile_cache_is_rebuilt(tmp_path):
 
 def test_each_processor_and_jaxlib_has_a_cache_of_its_own(tmp_path, monkeypatch):
     keys = [compile_cache._key()]
-    monkeypatch.setattr("jaxlib.__version__", "9.9.9")
+    monkeypatch.setattr("jaxlib.version.__version__", "9.9.9")
     keys.append(compile_cache._key())
     monkeypatch.setattr("platform.processor", lambda: "another")
     keys.append(compile_cache._key())

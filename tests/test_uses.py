@@ -130,6 +130,7 @@ def test_what_depends_on_a_draw_is_used(grid):
     assert design.left_out(grid) == []
 
 
+@pytest.mark.slow
 def test_every_setting_is_used_where_it_is_said_and_nowhere_else(small_config, cache, tmp_path):
     """Trains two values of each: equal results where it has no effect, different ones elsewhere."""
     assert KEYS.keys() == USES.keys()
