@@ -39,12 +39,12 @@ def _start(workdir, *arguments, devices=2, seeds="0,1,2"):
     )
 
 
-def _start_two(workdir, *arguments):
+def _start_two(workdir, *arguments, **options):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", *arguments]
-    return [_start(workdir, *flags, f"--process_id={i}") for i in range(2)]
+    return [_start(workdir, *flags, f"--process_id={i}", **options) for i in range(2)]
 
 
 def _finish(processes, status=0):
@@ -97,11 +97,12 @@ def test_eight_devices_are_as_one(tmp_path):
 def test_two_processes_share_the_batches_of_a_trial(tmp_path):
     settings = ["--config.training.epochs=2", "--config.runtime.batch_devices=4"]
     _finish([_start(tmp_path / "one", *settings, devices=4, seeds="0")])
-    (first, _), _ = _finish(_start_two(tmp_path / "two", *settings, "--config.seeds=0"))
+    (first, _), _ = _finish(_start_two(tmp_path / "two", *settings, seeds="0"))
     assert re.search(r"1 trial on 4 CPU (devices|cores), 4 a trial", first)
-    (found,), (expected,) = _results(tmp_path / "two"), _results(tmp_path / "one")
-    for key in ("train_loss", "test_loss"):
-        assert float(found[key]) == pytest.approx(float(expected[key]), rel=1e-4)
+    pairs = zip(_results(tmp_path / "two"), _results(tmp_path / "one"), strict=True)
+    for found, expected in pairs:
+        for key in ("train_loss", "test_loss"):
+            assert float(found[key]) == pytest.approx(float(expected[key]), rel=1e-4)
 
 
 def test_what_is_wrong_in_the_first_process_is_said_in_both(tmp_path):

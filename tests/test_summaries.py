@@ -52,7 +52,11 @@ def _config(where, key, values):
     config = default_config()
     config.name = "varied"
     config.seeds = (0, 1, 2)
-    for other, value in _USING_ALL.items():
+    one_cycle = ("optimizer.warmup_fraction", "optimizer.final_fraction", "optimizer.decay_shape")
+    more = {"optimizer.schedule": "one_cycle"} if key in one_cycle else {}
+    if key == "model.residual_scale":
+        more = {"model.block": "rezero"}
+    for other, value in (_USING_ALL | more).items():
         config_lib.put(config, other, value)
     if where == "cases":
         for name, value in zip(("one", "two"), values, strict=True):

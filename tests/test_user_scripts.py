@@ -25,7 +25,7 @@ def registry_of_blocks(monkeypatch):
     monkeypatch.setattr(registry.BLOCKS, "_entries", dict(registry.BLOCKS._entries))
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize("name", sorted(PRINTED))
 def test_a_script_does_what_it_says(name, registry_of_blocks, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,7 +39,7 @@ def require(extra: str, purpose: str, *modules: str) -> None:
         UserError: If one is missing.
     """
     for module in modules:
-        if importlib.util.find_spec(module) is None:
+        if module not in sys.modules and importlib.util.find_spec(module) is None:
             raise UserError(
                 f"{purpose} needs {module}, which is not installed; allowed: after"
                 f" pip install 'highway-jax[{extra}]'"
