@@ -201,13 +201,19 @@ class Block(nn.Module):
             float32 arrays [batch, ..., width].
         """
         kernel = self.weights(x.shape[-1], len(biases))
-        bias = jnp.concatenate(
-            [
-                self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
-                for name, value in biases.items()
-            ]
-        )
-        return jnp.split(self.product(x, kernel, bias), len(biases), axis=-1)
+        return jnp.split(self.product(x, kernel, self.biases(**biases)), len(biases), axis=-1)
+
+    def biases(self, **initial: float) -> Array:
+        """Returns bias vectors side by side, [count * width].
+
+        Args:
+            initial: Names of the parameters, and their initial values.
+        """
+        vectors = [
+            self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
+            for name, value in initial.items()
+        ]
+        return jnp.concatenate(vectors)
 
     def weights(
         self, inputs: int, count: int = 1, name: str = "kernel", scale: float = 1.0

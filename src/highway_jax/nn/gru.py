@@ -66,12 +66,8 @@ class GRUBlock(Block):
         of_input = self.weights(self.width, 3, "input_kernel")
         of_state = self.weights(self.width, 2, "state_kernel")
         of_candidate = self.weights(self.width, 1, "candidate_kernel")
-        initial = {"reset_bias": 0.0, "transform_bias": self.transform_bias, "candidate_bias": 0.0}
-        biases = [
-            self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
-            for name, value in initial.items()
-        ]
-        product = self.product(self.nonlinear(u), of_input, jnp.concatenate(biases))
+        biases = self.biases(reset_bias=0.0, transform_bias=self.transform_bias, candidate_bias=0.0)
+        product = self.product(self.nonlinear(u), of_input, biases)
         r_u, z_u, h_u = jnp.split(product, 3, axis=-1)
         r_x, z_x = jnp.split(self.product(x, of_state), 2, axis=-1)
         state = x.astype(jnp.float32)
