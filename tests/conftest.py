@@ -6,6 +6,9 @@ import tempfile
 
 # Tests compile the same programs again and again, here, in the other workers of pytest-xdist and in
 # the processes that they start: all share a compilation cache, which is this session's alone.
+# The compiler logs at length what it loads from there. That would fill the pipes of processes whose
+# output is read only once they end, and they would wait forever.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="highway_jax-tests-")

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.util
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,11 +38,23 @@ def require(extra: str, purpose: str, *modules: str) -> None:
         UserError: If one is missing.
     """
     for module in modules:
-        if module not in sys.modules and importlib.util.find_spec(module) is None:
+        if not _is_installed(module):
             raise UserError(
                 f"{purpose} needs {module}, which is not installed; allowed: after"
                 f" pip install 'highway-jax[{extra}]'"
             )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # It is imported and has no spec.
+        return True
+
+
+def in_one_line(error: UserError) -> str:
+    """Returns the line in which a command reports an error."""
+    return "error: " + " ".join(str(error).split())
 
 
 def show(value: Any) -> str:
