@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from highway_jax.errors import UserError, show, suggestion
+from highway_jax.errors import UserError, in_one_line, show, suggestion
 
 COMMANDS = ("train", "analyze", "report", "list")
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
         command_line.list_experiments(rest)
     except UserError as error:
-        print("error:", error, file=sys.stderr)
+        print(in_one_line(error), file=sys.stderr)
         return 2
     return 0
 

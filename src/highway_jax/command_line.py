@@ -24,7 +24,7 @@ from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import DISTRIBUTIONS, SCHEMA
 from highway_jax.errors import UserError, brief, show, suggestion
-from highway_jax.runtime.progress import CLOSED, Output
+from highway_jax.runtime.progress import Output
 
 _FLAGS = (
     "config",
@@ -316,8 +316,7 @@ def answer(question: str) -> None:
         print("\n".join(topologies.names()), file=output, flush=True)
     else:
         Console(file=output.stream, highlight=False, markup=False).print(_keys())
-    if output.failure not in ("", CLOSED):
-        raise UserError(f"{output.failure}; allowed: a file that can be written, or a pipe")
+    output.check()
 
 
 def list_experiments(argv: list[str]) -> None:

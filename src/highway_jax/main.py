@@ -15,10 +15,11 @@ from typing import IO, Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from highway_jax import command_line
-from highway_jax.errors import Lost, UserError
+from highway_jax.errors import Lost, UserError, in_one_line
 from highway_jax.runs import experiment
 from highway_jax.runtime import multihost
-from highway_jax.runtime.progress import CLOSED, Display, Output
+from highway_jax.runtime.output import discard
+from highway_jax.runtime.progress import Display, Output
 from highway_jax.runtime.signals import Stopped
 from highway_jax.storage.summaries import summarize, summarize_search
 from highway_jax.sweep import planning
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
                 _train(arguments)
         status, message = 0, ""
     except UserError as error:
-        status, message = 2, "error: " + " ".join(str(error).split())
+        status, message = 2, in_one_line(error)
         shared = error.shared
     except Lost as lost:
         status, message, shared = TRY_AGAIN, f"error: {lost}", False
@@ -98,8 +99,7 @@ def _compile_only(arguments: command_line.Arguments) -> None:
     output = Output(sys.stdout)
     write = functools.partial(print, file=output, flush=True)
     compile_only.run(arguments.config, arguments.topology, write)
-    if output.failure not in ("", CLOSED):
-        raise UserError(f"{output.failure}; allowed: a file that can be written, or a pipe")
+    output.check()
 
 
 def start(argv: list[str]) -> int:
@@ -127,13 +127,12 @@ def start(argv: list[str]) -> int:
 
 
 def _flush(stream: IO[str] | None) -> None:
-    """Flushes a stream; redirects it if that fails, as Python would exit with status 120."""
+    """Flushes a stream, and discards it if that fails."""
     if stream is not None:
         try:
             stream.flush()
         except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            discard(stream)
 
 
 def _quiet_after_a_save(unraisable: Any) -> None:

@@ -1,17 +1,27 @@
-"""Standard output of the commands that only read runs; its reader may leave early, as `head`."""
+"""Standard output and errors of the commands; a reader of the output may leave early, as `head`."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import IO
 
-from highway_jax.errors import UserError
+from highway_jax.errors import UserError, in_one_line
 from highway_jax.runtime.progress import CLOSED, Output
 
 
 def print_error(error: UserError) -> None:
     """Prints an error to standard error in one line."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print(in_one_line(error), file=sys.stderr)
+
+
+def discard(stream: IO[str]) -> None:
+    """Redirects a stream that cannot be written to a null device.
+
+    Python flushes it again at exit, and would end with status 120.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -29,6 +39,4 @@ def standard_output() -> Iterator[Output]:
         if stream.failure and sys.stdout is not None:
             if stream.failure != CLOSED:
                 print(f"warning: {stream.failure}", file=sys.stderr)
-            # Python flushes it again at exit, and would end with status 120.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard(sys.stdout)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from highway_jax import files
+from highway_jax.errors import UserError
 from highway_jax.storage.summaries import differing, layers, of_best, percent, texts
 
 LOG_SECONDS = 10.0
@@ -40,6 +41,11 @@ class Output:
     def stream(self) -> IO[str]:
         """This object, typed as a stream."""
         return cast(IO[str], self)
+
+    def check(self) -> None:
+        """Raises `UserError` if writing failed, unless the reader closed the pipe."""
+        if self.failure not in ("", CLOSED):
+            raise UserError(f"{self.failure}; allowed: a file that can be written, or a pipe")
 
     def write(self, text: str) -> int:
         """Writes a text, with `?` for characters that the stream's encoding lacks."""
