@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import machine
+
 from highway_jax import command_line, compile_only
 from highway_jax.errors import brief
 from highway_jax.sweep import planning
@@ -25,13 +27,7 @@ from highway_jax.training import topologies
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = (
     "depth_sweep.py:mnist",
-    "table1_mnist.py:width16",
-    "table1_mnist.py:width32",
-    "table2_fitnets.py:highway_a",
-    "table2_fitnets.py:highway_b",
-    "table2_fitnets.py:highway_c",
-    "table3_cifar.py:cifar10",
-    "table3_cifar.py:cifar100",
+    *machine.TABLES,
     "figure2to4_mnist.py",
     "figure2to4_cifar100.py",
 )

@@ -30,13 +30,7 @@ EXPERIMENTS = (
     "mnist.py",
     "depth_sweep.py:mnist",
     "extreme_depth.py",
-    "table1_mnist.py:width16",
-    "table1_mnist.py:width32",
-    "table2_fitnets.py:highway_a",
-    "table2_fitnets.py:highway_b",
-    "table2_fitnets.py:highway_c",
-    "table3_cifar.py:cifar10",
-    "table3_cifar.py:cifar100",
+    *machine.TABLES,
 )
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1)}
 NUM_EXAMPLES = 2000

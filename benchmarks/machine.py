@@ -24,6 +24,17 @@ from highway_jax.training import trial_mesh
 MATRIX_SIZE = 2048
 """Side of the square matrices of the yardstick."""
 
+TABLES = (
+    "table1_mnist.py:width16",
+    "table1_mnist.py:width32",
+    "table2_fitnets.py:highway_a",
+    "table2_fitnets.py:highway_b",
+    "table2_fitnets.py:highway_c",
+    "table3_cifar.py:cifar10",
+    "table3_cifar.py:cifar100",
+)
+"""Experiments of the paper's tables."""
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 # Read by the libraries when they are loaded, so they are set before a worker starts.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -39,7 +39,7 @@ _MOST_PAIRS = 100
 
 
 class Compiled(NamedTuple):
-    """What the compiler says of one program.
+    """The compiler's report on one program.
 
     Attributes:
         name: One of `FUNCTIONS`, or "lesions".
@@ -61,7 +61,7 @@ class Compiled(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What is known of a batch of trials without running it.
+    """The compiled programs of a batch of trials, none of which has run.
 
     Attributes:
         batch: The trials.
@@ -250,10 +250,10 @@ def largest(
     first: tuple[int, int | None],
     constant: int = 0,
 ) -> int:
-    """Searches for the largest count whose need is at most what is present.
+    """Searches for the largest count whose need is at most what is available.
 
     The need grows nearly in proportion to the count, so each count that is tried is the one at
-    which the line through the last two needs crosses what is present; where it is not between a
+    which the line through the last two needs crosses what is available; where it is not between a
     count that fits and one that does not, their middle is tried.
 
     Example:
@@ -262,8 +262,8 @@ def largest(
         31
 
     Args:
-        needed: The need of a count; None if it is too large to say.
-        present: What is present.
+        needed: The need of a count; None if it is too large to be known.
+        present: What is available.
         first: A count and its need.
         constant: An estimate of the need of count 0.
 
@@ -298,7 +298,7 @@ _LINE = ((0, 0.0), (1, 1.0))
 
 
 def run(config: ConfigDict, name: str, write: Callable[[str], Any] = print) -> None:
-    """Compiles the programs of a config for a topology, and writes what is known of them.
+    """Compiles the programs of a config for a topology, and writes a report of each batch.
 
     Args:
         config: A valid config.

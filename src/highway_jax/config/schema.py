@@ -225,4 +225,4 @@ EARLIER_USES: dict[str, Use] = {
     "model.transform_bias": _GATES_BY_NAME,
     "model.carry_bias": _of_separate_gates(_GATES_BY_NAME),
 }
-"""Those of `USES` that were different in runs of format 2, whose trials they number."""
+"""Entries of `USES` that had another rule in runs of format 2, whose trials are numbered by it."""

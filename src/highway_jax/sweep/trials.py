@@ -49,12 +49,12 @@ class AdaptiveHyperparameters(NamedTuple):
     Momentum has none of the last three, so that checkpoints of earlier versions fit.
 
     Attributes:
-        seed: Draws the initial weights and the order of the examples.
+        seed: Seed of the initial weights and of the order of the examples.
         learning_rate: Initial learning rate.
         momentum: Momentum coefficient.
         decay: Factor of the learning rate at each decay.
         weight_decay: Coefficient of weight decay.
-        transform_bias: Initial b_T of highway blocks.
+        transform_bias: Initial bias b_T of transform gates.
         beta1: Decay rate of the first moment estimate.
         beta2: Decay rate of the second moment estimate.
         epsilon: Constant in the denominator of the update.

@@ -1,4 +1,4 @@
-"""What the compiler says of a compiled program: memory, operations, collectives.
+"""Memory, operations and collectives of a compiled program.
 
 Operations are counted in the text of the optimized program, in which loops are computations of
 their own. Products are counted in the program's jaxpr, since the compiler counts a loop once.
@@ -17,8 +17,8 @@ class Memory(NamedTuple):
 
     Attributes:
         arguments: Of its arguments.
-        temporaries: Of what it computes in between.
-        outputs: Of those of its results that do not reuse an argument's buffer.
+        temporaries: Of its intermediate results.
+        outputs: Of the results that do not reuse the buffer of an argument.
     """
 
     arguments: int
@@ -27,7 +27,7 @@ class Memory(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """The bytes of all of them."""
+        """The sum of all."""
         return sum(self)
 
 

@@ -24,13 +24,13 @@ from highway_jax.sweep.trials import AdaptiveHyperparameters, AnyHyperparameters
 
 
 class Parts(NamedTuple):
-    """What an update rule is put together from; clipping of gradients comes before all of it.
+    """The parts of an update rule; gradients are clipped before all of them.
 
     Attributes:
         config: The `optimizer` section.
         numbers: The trial's hyperparameters, traced.
-        decay: Transformations that add weight decay to what they are given; none if no trial of
-            the program decays weights.
+        decay: Transformations that add weight decay to their input; none if no trial of the
+            program decays weights.
         bias_rate: Transformations that multiply the updates of biases by
             `bias_learning_rate_multiplier`; none if it is 1.
         descend: Multiplies by minus the learning rate of the step.

@@ -42,6 +42,11 @@ gates."""
 _GATE_EXAMPLES = 1000
 
 
+def _convolves(config: Config) -> bool:
+    """Returns whether the net is convolutional; of a module of the user's own this is not known."""
+    return config.model.architecture not in ("dense", "custom")
+
+
 def _batch_devices(config: Config) -> tuple[int, ...]:
     """Returns how many devices may share the batches of a trial: divisors of the batch size.
 
@@ -52,7 +57,7 @@ def _batch_devices(config: Config) -> tuple[int, ...]:
     batch_size, wanted = config.training.batch_size, config.runtime.batch_devices
     if wanted:
         return (wanted,)
-    if config.model.architecture in ("dense", "custom"):
+    if not _convolves(config):
         return (1,)
     most = max(1, batch_size // _FEWEST_IMAGES)
     return tuple(n for n in range(1, most + 1) if batch_size % n == 0)
@@ -71,8 +76,7 @@ def _micro_batch(config: Config, platform: str, count: int) -> int:
         count: Devices that share a batch, in equal parts.
     """
     batch_size, most = config.training.batch_size // count, config.runtime.micro_batch
-    convolves = config.model.architecture not in ("dense", "custom")
-    in_cache = _IMAGES_IN_CACHE if convolves and platform == "cpu" else batch_size
+    in_cache = _IMAGES_IN_CACHE if _convolves(config) and platform == "cpu" else batch_size
     largest = max(n for n in range(1, min(most or in_cache, batch_size) + 1) if batch_size % n == 0)
     return largest if most or 2 * largest >= in_cache else batch_size
 
