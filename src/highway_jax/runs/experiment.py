@@ -194,7 +194,7 @@ def _load_all(config: ConfigDict, given: Dataset | None) -> tuple[dict[Data, Dat
         config_lib.steps_per_epoch(typed, loaded[source].train.size)
 
     # All grid points, since the fingerprint must not depend on the format of the numbers.
-    for _, _, settings in design.places(config, 1):
+    for _, _, settings in design.grid_points(config, 1):
         load(settings)
     fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
     if not config_lib.flatten(config.sweep.draw).keys().isdisjoint(keys):

@@ -25,7 +25,7 @@ def refusal(old: dict[str, Any], config: ConfigDict, numbering: Numbering) -> st
     before = config_lib.from_json(json.dumps(old))
     if config.seeds[: len(before.seeds)] != before.seeds:
         return "with --extend, further seeds after those of the run"
-    points = (design.places(c, numbering.format) for c in (before, config))
+    points = (design.grid_points(c, numbering.format) for c in (before, config))
     for (case, _, earlier), (_, _, later) in zip(*points, strict=True):
         schedule = later["optimizer.schedule"]
         if later["training.epochs"] < earlier["training.epochs"]:

@@ -116,7 +116,7 @@ def cells(config: ConfigDict, numbering: Numbering = NEW) -> list[Cell]:
         numbering: How the run numbers its trials.
     """
     sweep, found = config.sweep, []
-    known = list(places(config, numbering.format))
+    known = list(grid_points(config, numbering.format))
     if sweep.trials:
         numbering = Numbering(numbering.format)  # Only seeds are added by extensions.
         drawn = draws.draw(sweep, [_label(case, place) for case, place, _ in known])
@@ -153,7 +153,7 @@ def _label(case: str, place: dict[str, Any]) -> str:
     return json.dumps([case, aliases.first_names(place)])
 
 
-def places(
+def grid_points(
     config: ConfigDict, number_format: int = FORMAT
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Yields each case at each grid point: the case's name, the point, all settings.
