@@ -365,6 +365,7 @@ def _left(workdir):
     return rows, (workdir / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_every_ingredient_has_the_same_bits(fast, tmp_path, monkeypatch):
     rows = run(fast, tmp_path / "whole")
     assert not any(row["diverged"] for row in rows)

@@ -180,7 +180,7 @@ def _stop(run, number, moment, **settings):
     [
         pytest.param(signal.SIGTERM, "training", marks=pytest.mark.faults),
         pytest.param(signal.SIGINT, "saving", marks=pytest.mark.faults),
-        (signal.SIGTERM, "compiling"),
+        pytest.param(signal.SIGTERM, "compiling", marks=pytest.mark.faults),
         (signal.SIGHUP, "training"),
         pytest.param(signal.SIGINT, "training", marks=pytest.mark.faults),
         pytest.param(signal.SIGTERM, "saving", marks=pytest.mark.faults),
@@ -224,7 +224,9 @@ sys.exit(start(sys.argv))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)]
+)
 def test_asked_to_stop_in_an_evaluation_it_ends_that_and_goes_on(number, alone, tmp_path):
     expected, cache = alone
     (tmp_path / "interrupter.py").write_text(INTERRUPTER)

@@ -315,6 +315,7 @@ def _entries(cache):
     return sorted(directory.glob("*-cache"))
 
 
+@pytest.mark.slow
 def test_a_damaged_compile_cache_is_rebuilt(tmp_path):
     cache = tmp_path / "cache"
     one, two = Run(tmp_path / "one", cache), Run(tmp_path / "two", cache)

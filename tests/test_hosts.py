@@ -81,6 +81,7 @@ def test_two_processes_are_as_one_stopped_and_resumed(tmp_path):
     assert _results(tmp_path / "two") == _results(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_eight_devices_are_as_one(tmp_path):
     seeds = "0,1,2,3,4,5,6,7,8"
     (eight, _), _ = _finish(
@@ -94,6 +95,7 @@ def test_eight_devices_are_as_one(tmp_path):
     assert _results(tmp_path / "8") == _results(tmp_path / "1")
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_batches_of_a_trial(tmp_path):
     settings = ["--config.training.epochs=2", "--config.runtime.batch_devices=4"]
     _finish([_start(tmp_path / "one", *settings, devices=4, seeds="0")])

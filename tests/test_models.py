@@ -426,7 +426,7 @@ def test_products_and_their_gradients_have_the_precision_asked_for(architecture)
     ):
         options = {"architecture": architecture, "depth": 10, "width": 4, "precision": precision}
         model = build(_config(**options), images.shape[1:], 10)
-        params = model.init(jax.random.key(0), jnp.float32(-1))
+        params = jax.jit(model.init)(jax.random.key(0), jnp.float32(-1))
         gradient = jax.grad(lambda params, apply=model.apply: apply(params, images).sum())
         program = str(jax.make_jaxpr(gradient)(params))
         found = set(re.findall(r"precision=(None|\(.*?\))", program))
@@ -434,7 +434,7 @@ def test_products_and_their_gradients_have_the_precision_asked_for(architecture)
         # The gradients of convolutions that are written here are for CPU, which has one precision.
         assert found - {"None"} == {expected}
         assert "None" not in found or architecture == "mnist10"
-        results.append(model.apply(params, images))
+        results.append(jax.jit(model.apply)(params, images))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 

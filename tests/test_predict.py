@@ -94,6 +94,7 @@ def test_activations_are_those_of_every_block(trained):
     np.testing.assert_allclose(logits, net.apply(dataset.test.images[:11]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_convolutional_net_is_loaded_too(tmp_path):
     config = _config()
     config.cases = ConfigDict({})

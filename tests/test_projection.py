@@ -125,6 +125,7 @@ def _read(workdir):
     return {row["trial"]: {k: v for k, v in row.items() if k not in clock} for row in rows}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_projects_and_decides_alike(small_config, cache, tmp_path, monkeypatch):
     config = small_config
     config.model.depth, config.model.width = 2, 4

@@ -84,6 +84,7 @@ def test_one_process_is_refused_in_one_line_and_in_time(address, number, line, p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_duplicate_and_missing_processes_are_named(port, tmp_path):
     words = (f"--coordinator=127.0.0.1:{port}", "--num_processes=3", "--coordinator_timeout=25")
     processes = [
