@@ -1,6 +1,7 @@
 """The outcome of a trial in its row of results.csv: its settings, its state and its score."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from highway_jax.config import config as config_lib
@@ -39,7 +40,7 @@ def column(key: str) -> str:
     return next((name for name, fixed in SETTINGS.items() if fixed == key), key)
 
 
-def merit(criterion: str, row: dict[str, Any]) -> float:
+def merit(criterion: str, row: Mapping[str, Any]) -> float:
     """Returns a row's score by a criterion: smaller is better, infinite if not measured.
 
     If no loss is projected, at early rungs and at the end of training, the score by
