@@ -1,6 +1,6 @@
 """What an adaptive search gains: TPE against random search, both with successive halving.
 
-Searches the settings of Figure 1's nets on the digits (`experiments/depth_sweep.py:digits`) with the
+Searches settings of Figure 1's nets on the digits (`experiments/depth_sweep.py:digits`) with the
 same budget of training steps in three ways:
 
     random    one ask of all trials, which are ranked together
