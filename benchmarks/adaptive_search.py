@@ -12,7 +12,7 @@ draws depend on the name of the case. The trial-steps to reach the best loss of 
 of all asks up to the first that has a trial with this loss or a lower one. `random` needs its whole
 budget, as its last rung ends last.
 
-    python benchmarks/adaptive_search.py --depths=10,50
+    python benchmarks/adaptive_search.py --depths=10
 """
 
 import statistics
@@ -149,7 +149,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Trains the searches, or resumes them, and prints the table."""
     parser = machine.parser(__doc__)
-    parser.add_argument("--depths", default="10,50", help="hidden layers")
+    parser.add_argument("--depths", default="10", help="hidden layers")
     parser.add_argument("--trials", type=int, default=20, help="settings of a search")
     parser.add_argument("--seeds", type=int, default=5, help="repetitions")
     parser.add_argument("--workdir", default="runs/adaptive_search", help="directory of the runs")
