@@ -552,6 +552,22 @@ SEARCH = {"sweep.trials": 4, "sweep.draw.optimizer.momentum": ("choice", 0.5, 0.
         (SEARCH | {"sweep.rung_epochs": (1, 2), "sweep.rung_keeps": (2, 1)}, None),
         (SEARCH | {"sweep.retrain_seeds": (1, 2)}, None),
         (SEARCH | {"sweep.criterion": "valid_accuracy", "data.valid_size": 10}, None),
+        (SEARCH | {"sweep.sampler": "tpe", "sweep.ask": 4}, None),
+        (SEARCH | {"sweep.ask": 3}, None),
+        (
+            SEARCH | {"sweep.sampler": "tpe"},
+            "sweep.ask is 0; allowed: above 0 where sweep.sampler is 'tpe'",
+        ),
+        (SEARCH | {"sweep.ask": 5}, "sweep.ask is 5; allowed: 0 to 4, sweep.trials"),
+        (
+            SEARCH
+            | {
+                "sweep.sampler": "tpe",
+                "sweep.ask": 2,
+                "sweep.draw.data.subtract_mean": ("choice", True),
+            },
+            "sweep.draw.data.subtract_mean is ('choice', True); allowed where sweep.sampler is",
+        ),
         ({"sweep.trials": 4}, "sweep.trials is 4; allowed: 0 where config.sweep.draw is empty"),
         (SEARCH | {"sweep.trials": 0}, "sweep.trials is 0; allowed: 0 where config.sweep.draw is"),
         (

@@ -63,10 +63,13 @@ def test_the_digits_need_numpy_alone():
 
 def test_the_extras_that_messages_name_exist_and_the_tests_have_all():
     extras = PROJECT["optional-dependencies"]
-    assert extras["all"] == ["highway-jax[data,report,sklearn]"]
-    assert {"data", "report", "sklearn"} < set(extras)
+    assert extras["all"] == ["highway-jax[data,report,sklearn,optuna]"]
+    assert {"data", "report", "sklearn", "optuna"} < set(extras)
     assert "highway-jax[all]" in extras["test"]
-    optional = ("matplotlib", "scikit-learn", "tensorflow-datasets", "pillow", "google-crc32c")
+    optional = (
+        *("matplotlib", "scikit-learn", "optuna"),
+        *("tensorflow-datasets", "pillow", "google-crc32c"),
+    )
     assert not [d for d in PROJECT["dependencies"] if d.startswith(optional)]
 
 

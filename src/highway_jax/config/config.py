@@ -278,6 +278,13 @@ def validate(config: ConfigDict, *, saved: bool = False) -> None:
             f"config.sweep.trials is {values['sweep.trials']}; allowed: 0 where config.sweep.draw"
             " is empty, above 0 where it is not"
         )
+    for key in draw if values["sweep.sampler"] != "random" else ():
+        if key.startswith(("data.", "model.architecture")):
+            raise UserError(
+                f"config.sweep.draw.{key} is {show(draw[key])}; allowed where sweep.sampler is"
+                f" {values['sweep.sampler']!r}: keys of which all values need the same data, which"
+                " are loaded before training"
+            )
     _check_count(values, list(settings), grid)
     varied = grid | {key: choices for key, (kind, *choices) in draw.items() if kind == "choice"}
     for prefix, case in (settings or {"": {}}).items():

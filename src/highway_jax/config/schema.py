@@ -110,6 +110,16 @@ RULES: tuple[Rule, ...] = (
         "() unless sweep.trials is above 0",
     ),
     Rule(
+        ("sweep.ask", "sweep.trials"),
+        lambda ask, trials: ask <= trials,
+        lambda trials: f"0 to {trials}, sweep.trials",
+    ),
+    Rule(
+        ("sweep.ask", "sweep.sampler"),
+        lambda ask, sampler: sampler == "random" or ask > 0,
+        "above 0 where sweep.sampler is 'tpe'",
+    ),
+    Rule(
         ("sweep.retrain_seeds", "sweep.trials"),
         lambda seeds, trials: trials > 0 or len(seeds) == 0,
         "() unless sweep.trials is above 0",

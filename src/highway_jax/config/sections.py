@@ -263,12 +263,21 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Random search and successive halving."""
+    """Random and adaptive search, and successive halving."""
 
     trials: int = integer(
         0, 0, "Settings drawn for each cell (section 3.1: 100); 0: one trial for each of `seeds`"
     )
     seed: int = integer(0, 0, "Seed of the drawn settings and of their trials", UINT32)
+    sampler: str = choice(
+        "random",
+        ("random", "tpe"),
+        "How settings are drawn: all at random, or each ask but the first by Optuna's"
+        " tree-structured Parzen estimator, given the results of the asks before",
+    )
+    ask: int = integer(
+        0, 0, "Trials of a cell that are drawn together and ranked together; 0: all of them"
+    )
     criterion: str = choice(
         "train_loss",
         ("train_loss", "projected_train_loss", "valid_loss", "valid_accuracy"),
@@ -279,13 +288,13 @@ class Sweep:
         (),
         are_rising,
         _RISING,
-        "Epochs after which the worse trials of a cell stop (successive halving); empty: none",
+        "Epochs after which the worse trials of an ask stop (successive halving); empty: none",
     )
     rung_keeps: tuple[int, ...] = integers(
         (),
         are_falling,
         "a tuple of falling whole numbers of at least 1",
-        "Number of trials of a cell that continue after each of sweep.rung_epochs",
+        "Number of trials of an ask that continue after each of sweep.rung_epochs",
     )
     retrain_seeds: tuple[int, ...] = integers(
         (),

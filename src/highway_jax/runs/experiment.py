@@ -28,7 +28,7 @@ from highway_jax.runtime.progress import Display
 from highway_jax.runtime.signals import StopRequest
 from highway_jax.storage import preprocessing
 from highway_jax.storage.workdir import Workdir
-from highway_jax.sweep import design, planning
+from highway_jax.sweep import adaptive, design, planning
 from highway_jax.sweep.trials import Batch
 from highway_jax.training import parts, self_check, trial_mesh
 
@@ -78,6 +78,8 @@ def run(
         config = _with_arrays(config, dataset)
     if model is not None:
         config = _with_module(config, model)
+    if config.sweep.sampler != "random":
+        multihost.together(adaptive.require_optuna)
     trial_mesh.use_cores(config.runtime.devices)
     chosen = trial_mesh.devices(config.runtime.devices)
     parts.arrange(chosen, 1, (config.runtime.batch_devices or 1,))

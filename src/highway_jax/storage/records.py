@@ -19,9 +19,10 @@ from highway_jax.config.schema import SCHEMA
 from highway_jax.errors import UserError
 from highway_jax.storage import tables
 from highway_jax.storage.summaries import summarize
-from highway_jax.storage.tables import MEASURED, NUMBERS, RESULTS, SUMMARY
+from highway_jax.storage.tables import MEASURED, RESULTS, SUMMARY
 from highway_jax.storage.tensorboard import Events
 from highway_jax.sweep import design
+from highway_jax.sweep.outcomes import NUMBERS
 
 SHOWN = ("activation", "block", "depth", "width", *NUMBERS, "seed", "status")
 """Columns of results.csv that TensorBoard shows as hyperparameters, besides the varied keys."""

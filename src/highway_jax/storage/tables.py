@@ -20,28 +20,7 @@ from highway_jax.config.schema import SCHEMA
 from highway_jax.errors import show
 from highway_jax.sweep import planning
 from highway_jax.sweep.design import Cell
-
-NUMBERS = ("learning_rate", "momentum", "decay", "weight_decay", "transform_bias")
-"""Numeric hyperparameters that have a column in every table."""
-
-SETTINGS: dict[str, str] = {
-    "dataset": "data.name",
-    "architecture": "model.architecture",
-    "block": "model.block",
-    "depth": "model.depth",
-    "width": "model.width",
-    "activation": "model.activation",
-    "initializer": "model.initializer",
-    "gate": "model.gate",
-    "nesterov": "optimizer.nesterov",
-    "schedule": "optimizer.schedule",
-    "batch_size": "training.batch_size",
-    **{name: config_lib.NUMERIC[name] for name in NUMBERS},
-}
-"""Keys that have a column in every table, by column name.
-
-The column of any other varied key has the name of the key.
-"""
+from highway_jax.sweep.outcomes import SETTINGS, column
 
 SETTING = ("case", *SETTINGS, "epochs", "num_parameters")
 MEASURED = (
@@ -97,11 +76,6 @@ _TYPES: dict[str, type] = {
     "diverged": bool,
 }
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", tuple: "a list"}
-
-
-def column(key: str) -> str:
-    """Returns the column name of a key."""
-    return next((name for name, fixed in SETTINGS.items() if fixed == key), key)
 
 
 def own_columns(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:

@@ -204,12 +204,15 @@ class Workdir:
                 describes where the run was trained.
         """
         if trains:
-            self._describe(data_fingerprint, numbering)
+            now = describe_environment()
+            if config.sweep.sampler != "random":
+                now["versions"]["optuna"] = metadata.version("optuna")
+            self._describe(now, data_fingerprint, numbering)
         files.write_atomically(self.path / "config.json", config_lib.to_json(config))
 
-    def _describe(self, data_fingerprint: str, numbering: Numbering) -> None:
+    def _describe(self, now: dict[str, Any], data_fingerprint: str, numbering: Numbering) -> None:
         """Writes `environment.json`; keeps an earlier environment that differs, with a warning."""
-        now, before = describe_environment(), self.environment()
+        before = self.environment()
         earlier = before.pop("earlier", [])
         for name in ("data_fingerprint", "format", "seeds_before_extensions"):
             before.pop(name, None)

@@ -95,9 +95,10 @@ class Cell(NamedTuple):
         settings: Settings common to its trials, by dotted key.
         trials: Its trials.
         rungs: Epochs after which trials are ranked; the last is the whole training.
-        keeps: Number of trials kept at each rung except the last.
+        keeps: Number of trials of an ask kept at each rung except the last.
         retrained: Indices for trials that train the best setting again: one for each of
             `sweep.retrain_seeds`, and since format 2 one for each of them and of `trials`.
+        ask: Number of trials that are ranked together.
     """
 
     case: str
@@ -106,6 +107,12 @@ class Cell(NamedTuple):
     rungs: tuple[int, ...]
     keeps: tuple[int, ...]
     retrained: range
+    ask: int
+
+    def asks(self) -> Iterator[tuple[Trial, ...]]:
+        """Yields the trials that are ranked together."""
+        for first in range(0, len(self.trials), self.ask):
+            yield self.trials[first : first + self.ask]
 
 
 def cells(config: ConfigDict, numbering: Numbering = NEW) -> list[Cell]:
@@ -141,7 +148,8 @@ def cells(config: ConfigDict, numbering: Numbering = NEW) -> list[Cell]:
         keeps = sweep.rung_keeps[: len(epochs)]
         count = len(sweep.retrain_seeds) * (len(trials) if numbering.format > 1 else 1)
         retrained, end = range(end, end + count), end + count
-        found.append(Cell(case, common, trials, (*epochs, whole), keeps, retrained))
+        ask = sweep.ask or size
+        found.append(Cell(case, common, trials, (*epochs, whole), keeps, retrained, ask))
     return found
 
 

@@ -11,12 +11,13 @@ it competes for the remaining positions; earlier promotions are kept. If the bes
 changes, the new best setting is trained again too, and the trials of the earlier one keep their
 rows.
 
-Samplers and pruners of search libraries handle one trial at a time. Here a rung is one compiled
-program of many trials, which are ranked together.
+Pruners of search libraries handle one trial at a time. Here a rung is one compiled program of many
+trials, which are ranked together. With `sweep.ask`, a cell has several such groups of trials. An
+adaptive sampler proposes the settings of each from the results of those before
+(`highway_jax.sweep.adaptive`).
 """
 
 import bisect
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,14 +25,12 @@ from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
+from highway_jax.sweep import adaptive
 from highway_jax.sweep.design import Cell, cells
+from highway_jax.sweep.outcomes import DIVERGED as DIVERGED
+from highway_jax.sweep.outcomes import DROPPED, FINISHED, PROMOTED, SETTLED, WAITING, merit
+from highway_jax.sweep.outcomes import FAILED as FAILED
 from highway_jax.sweep.trials import Batch, Trial, batch_name, rung_of
-
-WAITING, PROMOTED = "waiting", "promoted"
-FINISHED, DROPPED, DIVERGED, FAILED = "finished", "dropped", "diverged", "failed"
-SETTLED = (FINISHED, DROPPED, DIVERGED, FAILED)
-"""Final states of a trial. Before, it is `waiting` for others at a rung, or `promoted` to the next.
-"""
 
 
 class _Disk:
@@ -109,7 +108,7 @@ def plan(
         known: The run's cells; None for those of a new run.
     """
     disk = _Disk(rows, begun or {})
-    known = cells(config) if known is None else known
+    known = _asked(config, disk, known)
     pending: list[tuple[Trial, int, int, bool]] = []
     for cell in known:
         last = len(cell.rungs) - 1
@@ -142,6 +141,12 @@ def plan(
     ]
 
 
+def _asked(config: ConfigDict, disk: _Disk, known: list[Cell] | None) -> list[Cell]:
+    """Returns the cells with the trials that can be trained now, or were trained."""
+    known = cells(config) if known is None else known
+    return adaptive.asked(config.sweep, known, disk.rows)
+
+
 def _index(trial: Trial) -> int:
     return trial.index
 
@@ -162,8 +167,8 @@ def find(
     config: ConfigDict, rows: Iterable[dict[str, Any]], known: list[Cell] | None = None
 ) -> dict[int, Trial]:
     """Returns the trials known before training, and those of rows, by index."""
-    known = cells(config) if known is None else known
     disk = _Disk(rows, {})
+    known = _asked(config, disk, known)
     found = {trial.index: trial for cell in known for trial in cell.trials}
     seeds = len(config.sweep.retrain_seeds)
     for cell, indices in _with_rows(known, disk):
@@ -172,7 +177,8 @@ def find(
             best = disk.best(cell, config.sweep.criterion)
             positions = set() if best is None else {best}
         for position in positions:
-            found |= {trial.index: trial for trial in _retrained(config, cell, position)}
+            if position < len(cell.trials):  # Later settings are unknown until rows are restored.
+                found |= {trial.index: trial for trial in _retrained(config, cell, position)}
     return found
 
 
@@ -180,8 +186,8 @@ def outdated(
     config: ConfigDict, rows: Iterable[dict[str, Any]], known: list[Cell] | None = None
 ) -> list[str]:
     """Returns a sentence for each cell whose retrained setting is no longer its best."""
-    known = cells(config) if known is None else known
     disk, lines = _Disk(rows, {}), []
+    known = _asked(config, disk, known)
     for cell, indices in _with_rows(known, disk):
         best = disk.best(cell, config.sweep.criterion)
         if best is None:
@@ -233,7 +239,7 @@ def decide(
 ) -> list[dict[str, Any]]:
     """Returns the rows with updated states of waiting trials.
 
-    Once all trials of a cell have reached a rung, the best by `sweep.criterion` are promoted and
+    Once all trials of an ask have reached a rung, the best by `sweep.criterion` are promoted and
     the others are dropped. Diverged and failed trials are never promoted. Earlier promotions are
     kept, including those of trials without rows that have checkpoints of a later rung.
 
@@ -244,31 +250,18 @@ def decide(
         known: The run's cells; None for those of a new run.
     """
     disk = _Disk(rows, begun or {})
-    for cell in cells(config) if known is None else known:
-        for rung, keep in enumerate(cell.keeps):
-            here = [disk.rows.get(t.index) for t in cell.trials if disk.rung(t) == rung]
+    known = _asked(config, disk, known)
+    for ask, keeps in [(ask, cell.keeps) for cell in known for ask in cell.asks()]:
+        for rung, keep in enumerate(keeps):
+            here = [disk.rows.get(t.index) for t in ask if disk.rung(t) == rung]
             if not all(row and row["rung"] == rung for row in here):
                 break
-            given = sum(disk.rung(trial) > rung for trial in cell.trials)
+            given = sum(disk.rung(trial) > rung for trial in ask)
             waiting = [row for row in here if row and row["status"] == WAITING]
             waiting.sort(key=lambda row: merit(config.sweep.criterion, row))
             for place, row in enumerate(waiting):
                 row["status"] = PROMOTED if given + place < keep else DROPPED
     return [disk.rows[index] for index in sorted(disk.rows)]
-
-
-def merit(criterion: str, row: dict[str, Any]) -> float:
-    """Returns a row's score by a criterion: smaller is better, infinite if not measured.
-
-    If no loss is projected, at early rungs and at the end of training, the score by
-    `projected_train_loss` is the training loss.
-    """
-    value = row[criterion]
-    if math.isnan(value) and criterion == "projected_train_loss":
-        value = row["train_loss"]
-    if math.isnan(value):
-        return math.inf
-    return -value if criterion.endswith("accuracy") else value
 
 
 def work(trials: Iterable[Mapping[str, Any]], epochs: float) -> float:
@@ -294,10 +287,11 @@ def work_planned(config: ConfigDict, known: list[Cell]) -> float:
     """Returns the `work` of a whole run: of all rungs, and of settings that are trained again."""
     total = 0.0
     for cell in known:
-        size, start = len(cell.trials), 0
-        whole = work((trial.settings for trial in cell.trials), 1) / size
-        for count, end in zip((size, *cell.keeps), cell.rungs, strict=True):
-            total += whole * min(count, size) * (end - start)
-            start = end
+        whole = work((trial.settings for trial in cell.trials), 1) / len(cell.trials)
+        for ask in cell.asks():
+            size, start = len(ask), 0
+            for count, end in zip((size, *cell.keeps), cell.rungs, strict=True):
+                total += whole * min(count, size) * (end - start)
+                start = end
         total += whole * len(config.sweep.retrain_seeds) * cell.rungs[-1]
     return total
