@@ -54,8 +54,8 @@ Trains an experiment. The same command resumes an interrupted run.
   --config.KEY=VALUE   overrides one setting; --keys lists all settings
   --workdir=DIR        directory of records and checkpoints; default runs/NAME
   --extend             adds seeds or epochs to the run in the workdir
-  --compile_only --topology=NAME  shows memory and times on devices that are not
-                       here, such as h100; --topology=list lists their names
+  --compile_only --topology=NAME  compiles for other devices, such as h100, and
+                       shows memory and times; --topology=list lists them
   --keys, --help, --version
 
 Several processes as one run (not needed on a TPU pod or under srun):
