@@ -6,6 +6,12 @@
 Widths as in section 3.1 of the paper, about 5,000 parameters a layer; the other settings are ours.
 Each net has the best learning rate of those tried on validation examples; the residual net has no
 normalization and needs a bounded activation.
+
+Result on the digits, two CPU cores: test accuracy in %, best (mean ± standard deviation).
+
+    highway     98.33 (97.89 ± 0.32)
+    plain       95.00 (90.39 ± 4.43)
+    residual    94.17 (93.39 ± 0.50)
 """
 
 from ml_collections import ConfigDict

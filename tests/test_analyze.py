@@ -185,7 +185,7 @@ def test_bad_arguments_get_one_line(workdir, arguments, words, capsys):
 
 
 def test_a_run_that_is_not_there_or_not_whole_gets_one_line(workdir, tmp_path):
-    with pytest.raises(UserError, match=r"--workdir is '.*nowhere'; allowed: a directory of a run"):
+    with pytest.raises(UserError, match=r"workdir is '.*nowhere'; allowed: a directory of a run"):
         analyze.analyze(tmp_path / "nowhere")
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)

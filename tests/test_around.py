@@ -114,6 +114,10 @@ def test_shapes_that_do_not_fit_are_refused(x):
     with pytest.raises(ValueError, match=r"transform maps the shape \(4, 6\) to \(4, 5\); allowed"):
         Highway(nn.Dense(5)).init(jax.random.key(0), x)
     gate = nn.Sequential([lambda x: x[:, None], nn.Dense(6)])
+    with pytest.raises(TypeError, match=r"transform is the class Dense; allowed: a flax.linen.Mod"):
+        Highway(nn.Dense).init(jax.random.key(0), x)
+    with pytest.raises(TypeError, match=r"gate is <.*; allowed: a flax.linen.Module"):
+        Highway(nn.Dense(6), gate=jnp.tanh).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match=r"gate maps the shape \(4, 6\) to \(4, 1, 6\); allowed"):
         Highway(nn.Dense(6), gate).init(jax.random.key(0), x)
 

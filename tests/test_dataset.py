@@ -95,6 +95,15 @@ X, Y = np.zeros((4, 3), np.float32), np.array([0, 1, 0, 1])
         ({"class_names": "ab"}, TypeError, "class_names is 'ab'; allowed: a sequence of strings"),
         ({"class_names": [0, 1]}, TypeError, "class_names is [0, 1]; allowed: a sequence of str"),
         ({"class_names": ["a", "a"]}, ValueError, "class_names is ['a', 'a']; allowed: different"),
+        ({"class_names": 2}, TypeError, "class_names is 2; allowed: a sequence of strings"),
+        ({"name": 3}, TypeError, "name is 3; allowed: a string"),
+        ({"max_value": 0}, ValueError, "max_value is 0; allowed: an integer from 1 to 255"),
+        ({"max_value": "16"}, ValueError, "max_value is '16'; allowed: an integer from 1 to 255"),
+        (
+            {"x_train": np.full((4, 3), 17, np.uint8), "max_value": 16},
+            ValueError,
+            "x_train has pixels of up to 17; allowed: up to 16, the max_value",
+        ),
     ],
 )
 def test_what_is_wrong_with_arrays_is_said_in_the_words_of_the_caller(change, kind, words):
@@ -311,3 +320,12 @@ def test_a_registered_data_set_is_a_value_of_data_name(quick_config, tmp_path, m
     quick_config.data.name = "other"
     with pytest.raises(UserError, match=r"allowed: .*\bdigits\b.*, mine$"):
         config_lib.validate(quick_config)
+
+
+def test_a_registered_function_that_returns_no_data_set_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(DATASETS, "_entries", DATASETS._entries | {"nothing": lambda data: None})
+    config = highway_jax.default_config()
+    config.data.name = "nothing"
+    words = "data set 'nothing' is None; allowed: a highway_jax.Dataset"
+    with pytest.raises(TypeError, match=re.escape(words)):
+        run(config, tmp_path / "run")

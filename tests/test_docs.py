@@ -105,7 +105,7 @@ def test_the_commands_of_a_page_are_valid(page, workplace, capsys):
             main = {"analyze": analyze.main, "report": report.main}[name]
             assert main(words[1:]) == 2
             error = capsys.readouterr().err
-            assert "--workdir is " in error
+            assert "workdir is " in error
             assert "No such file or directory" in error
         else:
             assert words == ["list"]

@@ -135,9 +135,9 @@ def test_other_changes_are_refused(change, words, config, tmp_path):
     numbering = _begin(config, tmp_path)
     for key, value in change.items():
         highway_jax.config.config.put(config, key, value)
-    with pytest.raises(UserError, match=rf"allowed: with --extend, .*{words}"):
+    with pytest.raises(UserError, match=rf"allowed: with extend, .*{words}"):
         Workdir(tmp_path).check(config, "data", extend=True)
-    with pytest.raises(UserError, match=r"allowed: the same config, or another --workdir$"):
+    with pytest.raises(UserError, match=r"allowed: the same config, or another workdir$"):
         Workdir(tmp_path).check(config, "data")
     assert Workdir(tmp_path).numbering() == numbering
 

@@ -267,7 +267,7 @@ def test_a_read_only_directory_is_named(cache, tmp_path):
         subprocess.run(remount, capture_output=True, check=True)
         line = one.refuse(**{"training.epochs": 100000})
         assert line.startswith(
-            f"error: --workdir is '{one.workdir}', which cannot be written (Read-only file"
+            f"error: workdir is '{one.workdir}', which cannot be written (Read-only file"
         )
         assert fault_tools.size_of(one.workdir / "metrics.jsonl") == before
     finally:

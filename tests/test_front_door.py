@@ -21,6 +21,7 @@ NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
     [
         (["trian"], "'trian' is not a command; did you mean train?"),
         (["zzz"], "'zzz' is not a command; allowed: train, analyze, report, list"),
+        (["digits"], "'digits' is not a command; did you mean --config=digits?"),
         (["digits.py"], "'digits.py' is not a command; did you mean --config=digits.py?"),
         (
             ["train", "--config=digist"],
@@ -40,6 +41,13 @@ def test_a_typo_is_answered_by_one_line_and_status_2(words, line, capsys, tmp_pa
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"error: {line}\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_public_name_has_a_suggestion():
+    with pytest.raises(AttributeError, match="no attribute 'default_confg'") as caught:
+        highway_jax.default_confg  # noqa: B018
+    # Python makes its suggestion of these two.
+    assert (caught.value.name, caught.value.obj) == ("default_confg", highway_jax)
 
 
 def test_list_has_a_line_for_each_experiment(capsys):

@@ -119,8 +119,15 @@ def test_unknown_names_are_refused_in_the_callers_words(x, field, value):
         (ResidualBlock(6), (5, 1), "ResidualBlock keeps its width: input has 1, width is 6"),
         (ResidualBlock(6), (5, 7), "ResidualBlock keeps its width: input has 7, width is 6"),
         (ResidualBlock(6, kernel_size=3, padding="VALID"), (5, 8, 8, 6), "keeps the size of an im"),
-        (PlainBlock(0), (5, 6), "width is 0; allowed: at least 1"),
-        (PlainBlock(6, kernel_size=-1), (5, 6), "kernel_size is -1; allowed: at least 0"),
+        (PlainBlock(0), (5, 6), "width is 0; allowed: a whole number of at least 1"),
+        (PlainBlock("6"), (5, 6), "width is '6'; allowed: a whole number of at least 1"),
+        (PlainBlock(6.5), (5, 6), "width is 6.5; allowed: a whole number of at least 1"),
+        (PlainBlock(6, kernel_size=-1), (5, 6), "kernel_size is -1; allowed: a whole number of at"),
+        (
+            HighwayBlock(6, activation=jnp.sum),
+            (5, 6),
+            r"activation maps the shape \(5, 6\) to \(\); allowed: an elementwise function",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(block, shape, message):

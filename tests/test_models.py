@@ -157,6 +157,11 @@ _BLOCK = functools.partial(BLOCKS["highway"], 4)
             r"gates have shape \(1,\); allowed: one .* 2",
         ),
         (
+            lambda: _scan(_BLOCK, gates=["open", "closed"]),
+            ValueError,
+            r"gates is \['open', 'closed'\]; allowed: numbers, one for each of 2 blocks",
+        ),
+        (
             lambda: _scan(_BLOCK, gates=0.0),
             ValueError,
             r"gates have shape \(\); allowed: one value",
@@ -177,6 +182,10 @@ def test_scan_blocks_names_what_the_caller_did_wrong(call, error, message):
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_the_number_of_blocks_may_be_a_numpy_integer():
+    np.testing.assert_array_equal(_scan(_BLOCK, num_blocks=np.int64(2)), _scan(_BLOCK))
 
 
 def test_gates_may_be_a_list():
@@ -200,13 +209,23 @@ def test_gates_may_be_a_list():
             (5,),
             r"input has shape \(5,\); allowed: \[batch, \.\.\.\]",
         ),
-        (DenseStack("highway", 0, 4, 2), (5, 3), "depth is 0; allowed: at least 1"),
+        (
+            DenseStack("highway", 0, 4, 2),
+            (5, 3),
+            "depth is 0; allowed: a whole number of at least 1",
+        ),
+        (
+            DenseStack("highway", "3", 4, 2),
+            (5, 3),
+            "depth is '3'; allowed: a whole number of at least",
+        ),
         (
             DenseStack("highwey", 3, 4, 2),
             (5, 3),
             "block is 'highwey'; allowed: plain, residual, hi",
         ),
         (DenseStack("highway", 3, 4, 2, {"gates": 1}), (5, 3), "options has 'gates'; allowed: act"),
+        (DenseStack("highway", 3, 4, 2, {"roles": 1}), (5, 3), "options has 'roles'; allowed: act"),
         (
             ConvStack("highway", (Plain(4),), 2),
             (5, 3),

@@ -228,6 +228,12 @@ def test_a_registered_rule_is_chosen_by_its_name_and_clipped(monkeypatch):
         register_optimizer("signs")
 
 
+def test_a_registered_rule_that_returns_no_transformation_is_named(monkeypatch):
+    monkeypatch.setattr(OPTIMIZERS, "_entries", {"nothing": lambda parts: None})
+    with pytest.raises(TypeError, match=r"update rule 'nothing' is None; allowed: an optax\.Gradi"):
+        _run(Optimizer(name="nothing", schedule="constant"), GRADS)
+
+
 @pytest.fixture
 def adams(small_config, cache):
     """Trials that differ in Adam's hyperparameters alone."""

@@ -1,5 +1,6 @@
 """What is installed: the extras, the digits, the sdist."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,13 @@ def test_the_sdist_has_what_its_tests_need(tmp_path):
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers()}
+        metadata = archive.extractfile(f"{path.name.removesuffix('.tar.gz')}/PKG-INFO").read()
     needed = (path for folder in folders for path in (source / folder).rglob("*") if path.is_file())
     assert {path.relative_to(source).as_posix() for path in needed} - names == set()
     assert {"README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "pyproject.toml"} <= names
+    # The page on the package index is the README without links to files, which it does not have.
+    text = metadata.decode()
+    assert "Description-Content-Type: text/markdown" in text
+    assert "License-Expression: Apache-2.0 AND CC-BY-4.0 AND MIT" in text
+    assert "## What you can run" in text
+    assert [link for link in re.findall(r"\]\(([^)]*)\)", text) if "://" not in link] == []

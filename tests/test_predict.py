@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -164,6 +165,7 @@ IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
             "images has the shape [8, 8, 1]; allowed: [n, 8, 8, 1] or [n, 8, 8]",
         ),
         (lambda net: net.activations(np.uint8(3)), "images has the shape []; allowed: [n, 8, 8, 1"),
+        (lambda net: net.predict([[1], [1, 2]]), "images is not an array (setting an array elem"),
         (lambda net: net.evaluate(IMAGES[:, 1:], [0, 1]), "x has the shape [2, 7, 8, 1]; allowed:"),
         (lambda net: net.evaluate(IMAGES, [0]), "y has the shape [1]; allowed: [2], a class for"),
         (lambda net: net.evaluate(IMAGES[:0], np.zeros(0, int)), "y has the shape [0]; allowed: "),
@@ -183,6 +185,8 @@ def test_what_is_wrong_with_examples_is_said_in_the_words_of_the_caller(call, wo
         (("run", 6), "trial is 6; allowed: 'best' or a finished trial (0, 1, 2, 3, 4, 5)"),
         (("run", "worst"), "trial is 'worst'; allowed: 'best' or a finished trial"),
         (("run", True), "trial is True; allowed: 'best' or a finished trial"),
+        (("run", "0"), "trial is '0'; allowed: 'best' or a finished trial"),
+        (("run", np.int64(6)), "trial is np.int64(6); allowed: 'best' or a finished trial"),
     ],
 )
 def test_what_cannot_be_loaded_is_said(arguments, words, trained, monkeypatch):
@@ -191,6 +195,40 @@ def test_what_cannot_be_loaded_is_said(arguments, words, trained, monkeypatch):
         highway_jax.load(*arguments)
     with pytest.raises(ValueError, match="batch_size is 0; allowed: an integer of at least 1"):
         highway_jax.load("run", batch_size=0)
+
+
+@pytest.mark.parametrize("read", [highway_jax.load, highway_jax.read_run])
+def test_a_workdir_that_is_no_path_is_named(read):
+    with pytest.raises(TypeError, match="workdir is None; allowed: a path"):
+        read(None)
+
+
+def test_a_trial_may_be_the_number_of_a_table_of_pandas(trained):
+    net = highway_jax.load(trained[0], np.int64(1))
+    assert net.config.seeds == (4,)
+
+
+def test_why_a_trial_cannot_be_loaded_is_said(copy):
+    text = (copy / "results.csv").read_text()
+    first = text.splitlines(keepends=True)[1]
+    assert first.count("finished,") == 1
+    (copy / "results.csv").write_text(text.replace(first, first.replace("finished,", "failed,")))
+    words = "trial is 0, which is failed; allowed: 'best' or a finished trial (1, 2, 3, 4, 5)"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        highway_jax.load(copy, 0)
+    (copy / "results.csv").write_text(text.replace("finished,", "failed,"))
+    words = "whose trials are failed; allowed: a run with a trial that is finished"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        highway_jax.load(copy)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_floats_that_are_not_finite_are_refused_as_in_training(value):
+    constants = types.SimpleNamespace(on_device=None)
+    shape = types.SimpleNamespace(example_shape=(3,), dtype="float32", constants=constants)
+    net = predict.TrainedNet(ConfigDict(), {}, shape)
+    with pytest.raises(ValueError, match="images has values that are not finite; allowed: finite"):
+        net.predict(np.full((2, 3), value))
 
 
 # The saved preprocessing

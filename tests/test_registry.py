@@ -28,7 +28,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_known():
         registry["three"]
 
 
-@pytest.mark.parametrize("name", ["one", "not a name", ""])
+@pytest.mark.parametrize("name", ["one", "not a name", "", 3, print])
 def test_a_name_is_registered_once_and_is_an_identifier(name):
     registry = Registry("model.block")
     registry.register("one")(1)

@@ -402,7 +402,7 @@ def test_files_that_no_run_wrote_are_named_in_one_line(name, content, words, tmp
     (tmp_path / "run" / name).write_text(json.dumps(content) + "\n")
     assert report.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --workdir is '{tmp_path / 'run'}'; allowed: a directory of a")
+    assert line.startswith(f"error: workdir is '{tmp_path / 'run'}'; allowed: a directory of a")
     assert words in line
 
 

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from highway_jax import HighwayClassifier, UserError
+from highway_jax import HighwayClassifier
 
 
 @pytest.fixture
@@ -75,8 +75,33 @@ def test_settings_reach_the_config(small):
     assert small.fit(x, y).score(x, y) > 0.9
     assert small.net_.config.optimizer.clip_norm == 1.0
     small.set_params(settings={"optimizer.clip_norm": -1.0})
-    with pytest.raises(UserError, match=r"config\.optimizer\.clip_norm is -1\.0; allowed"):
+    with pytest.raises(ValueError, match=r"^optimizer\.clip_norm is -1\.0; allowed"):
         small.fit(x, y)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"block": "higway"}, ValueError, "^block is 'higway'; allowed: plain, residual, highway"),
+        ({"depth": 0}, ValueError, "^depth is 0; allowed: a whole number from 1"),
+        ({"epochs": 1.5}, ValueError, "^epochs is 1.5; allowed: a whole number from 1"),
+        ({"batch_size": "a"}, ValueError, "^batch_size is 'a'; allowed: a whole number from 1"),
+        ({"settings": [1]}, TypeError, r"^settings is \[1\]; allowed: None, or a dict"),
+        (
+            {"settings": {"optimizer.clipnorm": 1.0}},
+            ValueError,
+            "^optimizer.clipnorm is not a key; did you mean optimizer.clip_norm?",
+        ),
+    ],
+)
+def test_what_is_not_allowed_is_said_in_the_words_of_the_caller(change, error, words, small):
+    with pytest.raises(error, match=words):
+        small.set_params(**change).fit(*load_iris(return_X_y=True))
+
+
+def test_parameters_may_be_numbers_that_a_random_search_draws(small):
+    small.set_params(depth=np.int64(2), epochs=np.int32(1), learning_rate=np.float32(0.05))
+    assert small.fit(*load_iris(return_X_y=True)).net_.config.model.depth == 2
 
 
 def test_divergence_is_an_error(small):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from highway_jax import bundled
 from highway_jax.errors import UserError, in_one_line, show, suggestion
 
 COMMANDS = ("train", "analyze", "report", "list")
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def _hint(command: str) -> str:
-    if command.endswith(".py") or Path(command).is_file():
+    if command.endswith(".py") or Path(command).is_file() or bundled.find(command):
         return f"did you mean --config={command}?"
     return suggestion(command, COMMANDS) or f"allowed: {', '.join(COMMANDS)}"
 

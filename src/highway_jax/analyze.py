@@ -47,7 +47,7 @@ def write(found: Findings, out: Path) -> dict[str, float]:
 def main(argv: list[str]) -> int:
     """Runs a command line, given without the program's name; returns the exit status."""
     parser = Parser(
-        prog="python -m highway_jax.analyze",
+        prog="highway-jax analyze",
         description="Analyzes the trained highway nets of a run (Figures 2 to 4).",
     )
     parser.add_argument("--workdir", required=True, help="directory of the run")

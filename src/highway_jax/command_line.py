@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import runpy
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
-from rich.table import Table
 
 import highway_jax
 from highway_jax import bundled, files
@@ -45,26 +46,26 @@ _EXAMPLE = "an experiment file, such as experiments/digits.py"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 _HELP = """\
-usage: highway-jax train --config=FILE[:VARIANT] [--config.KEY=VALUE]... [--workdir=DIR]
+usage: highway-jax train --config=FILE[:VARIANT] [--config.KEY=VALUE]...
 
-Trains every case of an experiment with every seed. The same command resumes an interrupted run.
+Trains an experiment. The same command resumes an interrupted run.
 
-  --config=FILE        experiment file, or the name of a bundled one: digits, digits:VARIANT
+  --config=FILE        experiment file, or a name that `highway-jax list` shows
   --config.KEY=VALUE   overrides one setting; --keys lists all settings
   --workdir=DIR        directory of records and checkpoints; default runs/NAME
   --extend             adds seeds or epochs to the run in the workdir
-  --compile_only --topology=NAME  only compiles, for devices such as v5e:2x4 or h100 that are not
-                       here, and shows memory and times; --topology=list lists the names
+  --compile_only --topology=NAME  compiles for other devices, such as h100, and
+                       shows memory and times; --topology=list lists them
   --keys, --help, --version
 
 Several processes as one run (not needed on a TPU pod or under srun):
   --coordinator=HOST:PORT --num_processes=N --process_id=I
-  --coordinator_timeout=SECONDS  limit on the wait for the other processes; default 300
+  --coordinator_timeout=SECONDS  limit on the wait for the others; default 300
 
 other commands: highway-jax analyze | report | list
 example:
-  python -m highway_jax.main --config=experiments/digits.py --workdir=runs/shallow \\
-      --config.model.depth=10 --config.seeds=0,1 --config.cases.plain.model.width=64
+  highway-jax train --config=digits --workdir=runs/shallow \\
+      --config.model.depth=10 --config.cases.plain.model.width=64
 """
 
 
@@ -315,7 +316,7 @@ def answer(question: str) -> None:
 
         print("\n".join(topologies.names()), file=output, flush=True)
     else:
-        Console(file=output.stream, highlight=False, markup=False).print(_keys())
+        print(_keys(shutil.get_terminal_size().columns), file=output, flush=True)
     output.check()
 
 
@@ -339,14 +340,24 @@ def list_experiments(argv: list[str]) -> None:
             console.print(line, soft_wrap=True)
 
 
-def _keys() -> Table:
-    table = Table("Key", "Default", "Meaning; what is allowed", box=None, pad_edge=False)
-    for key, entry in SCHEMA.items():
-        table.add_row(key, repr(entry.default), f"{entry.doc}\n{entry.allowed}")
-    sections = f"KEY: any of {', '.join(config_lib.CASE_SECTIONS)}"
+def _keys(width: int) -> str:
+    """Returns every key with its default, its meaning and what is allowed, in lines of a width."""
+    entries = [
+        (f"{key} = {entry.default!r}", entry.doc, entry.allowed) for key, entry in SCHEMA.items()
+    ]
+    key = f"KEY is a key of {', '.join(config_lib.CASE_SECTIONS)}"
     points = "a tuple of different values"
-    table.add_row("cases.NAME.KEY", "", f"overrides of the case NAME\n{sections}")
-    table.add_row("sweep.grid.KEY", "", f"grid values for every case\n{points}; {sections}")
-    distributions = "; ".join(DISTRIBUTIONS.values())
-    table.add_row("sweep.draw.KEY", "", f"draws sweep.trials values\n{distributions}; {sections}")
-    return table
+    drawn = "Distribution of KEY, from which sweep.trials values are drawn"
+    entries += [
+        ("cases.NAME.KEY", "Value of KEY in the case NAME", key),
+        ("sweep.grid.KEY", "Values of KEY, each for every case", f"{points}; {key}"),
+        ("sweep.draw.KEY", drawn, f"{'; '.join(DISTRIBUTIONS.values())}; {key}"),
+    ]
+    wrapper = textwrap.TextWrapper(
+        width, initial_indent="    ", subsequent_indent="    ", break_long_words=False
+    )
+    return "\n".join(
+        line
+        for head, doc, allowed in entries
+        for line in (head, *wrapper.wrap(doc), *wrapper.wrap(f"allowed: {allowed}"))
+    )

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from highway_jax.errors import UserError, brief
+from highway_jax.errors import UserError, brief, show
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -71,7 +71,10 @@ def expand(name: str, path: str | Path) -> Path:
 
     Raises:
         UserError: If there is no such user; the message starts with `name`.
+        TypeError: If it is not a path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} is {show(path)}; allowed: a path")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -10,6 +10,8 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from highway_jax.errors import show
+
 T = TypeVar("T")
 
 
@@ -38,8 +40,10 @@ class Registry(Generic[T]):
         Raises:
             ValueError: If the name is not an identifier, or names another entry.
         """
-        if not name.isidentifier():
-            raise ValueError(f"{self.key}: {name!r} is not a name; allowed: a Python identifier")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(
+                f"{self.key}: {show(name)} is not a name; allowed: a Python identifier"
+            )
         if name in self._entries:
             raise ValueError(f"{self.key}: {name!r} is registered already; choose another name")
 

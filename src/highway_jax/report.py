@@ -88,7 +88,7 @@ def _title(found: Sequence[Run], beside_paper: bool) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs a command line, given without the program's name; returns the exit status."""
     parser = Parser(
-        prog="python -m highway_jax.report",
+        prog="highway-jax report",
         description="Reports the results of runs, beside those of the paper where it has them.",
     )
     parser.add_argument(

@@ -20,10 +20,26 @@ from highway_jax.analysis.predict import TrainedNet
 from highway_jax.config import config as config_lib
 from highway_jax.data import preprocess
 from highway_jax.data.dataset import Dataset, Split
+from highway_jax.errors import UserError, show
 from highway_jax.storage import preprocessing
 from highway_jax.sweep import planning
 from highway_jax.training import train
 from highway_jax.training.program import Program
+
+_KEYS = {
+    "depth": "model.depth",
+    "width": "model.width",
+    "block": "model.block",
+    "activation": "model.activation",
+    "transform_bias": "model.transform_bias",
+    "learning_rate": "optimizer.learning_rate",
+    "momentum": "optimizer.momentum",
+    "decay": "optimizer.decay",
+    "weight_decay": "optimizer.weight_decay",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+}
+"""The config keys of the parameters of `HighwayClassifier`."""
 
 
 class HighwayClassifier(ClassifierMixin, BaseEstimator):
@@ -102,8 +118,9 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
             y: Class labels [n].
 
         Raises:
-            ValueError: If the features or the labels are not allowed, or the training diverges.
-            UserError: If a parameter or a setting is not allowed.
+            TypeError: If `settings` is not a mapping.
+            ValueError: If the features, the labels, a parameter or a setting is not allowed, or the
+                training diverges.
         """
         X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
         check_classification_targets(y)
@@ -148,23 +165,28 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
         return checked
 
     def _config(self, num_examples: int) -> Any:
-        own = {
-            "model.depth": self.depth,
-            "model.width": self.width,
-            "model.block": self.block,
-            "model.activation": self.activation,
-            "model.transform_bias": self.transform_bias,
-            "optimizer.learning_rate": self.learning_rate,
-            "optimizer.momentum": self.momentum,
-            "optimizer.decay": self.decay,
-            "optimizer.weight_decay": self.weight_decay,
-            "training.epochs": self.epochs,
-            "training.batch_size": min(self.batch_size, num_examples),
+        if not isinstance(self.settings, Mapping | None):
+            raise TypeError(
+                f"settings is {show(self.settings)}; allowed: None, or a dict of values by config"
+                " key, such as {'optimizer.clip_norm': 1.0}"
+            )
+        own = {key: getattr(self, name) for name, key in _KEYS.items()}
+        # A random search draws NumPy numbers.
+        own = {k: v.item() if isinstance(v, np.generic) else v for k, v in own.items()}
+        if isinstance(own["training.batch_size"], int):
+            own["training.batch_size"] = min(own["training.batch_size"], num_examples)
+        own |= {
             "evaluation.batch_size": 100,
             "data.name": "arrays",
             "seeds": (int(check_random_state(self.random_state).randint(2**31 - 1)),),
         }
         values = config_lib.flatten(config_lib.default_config()) | own | dict(self.settings or {})
         config = config_lib.unflatten(values)
-        config_lib.validate(config)
+        try:
+            config_lib.validate(config)
+        except UserError as error:
+            text = str(error)
+            for name, key in _KEYS.items():
+                text = text.replace(f"config.{key} ", f"{name} ")
+            raise ValueError(text.replace("config.", "")) from None
         return config

@@ -63,7 +63,7 @@ def analyze(
     for row in rows:
         if row["trial"] not in saved.trials:
             raise UserError(
-                f"--workdir is {str(workdir)!r}; allowed: a run whose results.csv has a row for"
+                f"workdir is {str(workdir)!r}; allowed: a run whose results.csv has a row for"
                 f" each trial of the cell that trial {row['trial']} retrains: its settings are"
                 " unknown without them; start the run again to train those that are missing"
             )
@@ -89,7 +89,7 @@ def _choose(
             raise UserError(f"--trial is {index}; allowed: a finished highway net ({allowed})")
     if not ready:
         raise UserError(
-            f"--workdir is {str(workdir)!r}; allowed: a run with a highway net that is finished"
+            f"workdir is {str(workdir)!r}; allowed: a run with a highway net that is finished"
         )
     if chosen:
         return [row for row in ready if row["trial"] in chosen]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from highway_jax import files
 from highway_jax.analysis import restore
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
@@ -126,7 +127,10 @@ class TrainedNet:
         return self._map(self._activations, self._check(images), axis=1)
 
     def _check(self, images: Any, name: str = "images") -> np.ndarray:
-        array, wanted = np.asarray(images), self.preprocessing.example_shape
+        try:
+            array, wanted = np.asarray(images), self.preprocessing.example_shape
+        except ValueError as error:  # Rows of different lengths.
+            raise ValueError(f"{name} is not an array ({error})") from error
         is_float = self.preprocessing.dtype != "uint8"
         if not (np.issubdtype(array.dtype, np.floating) if is_float else array.dtype == np.uint8):
             allowed = "a float type" if is_float else "uint8"
@@ -136,7 +140,13 @@ class TrainedNet:
             allowed = " or ".join(f"[n, {', '.join(map(str, shape))}]" for shape in shapes)
             raise ValueError(f"{name} has the shape {list(array.shape)}; allowed: {allowed}")
         array = array.reshape(len(array), *wanted)
-        return array.astype(np.float32) if is_float else array
+        if not is_float:
+            return array
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite; allowed: finite float32")
+        return array
 
     def _map(self, function: Callable, images: np.ndarray, *others: np.ndarray, axis: int = 0):
         """Returns a function of batches of examples, joined along the axis of the examples."""
@@ -208,10 +218,10 @@ def load(
         >>> net = highway_jax.load("runs/mnist")  # doctest: +SKIP
         >>> classes = net.predict(images)  # doctest: +SKIP
     """
-    path = Path(workdir).expanduser()
+    path = files.expand("workdir", workdir)
     if not (path / "config.json").is_file():
         raise ValueError(f"workdir is {str(workdir)!r}; allowed: the directory of a run")
-    if type(batch_size) is not int or batch_size < 1:
+    if not _is_integer(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size is {show(batch_size)}; allowed: an integer of at least 1")
     saved = restore.read(path)
     row = _choose(saved, trial)
@@ -251,8 +261,10 @@ def _choose(saved: restore.Saved, trial: int | str) -> dict[str, Any]:
         if row["status"] == planning.FINISHED and row["trial"] in saved.trials
     }
     if not ready:
+        found = ", ".join(sorted({row["status"] for row in saved.rows})) or "not trained"
         raise ValueError(
-            f"workdir is {str(saved.workdir)!r}; allowed: a run with a trial that is finished"
+            f"workdir is {str(saved.workdir)!r}, whose trials are {found}; allowed: a run with a"
+            " trial that is finished"
         )
     if trial == "best":
         sweep: Any = saved.config.sweep
@@ -263,10 +275,18 @@ def _choose(saved: restore.Saved, trial: int | str) -> dict[str, Any]:
         most = max(row["epochs"] for row in ready.values())
         rows = (row for row in ready.values() if row["epochs"] == most)
         return min(rows, key=lambda row: planning.merit(criterion, row))
-    if type(trial) is not int or trial not in ready:
+    if not _is_integer(trial) or trial not in ready:
+        others = {row["trial"]: row["status"] for row in saved.rows} if _is_integer(trial) else {}
+        status = f", which is {others[trial]}" if trial in others else ""
         numbers = ", ".join(map(str, ready))
-        raise ValueError(f"trial is {show(trial)}; allowed: 'best' or a finished trial ({numbers})")
+        raise ValueError(
+            f"trial is {show(trial)}{status}; allowed: 'best' or a finished trial ({numbers})"
+        )
     return ready[trial]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _own_config(trial: Trial) -> ConfigDict:

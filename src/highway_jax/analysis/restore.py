@@ -48,7 +48,7 @@ def read(workdir: Path) -> Saved:
         config = config_lib.from_json((workdir / "config.json").read_text("utf-8"))
     except OSError as error:
         raise UserError(
-            f"--workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
+            f"workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
         ) from error
     cells = planning.cells(config, Workdir(workdir).numbering())
     rows = Records(workdir, config, cells).results()

@@ -255,7 +255,10 @@ def validate(config: ConfigDict, *, saved: bool = False) -> None:
         UserError: For the first unknown or missing key, wrong type or value that is not allowed.
     """
     if not isinstance(config, ConfigDict):
-        raise UserError(f"config is {show(config)}; allowed: a ml_collections.ConfigDict")
+        raise UserError(
+            f"config is {show(config)}; allowed: a ml_collections.ConfigDict, such as"
+            " default_config() returns"
+        )
     free = tuple(f"{section}." for section in FREE_SECTIONS)
     values = {k: v for k, v in _settings(config).items() if not f"{k}.".startswith(free)}
     for key, value in values.items():
@@ -288,7 +291,7 @@ def validate(config: ConfigDict, *, saved: bool = False) -> None:
     _check_count(values, list(settings), grid)
     varied = grid | {key: choices for key, (kind, *choices) in draw.items() if kind == "choice"}
     for prefix, case in (settings or {"": {}}).items():
-        _check_rules(values | case, varied, prefix, saved)
+        _check_rules(values, case, varied, prefix, saved)
 
 
 def _free_section(config: ConfigDict, key: str) -> ConfigDict:
@@ -402,7 +405,10 @@ def _check(key: str, value: Any, saved: bool, prefix: str = "") -> None:
         raise UserError(f"config.{prefix}{key} is {show(value)}; allowed: {entry.allowed}")
 
 
-def _check_rules(values: dict[str, Any], varied: dict[str, Any], prefix: str, saved: bool) -> None:
+def _check_rules(
+    values: dict[str, Any], case: dict[str, Any], varied: dict[str, Any], prefix: str, saved: bool
+) -> None:
+    values = values | case
     for rule in RULES:
         if saved and rule.reads_registry:
             continue
@@ -410,8 +416,9 @@ def _check_rules(values: dict[str, Any], varied: dict[str, Any], prefix: str, sa
             if not rule.check(*point):
                 first, *others = point
                 allowed = rule.allowed if isinstance(rule.allowed, str) else rule.allowed(*others)
+                place = "" if case.keys().isdisjoint(rule.keys) else prefix
                 raise UserError(
-                    f"config.{prefix}{rule.keys[0]} is {show(first)}; allowed: {allowed}"
+                    f"config.{place}{rule.keys[0]} is {show(first)}; allowed: {allowed}"
                 )
 
 

@@ -7,7 +7,7 @@ returns a `Dataset`. The validation split is drawn here, in the same way for all
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,9 +126,13 @@ class Dataset:
             >>> dataset.example_shape, dataset.num_classes
             ((28, 28, 1), 3)
         """
+        if not isinstance(name, str):
+            raise TypeError(f"name is {show(name)}; allowed: a string")
+        if type(max_value) is not int or not 1 <= max_value <= 255:
+            raise ValueError(f"max_value is {show(max_value)}; allowed: an integer from 1 to 255")
         names = None if class_names is None else _check_class_names(class_names)
-        train = _make_split("train", x_train, y_train, names)
-        test = _make_split("test", x_test, y_test, names)
+        train = _make_split("train", x_train, y_train, names, max_value)
+        test = _make_split("test", x_test, y_test, names, max_value)
         if train.images.dtype != test.images.dtype:
             raise TypeError(
                 f"x_test is {test.images.dtype}; allowed: {train.images.dtype}, as x_train is"
@@ -203,10 +207,17 @@ def load(data: Any) -> Dataset:
 
     Raises:
         UserError: If a value is out of range, or the data cannot be obtained or are invalid.
+        TypeError: If a registered function returns no `Dataset`.
     """
     if data.name not in DATASETS:
         raise UserError(f"data.name={data.name!r}: allowed: {', '.join(DATASETS)}")
-    return DATASETS[data.name](data).with_validation(data.valid_size, data.split_seed)
+    dataset = DATASETS[data.name](data)
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"data set {data.name!r} is {show(dataset)}; allowed: a highway_jax.Dataset, which the"
+            " registered function returns"
+        )
+    return dataset.with_validation(data.valid_size, data.split_seed)
 
 
 def check_validation(name: str, num_train: int, size: int, seed: int) -> None:
@@ -236,7 +247,7 @@ def permutation(size: int, seed: int) -> np.ndarray:
     return np.argsort(np.random.PCG64(seed).random_raw(size), kind="stable")
 
 
-def _make_split(part: str, x: Any, y: Any, names: tuple[str, ...] | None) -> Split:
+def _make_split(part: str, x: Any, y: Any, names: tuple[str, ...] | None, max_value: int) -> Split:
     examples, labels = _to_array(f"x_{part}", x), _to_array(f"y_{part}", y)
     if examples.dtype != np.uint8 and not np.issubdtype(examples.dtype, np.floating):
         raise TypeError(f"x_{part} is {examples.dtype}; allowed: uint8 or a float type")
@@ -257,6 +268,10 @@ def _make_split(part: str, x: Any, y: Any, names: tuple[str, ...] | None) -> Spl
             examples = examples.astype(np.float32)
         if not np.isfinite(examples).all():
             raise ValueError(f"x_{part} has values that are not finite; allowed: finite float32")
+    elif (largest := examples.max()) > max_value:
+        raise ValueError(
+            f"x_{part} has pixels of up to {largest}; allowed: up to {max_value}, the max_value"
+        )
     most, why = _MAX_CLASSES, "as each class has an output of its own"
     if names is not None:
         most, why = len(names), "the labels of class_names"
@@ -278,7 +293,8 @@ def _to_array(name: str, value: Any) -> np.ndarray:
 
 
 def _check_class_names(class_names: Any) -> tuple[str, ...]:
-    names = () if isinstance(class_names, str) else tuple(class_names)
+    is_sequence = isinstance(class_names, Iterable) and not isinstance(class_names, str)
+    names = tuple(class_names) if is_sequence else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names is {show(class_names)}; allowed: a sequence of strings")
     if len(set(names)) < len(names):

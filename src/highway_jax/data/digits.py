@@ -1,8 +1,8 @@
 """The digits that scikit-learn carries too: 1,797 images of 8x8 pixels with values from 0 to 16.
 
-They lie beside this module in `digits.npz`; `digits-LICENSE` says where they are from. They have no
-official test split. Here it consists of 360 examples, stratified by class and drawn
-with a constant seed.
+They lie beside this module in `digits.npz`; `digits-LICENSE` says where they are from. All of them
+are the test set of a data set of UCI. Here the test split consists of 360 of them, stratified by
+class and drawn with a constant seed.
 """
 
 from pathlib import Path

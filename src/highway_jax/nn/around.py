@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from highway_jax.nn import custom
 from highway_jax.nn.blocks import Block, BlockActivations, force
 
 
@@ -63,8 +64,10 @@ class Highway(nn.Module):
                 transform gate.
 
         Raises:
+            TypeError: If H or T is not a linen module.
             ValueError: If H changes the shape of x, or T does not broadcast to it.
         """
+        custom.check(self.transform, "transform")
         h: Array = _own(self.transform, self, "transform")(x)
         if h.shape != x.shape:
             raise ValueError(
@@ -74,6 +77,7 @@ class Highway(nn.Module):
             bias = nn.initializers.constant(self.transform_bias)
             logits: Any = nn.Dense(x.shape[-1], bias_init=bias, name="gate")
         else:
+            custom.check(self.gate, "gate")
             logits = _own(self.gate, self, "gate")
         z: Array = logits(x).astype(jnp.float32)
         if z.ndim > x.ndim or jnp.broadcast_shapes(z.shape, x.shape) != x.shape:

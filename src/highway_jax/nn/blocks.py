@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from highway_jax.errors import show
@@ -169,8 +170,10 @@ class Block(nn.Module):
         """Raises `ValueError` if the block cannot take this input."""
         kind = type(self).__name__
         for field, value, least in (("width", self.width, 1), ("kernel_size", self.kernel_size, 0)):
-            if value < least:
-                raise ValueError(f"{field} is {value}; allowed: at least {least}")
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(
+                    f"{field} is {value!r}; allowed: a whole number of at least {least}"
+                )
         choose("padding", self.padding, convolution.PADDINGS)
         if self.kernel_size and jnp.ndim(x) != 4:
             raise ValueError(
@@ -263,7 +266,13 @@ class Block(nn.Module):
 
     def nonlinear(self, z: Array) -> Array:
         """Returns f(z), the block's activation."""
-        return _entry(ACTIVATIONS, "activation", self.activation)(z)
+        h = _entry(ACTIVATIONS, "activation", self.activation)(z)
+        if jnp.shape(h) != z.shape:
+            raise ValueError(
+                f"activation maps the shape {z.shape} to {jnp.shape(h)}; allowed: an elementwise"
+                " function"
+            )
+        return h
 
     def _initializer(self) -> Callable[..., Array]:
         found = _entry(INITIALIZERS, "initializer", self.initializer)

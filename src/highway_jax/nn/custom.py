@@ -17,15 +17,15 @@ import jax.numpy as jnp
 from highway_jax.errors import show
 
 
-def check(module: Any) -> None:
-    """Raises `TypeError` unless `module` is an instance of a linen module."""
+def check(module: Any, name: str = "model") -> None:
+    """Raises `TypeError`, which names the argument, unless `module` is a linen module."""
     if isinstance(module, nn.Module):
         return
     if isinstance(module, type) and issubclass(module, nn.Module):
         found, instance = f"the class {module.__name__}", f"{module.__name__}()"
     else:
         found, instance = show(module), "MyNet()"
-    raise TypeError(f"model is {found}; allowed: a flax.linen.Module, such as {instance}")
+    raise TypeError(f"{name} is {found}; allowed: a flax.linen.Module, such as {instance}")
 
 
 def identity(module: nn.Module) -> str:

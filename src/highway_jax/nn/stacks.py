@@ -3,6 +3,7 @@
 The blocks of a run are one `nn.scan`, so that compiling a net takes the same time at every depth.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from highway_jax.errors import show
 from highway_jax.nn import architectures, pooling
 from highway_jax.nn.blocks import BlockActivations, PlainBlock, choose
 from highway_jax.registry import BLOCKS
@@ -120,7 +122,7 @@ def _check_scan(block: Any, num_blocks: int, unroll: int) -> None:
             " allowed: an instance of a Block such as HighwayBlock(width)"
         )
     for name, value, least in (("num_blocks", num_blocks, 0), ("unroll", unroll, 1)):
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}; allowed: a whole number of at least {least}")
     if block.scope is None:
         raise ValueError(
@@ -131,7 +133,12 @@ def _check_scan(block: Any, num_blocks: int, unroll: int) -> None:
 
 def _as_gates(gates: Any, num_blocks: int) -> Array:
     """Returns gates as an array [blocks, ...]."""
-    gates = jnp.asarray(gates, jnp.float32)
+    try:
+        gates = jnp.asarray(gates, jnp.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"gates is {show(gates)}; allowed: numbers, one for each of {num_blocks} blocks"
+        ) from error
     if gates.ndim == 0 or len(gates) != num_blocks:
         raise ValueError(
             f"gates have shape {gates.shape}; allowed: one value for each of {num_blocks} blocks"
@@ -204,14 +211,18 @@ def _fields(block: str, options: Mapping[str, Any], num_blocks: int = 0) -> dict
     Raises:
         ValueError: If there is no such block, or no block has one of the options.
     """
-    known = BLOCKS[choose("block", block, BLOCKS)].__dataclass_fields__
-    every = {name for kind in BLOCKS for name in BLOCKS[kind].__dataclass_fields__}
+    known = _names_of_fields(BLOCKS[choose("block", block, BLOCKS)])
+    every = {name for kind in BLOCKS for name in _names_of_fields(BLOCKS[kind])}
     every -= {"width", "kernel_size", "padding", "num_blocks", "parent", "name"}
     for name in options:
         if name not in every:
             raise ValueError(f"options has {name!r}; allowed: {', '.join(sorted(every))}")
     fields = {name: value for name, value in options.items() if name in known}
     return fields | ({"num_blocks": num_blocks} if num_blocks and "num_blocks" in known else {})
+
+
+def _names_of_fields(block: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(block)}
 
 
 def _ends(
@@ -271,8 +282,8 @@ class DenseStack(nn.Module):
         """Returns float32 logits, and what is to be collected of the blocks (see `scan_blocks`)."""
         if jnp.ndim(x) < 2:
             raise ValueError(f"the input has shape {jnp.shape(x)}; allowed: [batch, ...]")
-        if self.depth < 1:
-            raise ValueError(f"depth is {self.depth}; allowed: at least 1")
+        if not isinstance(self.depth, int | np.integer) or self.depth < 1:
+            raise ValueError(f"depth is {self.depth!r}; allowed: a whole number of at least 1")
         first, last = _ends(self.options, self.first_initializer, self.last_initializer)
         x = x.reshape(x.shape[0], -1)
         x = PlainBlock(self.width, **first, name="input")(x)

@@ -56,7 +56,7 @@ def restore(batch: Batch, program: Program, context: RunContext) -> Restored | N
     if not parts.keys() >= set(indices) or len(steps) > 1:
         raise UserError(
             f"{context.checkpoints_dir}: holds other trials or steps than those from which"
-            f" {batch.name} resumes; restore the directory, or use another --workdir"
+            f" {batch.name} resumes; restore the directory, or use another workdir"
         )
     state = jax.tree.map(lambda *leaves: np.stack(leaves), *(parts[index] for index in indices))
     pairs = zip(state.numbers, numbers, strict=True)
@@ -66,7 +66,7 @@ def restore(batch: Batch, program: Program, context: RunContext) -> Restored | N
         raise UserError(
             f"{context.checkpoints_dir / names[0]}: holds other settings of {wrong} than"
             f" {batch.name} trains; remove the directory to train from the start, or use another"
-            " --workdir"
+            " workdir"
         )
     return Restored(steps.pop(), state, extra, names)
 

@@ -19,20 +19,20 @@ def refusal(old: dict[str, Any], config: ConfigDict, numbering: Numbering) -> st
     changed = _changed_keys(flatten(old), flatten(json.loads(config_lib.to_json(config))))
     for key in changed:
         if key != "seeds" and not re.fullmatch(r"(cases\.[^.]+\.)?training\.epochs", key):
-            return f"with --extend, changes of seeds and training.epochs, not of {key}"
+            return f"with extend, changes of seeds and training.epochs, not of {key}"
     if config.sweep.trials:
-        return "with --extend, runs without sweep.trials"
+        return "with extend, runs without sweep.trials"
     before = config_lib.from_json(json.dumps(old))
     if config.seeds[: len(before.seeds)] != before.seeds:
-        return "with --extend, further seeds after those of the run"
+        return "with extend, further seeds after those of the run"
     points = (design.grid_points(c, numbering.format) for c in (before, config))
     for (case, _, earlier), (_, _, later) in zip(*points, strict=True):
         schedule = later["optimizer.schedule"]
         if later["training.epochs"] < earlier["training.epochs"]:
-            return f"with --extend, at least {earlier['training.epochs']} epochs of {case}"
+            return f"with extend, at least {earlier['training.epochs']} epochs of {case}"
         if later["training.epochs"] != earlier["training.epochs"] and schedule not in _OPEN_ENDED:
             return (
-                f"with --extend, more epochs where optimizer.schedule is {', '.join(_OPEN_ENDED)};"
+                f"with extend, more epochs where optimizer.schedule is {', '.join(_OPEN_ENDED)};"
                 f" {schedule!r} of {case} depends on their number"
             )
     return ""

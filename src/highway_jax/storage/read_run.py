@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from highway_jax import files
 from highway_jax.storage import results
 from highway_jax.storage.summaries import summarize
 
@@ -42,6 +43,6 @@ def read_run(workdir: str | Path) -> SavedRun:
         >>> [round(trial["test_accuracy"], 4) for trial in run.results]
         [0.9754, 0.9765, 0.9764, 0.9745, 0.9745]
     """
-    found = results.read(Path(workdir).expanduser())
+    found = results.read(files.expand("workdir", workdir))
     metrics = [line for trial in sorted(found.curves) for line in found.curves[trial]]
     return SavedRun(found.rows, summarize(found.rows), metrics, found.config, found.environment)

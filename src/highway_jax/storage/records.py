@@ -103,7 +103,7 @@ class Records:
             if at != epoch:
                 raise UserError(
                     f"{self._metrics}: ends at epoch {at} of trial {trial}, but its checkpoint is"
-                    f" at epoch {epoch}; restore the file, or use another --workdir"
+                    f" at epoch {epoch}; restore the file, or use another workdir"
                 )
         files.write_atomically(self._metrics, "".join(line + "\n" for line in kept))
 
@@ -134,7 +134,7 @@ class Records:
                     break  # Incomplete after a crash; its epoch is trained again.
                 raise UserError(
                     f"{self._metrics}: line {number} is damaged; restore the file, or use another"
-                    " --workdir"
+                    " workdir"
                 ) from error
             yield text, line
 
@@ -154,7 +154,7 @@ class Records:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self._results}: cannot be read ({error}); restore the file, or use another"
-                " --workdir"
+                " workdir"
             ) from error
         return tables.complete(columns, rows, self._config, self._cells)
 

@@ -82,7 +82,7 @@ def read(directory: Path) -> Run:
         settings |= planned | {row["trial"]: row for row in rows}
     except (OSError, EOFError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
-            f"--workdir is {str(directory)!r}; allowed: a directory of a run ({error})"
+            f"workdir is {str(directory)!r}; allowed: a directory of a run ({error})"
         ) from error
     inside = {
         int(match[1]): findings.load(path)

@@ -46,7 +46,7 @@ class Workdir:
         Raises:
             UserError: If the user of `~user` does not exist.
         """
-        self.path = files.expand("--workdir", path)
+        self.path = files.expand("workdir", path)
         self._lock: IO[str] | None = None
 
     @contextlib.contextmanager
@@ -65,11 +65,11 @@ class Workdir:
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
         except UnicodeEncodeError as error:
             raise UserError(
-                f"--workdir is {str(self.path.absolute())!r}; allowed: a path in UTF-8"
+                f"workdir is {str(self.path.absolute())!r}; allowed: a path in UTF-8"
             ) from error
         except OSError as error:
             raise UserError(
-                f"--workdir is {str(self.path)!r}, which cannot be written ({error.strerror});"
+                f"workdir is {str(self.path)!r}, which cannot be written ({error.strerror});"
                 " allowed: a directory that this user can create and write"
             ) from error
         with lock:
@@ -78,12 +78,12 @@ class Workdir:
                 is_ours = filelock.lock_descriptor(lock.fileno(), blocking=False)
             except OSError as error:
                 raise UserError(
-                    f"--workdir is {str(self.path)!r}, which cannot be locked"
+                    f"workdir is {str(self.path)!r}, which cannot be locked"
                     f" ({files.reason(error)}); allowed: a directory on a file system with locks"
                 ) from error
             if not is_ours:
                 raise UserError(
-                    f"--workdir is {str(self.path)!r}, which is in use by {_holder(lock)}; allowed:"
+                    f"workdir is {str(self.path)!r}, which is in use by {_holder(lock)}; allowed:"
                     " another directory, or the same one once that run has ended"
                 )
             lock.truncate(0)
@@ -111,12 +111,12 @@ class Workdir:
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{self.path}: the workdir is gone, nothing more is written; restore it and repeat"
-                " the command, or use another --workdir"
+                " the command, or use another workdir"
             ) from None
         if (found.st_ino, found.st_dev) != (held.st_ino, held.st_dev):
             raise UserError(
                 f"{self.path}: the workdir was replaced during the run, nothing more is written;"
-                " use another --workdir"
+                " use another workdir"
             )
 
     def numbering(self) -> Numbering:
@@ -164,13 +164,13 @@ class Workdir:
             if changed:
                 refusal = extension.refusal(old, config, numbering)
                 if refusal or not extend:
-                    advice = "the same config, or another --workdir"
+                    advice = "the same config, or another workdir"
                     if not refusal:
-                        advice += ", or --extend, which trains what the config adds"
+                        advice += ", or extend, which trains what the config adds"
                     elif extend:
                         advice = refusal
                     raise UserError(
-                        f"--workdir={self.path} holds a run with another config: changed"
+                        f"workdir={self.path} holds a run with another config: changed"
                         f" {'; '.join(changed)}; allowed: {advice}"
                     )
                 numbering = numbering.extended(len(old["seeds"]), len(config.seeds))
@@ -178,7 +178,7 @@ class Workdir:
         elif found := [name for name in _RECORDS if (self.path / name).exists()]:
             raise UserError(
                 f"{self.path}: holds {', '.join(found)} but no config.json, which identifies the"
-                " run; restore config.json, or use another --workdir"
+                " run; restore config.json, or use another workdir"
             )
         return numbering
 
@@ -186,9 +186,9 @@ class Workdir:
         known = self.environment(must_exist=True).get("data_fingerprint")
         if known != data_fingerprint:
             raise UserError(
-                f"--workdir={self.path} holds a run on other data: {config.data.name} had"
+                f"workdir={self.path} holds a run on other data: {config.data.name} had"
                 f" fingerprint {str(known)[:12]}, now {data_fingerprint[:12]}; allowed: the"
-                " same data, or another --workdir"
+                " same data, or another workdir"
             )
 
     def claim(
@@ -251,9 +251,7 @@ class Workdir:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path}: cannot be read ({error}); restore the file, or use another --workdir"
-    )
+    return UserError(f"{path}: cannot be read ({error}); restore the file, or use another workdir")
 
 
 def _holder(lock: IO[str]) -> str:

@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from highway_jax.config.sections import Optimizer
+from highway_jax.errors import show
 from highway_jax.registry import OPTIMIZERS
 from highway_jax.sweep.trials import AdaptiveHyperparameters, AnyHyperparameters
 
@@ -272,6 +273,11 @@ def build(
     rule = OPTIMIZERS[config.name](parts)
     if isinstance(rule, optax.GradientTransformation):
         rule = (rule,)
+    if not isinstance(rule, Sequence):
+        raise TypeError(
+            f"update rule {config.name!r} is {show(rule)}; allowed: an"
+            " optax.GradientTransformation, which the registered function returns, or several"
+        )
     clip = (optax.clip_by_global_norm(config.clip_norm),) if config.clip_norm else ()
     average = (
         (average_weights(numbers.weight_average),) if hasattr(numbers, "weight_average") else ()
