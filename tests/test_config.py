@@ -430,7 +430,7 @@ def test_boundaries_and_the_schedule_steps_belong_together(top, case, refused):
     config.cases.some = ConfigDict()
     for key, value in case.items():
         put(config.cases.some, key, value)
-    _expect_boundaries(config, "cases.some.", refused)
+    _expect_boundaries(config, "cases.some." if case else "", refused)
 
 
 def _expect_boundaries(config, prefix, refused):
