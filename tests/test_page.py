@@ -9,6 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 from made_up_findings import made_up
+from matplotlib.figure import Figure
 from test_report import _row, _write_run
 
 from highway_jax import report
@@ -97,8 +98,8 @@ def test_no_chart_offers_to_upload_itself():
     (config,) = re.findall(r"const CONFIG = \{(.*?)\};", script, re.S)
     assert "showSendToCloud: false" in config
     assert 'plotlyServerURL: ""' in config
-    assert re.findall(r"Plotly\.(?!Plots)\w+\(.*\)", script) == [
-        "Plotly.react(element, traces, layout(changes), CONFIG)"
+    assert re.findall(r"Plotly\.(?!Plots|purge)\w+\(.*\)", script) == [
+        "Plotly.react(element, traces, shown, CONFIG)"
     ]
 
 
@@ -109,10 +110,11 @@ def test_the_library_is_kept_with_its_licence():
 
 
 def test_tables_look_alike_in_both_forms():
+    picture = Picture("two", "Words", Figure)
     sections = [
         Section("One", ["Some **bold** words.", Table(("net", "loss"), [("a < b", "0.1")])]),
-        Section("Two", [Chart("lines", {"x": "", "y": "", "lines": []}), Picture("two", "Words")]),
-        Section("Three", [Picture("three", "Words")]),
+        Section("Two", [Chart("lines", {"x": "", "y": "", "lines": []}), picture]),
+        Section("Three", [Picture("three", "Words", Figure)]),
         Section("Four", [Cards((Card("Best", "98 %", "a & b"),))]),
     ]
     assert to_markdown("All", sections) == (

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from highway_jax.config import config as config_lib
@@ -119,34 +119,33 @@ def _best_card(found: Sequence[Run], dataset: str, several: bool) -> Card:
     return Card(title, value, f"{line['case']}, {line['depth']} layers; chosen by {chosen_by}")
 
 
-FIGURES: list[Callable[[Run, Path], Section]] = []
-"""Functions that draw a figure of one run, in the order of the report.
+FIGURES: list[Callable[[Run], Section]] = []
+"""Functions that make a figure of one run, in the order of the report.
 
-Each takes the run and the directory of the report, writes the figure there, and returns its
-section, which is empty for a run that the figure does not apply to.
+Each takes the run and returns the section of the figure, which is empty for a run that the figure
+does not apply to.
 """
 
 
-def figure(draw: Callable[[Run, Path], Section]) -> Callable[[Run, Path], Section]:
+def figure(make: Callable[[Run], Section]) -> Callable[[Run], Section]:
     """Adds a function to `FIGURES`, as a decorator."""
-    FIGURES.append(draw)
-    return draw
+    FIGURES.append(make)
+    return make
 
 
 @figure
-def by_depth(run: Run, out: Path) -> Section:
-    """Draws how nets of several depths train; empty for a search, which Figure 1 is about."""
+def by_depth(run: Run) -> Section:
+    """Shows how nets of several depths train; empty for a search, which Figure 1 is about."""
     title = f"Training by depth: {run.name}"
     if run.config["sweep"]["trials"] or len({row["depth"] for row in run.rows}) < 2:
         return Section(title, [])
     nets: dict[tuple[str, int], list[figures.Curve]] = {}
     for row in run.rows:
-        points = run.curve(row["trial"], "train_loss")
-        curve = figures.Curve.of(points)
+        curve = figures.Curve.of(run.curve(row["trial"], "train_loss"))
         nets.setdefault((row["block"], row["depth"]), []).append(curve)
-    picture = f"depth-{run.stem}"
-    figures.save(figures.training_by_depth(nets, run.name), out / picture)
-    return Section(title, [Picture(picture, "Training cross-entropy by depth")])
+    words = "Training cross-entropy by depth"
+    draw = partial(figures.training_by_depth, nets, run.name)
+    return Section(title, [Picture(f"depth-{run.stem}", words, draw)])
 
 
 def differences(found: Sequence[Run]) -> Section:
