@@ -21,7 +21,7 @@ from highway_jax.reporting import document, figures
 from highway_jax.reporting.document import Section
 
 SCRIPTS = (
-    *("core.js", "trials.js", "curves.js", "sweep.js", "paper.js", "maps.js", "main.js", "live.js"),
+    *("core.js", "trials.js", "curves.js", "sweep.js", "paper.js", "maps.js", "live.js", "main.js"),
 )
 LIBRARY = "plotly-cartesian.min.js"
 

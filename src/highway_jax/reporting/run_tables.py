@@ -24,7 +24,7 @@ def overview(found: Sequence[Run]) -> Section:
     """Returns what was run: a line for each setting, or for each cell of a search."""
     lines = [line for run in found for line in _overview_lines(run)]
     if not lines:
-        return Section("What was run", ["No batch of trials is finished yet."])
+        return Section("What was run", [cards(found), "No batch of trials is finished yet."])
     columns = {name: [line[name] for line in lines] for name in lines[0]}
     for name in ("settings", "validation accuracy (%)"):
         if not set(columns[name]) - {"", "-"}:
@@ -70,13 +70,16 @@ def cards(found: Sequence[Run]) -> Cards:
     training = sum(len(set(run.curves) - {row["trial"] for row in run.rows}) for run in found)
     details = [f"{len(found)} runs"] if len(found) > 1 else []
     details += [f"and {training} in training"] if training else []
+    ended = Card("Trials", str(len(rows)), ", ".join(details))
+    if not rows:
+        return Cards((ended,))
     diverged = sum(row["diverged"] for row in rows)
     seconds = sum(map(train_seconds, found))
     devices = dict.fromkeys(_device(run) for run in found)
     return Cards(
         (
             *shown,
-            Card("Trials", str(len(rows)), ", ".join(details)),
+            ended,
             Card("Diverged", str(diverged), f"{100 * diverged / len(rows):.0f} % of trials"),
             Card("Time of training", _duration(seconds), ", ".join(devices)),
         )

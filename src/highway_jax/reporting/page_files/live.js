@@ -1,10 +1,9 @@
 // Follows runs in training: asks the server for a newer page and puts it in place of this one.
 
-const SECONDS = 3;
+const SECONDS = 2;
 
 async function follow() {
   const box = document.querySelector("input[name=live]");
-  const words = document.querySelector(".live output");
   box.checked = State.get("live", "on") === "on";
   box.addEventListener("change", () => State.set("live", box.checked ? "on" : "off", "on"));
   let dragging = false;
@@ -12,20 +11,24 @@ async function follow() {
   addEventListener("pointerup", () => { dragging = false; }, true);
   for (;;) {
     await new Promise((done) => setTimeout(done, 1000 * SECONDS));
-    if (!box.checked || document.hidden || dragging) continue;
-    try {
-      const { live } = document.documentElement.dataset;
-      const answer = await fetch("/", { headers: { "If-None-Match": live }, cache: "no-store" });
-      const text = await answer.text();
-      if (answer.status === 200) {
-        replacePage(new DOMParser().parseFromString(text, "text/html"));
-        words.textContent = `updated ${new Date().toLocaleTimeString()}`;
-      } else if (answer.status !== 304) {
-        words.textContent = `not updated: ${text}`;
-      }
-    } catch {
-      words.textContent = "not updated: the server does not answer";
+    if (box.checked && !document.hidden && !dragging) await ask();
+  }
+}
+
+async function ask() {
+  const words = document.querySelector(".live output");
+  try {
+    const { live } = document.documentElement.dataset;
+    const answer = await fetch("/", { headers: { "If-None-Match": live }, cache: "no-store" });
+    const text = await answer.text();
+    if (answer.status === 200) {
+      replacePage(new DOMParser().parseFromString(text, "text/html"));
+      words.textContent = `updated ${new Date().toLocaleTimeString()}`;
+    } else if (answer.status !== 304) {
+      words.textContent = `not updated: ${text}`;
     }
+  } catch (error) {
+    words.textContent = `not updated: ${error.message}`;
   }
 }
 
