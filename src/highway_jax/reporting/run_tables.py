@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from highway_jax.config import config as config_lib
+from highway_jax.config.schema import USES
+from highway_jax.errors import UserError
 from highway_jax.reporting import explorer, figures
 from highway_jax.reporting.document import Card, Cards, Picture, Section, Table
 from highway_jax.runtime.progress import of_best, percent
-from highway_jax.storage import summaries
+from highway_jax.storage import summaries, tables
 from highway_jax.storage.results import Run
 
 _NOTE = (
@@ -42,7 +44,14 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
     else:
         rows = summaries.summarize(run.rows)
         accuracy, loss = percent, "train_loss_mean"
-    settings = summaries.labels(rows, summaries.differing(rows, ["depth", "dataset"]))
+    names = summaries.differing(rows)
+    names += [tables.column(key) for key in _flat(run.config["sweep"]["draw"])]
+    shown = [name for name in dict.fromkeys(names) if name not in ("depth", "dataset")]
+    labels = {name: summaries.labels(rows, [name]) for name in shown}
+    settings = [
+        summaries.joined(*(labels[name][i] for name in shown if _matters(row, name)))
+        for i, row in enumerate(rows)
+    ]
     return [
         {
             "run": run.name,
@@ -60,6 +69,16 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
         }
         for row, own in zip(rows, settings, strict=True)
     ]
+
+
+def _matters(row: Mapping[str, Any], name: str) -> bool:
+    """Returns whether a setting has an effect on a trial, as far as is known."""
+    use = USES.get(tables.SETTINGS.get(name, name))
+    values = [row.get(tables.column(key)) for key in use.keys] if use else []
+    try:
+        return use is None or None in values or bool(use.check(*values))
+    except UserError:  # A block that is not registered here.
+        return True
 
 
 def cards(found: Sequence[Run]) -> Cards:

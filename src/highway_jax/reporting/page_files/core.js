@@ -151,7 +151,7 @@ function layout(changes = {}) {
 }
 
 function colorbar(text = "") {
-  return { thickness: 10, outlinewidth: 0, tickfont: { color: css("--soft") }, title: { text, side: "right" } };
+  return { thickness: 10, outlinewidth: 0, exponentformat: "power", tickfont: { color: css("--soft") }, title: { text, side: "right" } };
 }
 
 function draw(element, traces, changes) {
@@ -241,6 +241,19 @@ function columnsOf(role, varied = true) {
 
 function text(value) {
   return value === null || value === undefined ? "" : String(value);
+}
+
+// Returns values as short texts: names of runs often begin alike and differ at their ends.
+function tickTexts(values) {
+  const names = values.map(text);
+  const [first, ...others] = names;
+  let same = 0;
+  while (others.length && same < first.length && others.every((name) => name[same] === first[same])) same += 1;
+  const begin = first?.slice(0, same).search(/[^a-z0-9]*[a-z0-9]*$/i) ?? 0;
+  return names.map((name) => {
+    const rest = begin > 8 ? `…${name.slice(begin).replace(/^[^a-z0-9]+/i, "")}` : name;
+    return rest.length > 26 ? `${rest.slice(0, 12)}…${rest.slice(-13)}` : rest;
+  });
 }
 
 function short(value, digits) {
