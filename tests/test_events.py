@@ -1,44 +1,35 @@
-"""The TensorBoard events of a run, read from its event files."""
+"""The TensorBoard events of a run, as the reader of TensorBoard sees them."""
 
 import io
 import json
-import struct
-from collections import defaultdict
 
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from highway_jax.runs.experiment import run
 from highway_jax.storage import records
 
+reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
 
 def _events(directory):
-    """Returns the summary values of all event files of a directory, (step, value) by tag."""
-    found = defaultdict(list)
-    for path in sorted(directory.glob("events*")):
-        content, place = path.read_bytes(), 0
-        while place < len(content):
-            (length,) = struct.unpack_from("<Q", content, place)
-            event = Event.FromString(content[place + 12 : place + 12 + length])
-            for value in event.summary.value:
-                found[value.tag].append((event.step, value))
-            place += 16 + length
-    return found
+    """Returns what TensorBoard shows of a directory."""
+    return reader.EventAccumulator(
+        str(directory), dict.fromkeys(reader.DEFAULT_SIZE_GUIDANCE, 0)
+    ).Reload()
 
 
-def _session(events, kind):
-    ((_, value),) = events[f"_hparams_/session_{kind}_info"]
-    return HParamsPluginData.FromString(value.metadata.plugin_data.content)
+def _points(directory):
+    """Returns the (step, value) of each scalar of a directory by tag."""
+    events = _events(directory)
+    return {t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()["scalars"]}
 
 
-def _session_metrics(events):
-    """Returns the metrics that the HParams tab shows."""
-    ((_, value),) = events["_hparams_/experiment"]
-    data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
-    return data.experiment.metric_infos
+def _hparams(events, name):
+    content = events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content
+    return HParamsPluginData.FromString(content)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +41,7 @@ def sweep(tmp_path_factory):
     config.model.depth, config.model.width = 4, 6
     config.training.epochs = 3
     config.sweep.trials = 3
+    config.runtime.max_trials = 2  # The best of the rung is known after its second batch.
     config.sweep.rung_epochs, config.sweep.rung_keeps = (1,), (1,)
     config.sweep.draw.optimizer = {
         "learning_rate": ("log_uniform", 0.01, 0.1),
@@ -61,54 +53,50 @@ def sweep(tmp_path_factory):
     return path, run(config, path)
 
 
-def test_a_trial_has_its_curves(sweep):
+def _directory(path, trial):
+    (directory,) = path.glob(f"tensorboard/*-{trial}")
+    return directory
+
+
+def test_a_trial_has_one_short_name_and_its_curves(sweep):
     path, rows = sweep
-    (best,) = [row for row in rows if row["status"] == "finished"]
-    (directory,) = path.glob(f"tensorboard/*rung1/*-trial{best['trial']}")
-    curves = _events(directory)
-    losses = {step: value.simple_value for step, value in curves["loss/train"]}
-    assert sorted(losses) == [2, 3]
-    lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-    (last,) = [ln for ln in lines if (ln["trial"], ln["epoch"]) == (best["trial"], 3)]
-    assert losses[3] == pytest.approx(last["train_loss"], rel=1e-5)
-    assert losses[3] != pytest.approx(best["train_loss"], rel=1e-5)
-    for tag in ("learning_rate", "accuracy/train", "loss/valid", "accuracy/valid"):
-        assert len(curves[tag]) >= 2
-    assert not curves["accuracy/test"]  # The test split is read once, after training.
+    names = sorted(directory.name for directory in (path / "tensorboard").iterdir())
+    assert names == ["run-0", "run-1", "run-2"]
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        points = _points(_directory(path, row["trial"]))
+        own = [line for line in lines if line["trial"] == row["trial"]]
+        assert len(own) == (3 if row["status"] == "finished" else 1)
+        for tag, metric in (
+            ("loss/train", "train_loss"),
+            ("accuracy/valid", "valid_accuracy"),
+            ("learning_rate", "learning_rate"),
+        ):
+            expected = [(line["step"], pytest.approx(line[metric])) for line in own]
+            assert points[tag] == expected
+        assert own[0]["step"] > 10  # Steps, not epochs.
+        assert "accuracy/test" not in points  # The test split is read once, after training.
 
 
 def test_final_evaluations_have_tags_of_their_own(sweep):
     """A running mean and an evaluation of the same epoch have different values."""
     path, rows = sweep
-    for directory in path.glob("tensorboard/*/*-trial*"):
-        curves = _events(directory)
-        for tag, points in curves.items():
-            steps = [step for step, _ in points]
-            assert len(set(steps)) == len(steps), tag
     for row in rows:
-        found = [
-            events
-            for directory in path.glob(f"tensorboard/*/*-trial{row['trial']}")
-            if (events := _events(directory))["final/train_loss"]
-        ]
-        (events,) = found
+        directory = _directory(path, row["trial"])
+        points = _points(directory)
         for metric in records.MEASURED:
-            values = [(step, value.simple_value) for step, value in events[f"final/{metric}"]]
-            measured = [(row["epochs"], row[metric])] if np.isfinite(row[metric]) else []
-            assert values == [(step, pytest.approx(value)) for step, value in measured]
-        names = {metric.name.tag for metric in _session_metrics(events)}
-        assert names == {tag for tag in events if tag.startswith("final/") and events[tag]}
+            known = np.isfinite(row[metric])
+            measured = [(row["steps"], pytest.approx(row[metric]))] if known else []
+            assert points.get(f"final/{metric}", []) == measured
+        assert points["final/train_loss"][0][1] != points["loss/train"][-1][1]
+        infos = _hparams(_events(directory), "experiment").experiment.metric_infos
+        assert {info.name.tag for info in infos} == {t for t in points if t.startswith("final/")}
 
 
-def test_every_trial_has_its_settings_once(sweep):
+def test_every_trial_has_its_settings(sweep):
     path, rows = sweep
     for row in rows:
-        found = [
-            _session(events, "start")
-            for directory in path.glob(f"tensorboard/*/*-trial{row['trial']}")
-            if (events := _events(directory))["_hparams_/session_start_info"]
-        ]
-        (start,) = found
+        start = _hparams(_events(_directory(path, row["trial"])), "session_start_info")
         settings = start.session_start_info.hparams
         rate = settings["learning_rate"].number_value
         assert rate == pytest.approx(row["learning_rate"])
@@ -121,10 +109,9 @@ def test_every_trial_has_its_settings_once(sweep):
 def test_the_gates_are_drawn(sweep):
     path, rows = sweep
     (best,) = [row for row in rows if row["status"] == "finished"]
-    (directory,) = path.glob(f"tensorboard/*rung1/*-trial{best['trial']}")
-    maps = _events(directory)["gates"]
-    assert [step for step, _ in maps] == [2, 3]
-    with Image.open(io.BytesIO(maps[-1][1].image.encoded_image_string)) as picture:
+    maps = _events(_directory(path, best["trial"])).Images("gates")
+    assert len(maps) == 3  # After each rung's last epoch, and after every second.
+    with Image.open(io.BytesIO(maps[-1].encoded_image_string)) as picture:
         pixels = np.asarray(picture.convert("L"))
     # Three blocks of six gates, eight pixels each.
     assert pixels.shape == (3 * 8, 6 * 8)

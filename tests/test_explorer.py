@@ -134,6 +134,26 @@ def test_the_best_is_never_chosen_by_its_test_accuracy(tmp_path):
     assert (trials.value, diverged.value, spent.value) == ("2", "0", "5 s")
 
 
+def test_a_search_shows_what_was_drawn_where_it_has_an_effect(tmp_path):
+    rows = [_row(0, learning_rate=0.1, transform_bias=-3.0)]
+    rows.append(_row(1, learning_rate=0.2, transform_bias=-4.0, block="plain", case="plain"))
+    _write_run(tmp_path / "run", rows, [], trials=1)
+    run = results.read(tmp_path / "run")
+    run.config["sweep"]["draw"] = {
+        "optimizer": {"learning_rate": ["uniform", 0.1, 0.3]},
+        "model": {"transform_bias": ["uniform", -9, -1]},
+    }
+    (_, table, _) = run_tables.overview([run]).parts
+    settings = [row[table.heads.index("settings")] for row in table.rows]
+    assert settings == [
+        "block highway, learning_rate 0.1, transform_bias -3",
+        "block plain, learning_rate 0.2",
+    ]
+    alone = run._replace(rows=run.rows[:1])
+    (_, table, _) = run_tables.overview([alone]).parts
+    assert table.rows[0][table.heads.index("settings")] == "learning_rate 0.1, transform_bias -3"
+
+
 def test_the_best_of_a_search_is_among_those_trained_furthest(tmp_path):
     rows = [
         _row(0, status="finished", epochs=9, learning_rate=0.1, train_loss=0.5),

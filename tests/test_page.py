@@ -9,6 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 from made_up_findings import made_up
+from matplotlib.figure import Figure
 from test_report import _row, _write_run
 
 from highway_jax import report
@@ -97,8 +98,8 @@ def test_no_chart_offers_to_upload_itself():
     (config,) = re.findall(r"const CONFIG = \{(.*?)\};", script, re.S)
     assert "showSendToCloud: false" in config
     assert 'plotlyServerURL: ""' in config
-    assert re.findall(r"Plotly\.(?!Plots)\w+\(.*\)", script) == [
-        "Plotly.react(element, traces, layout(changes), CONFIG)"
+    assert re.findall(r"Plotly\.(?!Plots|purge)\w+\(.*\)", script) == [
+        "Plotly.react(element, traces, shown, CONFIG)"
     ]
 
 
@@ -109,10 +110,11 @@ def test_the_library_is_kept_with_its_licence():
 
 
 def test_tables_look_alike_in_both_forms():
+    picture = Picture("two", "Words", Figure)
     sections = [
         Section("One", ["Some **bold** words.", Table(("net", "loss"), [("a < b", "0.1")])]),
-        Section("Two", [Chart("lines", {"x": "", "y": "", "lines": []}), Picture("two", "Words")]),
-        Section("Three", [Picture("three", "Words")]),
+        Section("Two", [Chart("lines", {"x": "", "y": "", "lines": []}), picture]),
+        Section("Three", [Picture("three", "Words", Figure)]),
         Section("Four", [Cards((Card("Best", "98 %", "a & b"),))]),
     ]
     assert to_markdown("All", sections) == (
@@ -423,6 +425,85 @@ def test_a_link_of_the_navigation_keeps_the_state(sweep_page, open_page):
     top = "[...document.querySelectorAll('h2')].find((h) => h.innerText === 'Settings and results')"
     assert 0 <= view.evaluate(f"{top}.getBoundingClientRect().top") < 200
     assert view.evaluate("location.hash") == "#q=depth%3D20"
+
+
+def _click_point(view, place, number, trace, index):
+    """Clicks a point of a chart, as Plotly reports it: pixels of its axes."""
+    view.evaluate(
+        "([place, number, trace, index]) => {"
+        " const plot = document.querySelectorAll(`${place} .plot`)[number];"
+        " plot.scrollIntoView({block: 'center'});"
+        " const data = plot.data[trace];"
+        " plot.emit('plotly_click', {points: [{x: data.x?.[index], y: index + 1,"
+        " customdata: data.customdata?.[index]}]}); }",
+        [place, number, trace, index],
+    )
+    _settle(view)
+
+
+def test_every_other_control(sweep_page, open_page):
+    """One page, on which all controls are used that no other test uses."""
+    view = open_page(sweep_page)
+    selected = view.locator(".trials tr[aria-selected=true]")
+    trials = lambda: selected.evaluate_all("all => all.map((line) => line.dataset.trial)")  # noqa: E731
+    # A click on a curve, a point, or a line of the parallel coordinates selects its trial.
+    trace = next(i for i, t in enumerate(_data(view, CURVES)) if t["name"] == "net 20")
+    _click_point(view, CURVES, 0, trace, 0)
+    assert len(trials()) == 1
+    _click_point(view, SWEEP, 0, 0, 1)
+    assert len(trials()) == 2
+    view.locator(".parallel path[data-trial='4']").dispatch_event("click")
+    assert "4" in trials()
+    view.locator(".trials tr[data-trial='4'] input").press("Space")
+    _settle(view)
+    assert "4" not in trials()
+    view.get_by_role("button", name="clear selection").click()
+    # Legends: a double click shows an entry alone, another one all.
+    for place, drawn in ((CURVES, 0), (SWEEP, 0)):
+        entry = view.locator(f"{place} .legend").first.get_by_role("button", name="net 10")
+        for expected in ({"net 10"}, {"net 10", "net 20", f"{EVIL} 20"}):
+            entry.dblclick()
+            names = {t["name"].removesuffix(", one point") for t in _data(view, place, drawn)}
+            assert names == expected
+    # The result is that of the parallel coordinates, the scatter and the heat map.
+    _choose(view, SWEEP, "result", "train_loss")
+    _choose(view, SWEEP, "colour", "depth")
+    assert [t["name"] for t in _data(view, SWEEP, 0)] == ["depth 10", "depth 20"]
+    _choose(view, SWEEP, "across", "case")
+    _choose(view, SWEEP, "down", "depth")
+    heat = _data(view, SWEEP, 1)[0]
+    assert (heat["x"], heat["y"]) == ([EVIL, "net"], ["10", "20"])
+    # A part of an axis of words, and of one that is cut off in the other direction.
+    area = view.locator(".parallel .brush[data-axis=case]")
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    middle = box["x"] + box["width"] / 2
+    for start, end, words in ((0.4, 0.99, f"case={EVIL}"), (0.01, 0.4, "case=net")):
+        view.mouse.move(middle, box["y"] + start * box["height"])
+        view.mouse.down()
+        view.mouse.move(middle, box["y"] + end * box["height"])
+        view.mouse.up()
+        assert view.get_by_label("filter").input_value() == words
+    view.get_by_label("filter").fill("")
+    # A field of a gate map chooses its layer.
+    _click_point(view, INSIDE, 0, 0, 2)
+    assert view.locator("input[name=layer]").input_value() == "3"
+    # The training curve can be left out, and what is zoomed to holds until it is shown whole.
+    view.locator(CURVES).get_by_role("checkbox", name="train").uncheck()
+    assert "no trial shown has such a curve" in _layout(view, CURVES)["annotations"][0]["text"]
+    view.locator(CURVES).get_by_role("checkbox", name="train").check()
+    plot = f"document.querySelector('{CURVES} .plot')"
+    view.evaluate(f"Plotly.relayout({plot}, {{'xaxis.range[0]': 1, 'xaxis.range[1]': 1.5}})")
+    view.locator("input[name=smoothing]").fill("0.5")
+    assert _layout(view, CURVES)["xaxis"]["range"] == [1, 1.5]
+    assert "zoom-curves0=1" in view.evaluate("location.hash")
+    view.evaluate(f"Plotly.relayout({plot}, {{'xaxis.autorange': true, 'yaxis.autorange': true}})")
+    assert _layout(view, CURVES)["xaxis"]["range"] != [1, 1.5]
+    assert "zoom" not in view.evaluate("location.hash")
+    # Another address, as a link that is pasted, is another choice.
+    view.evaluate("location.hash = '#q=depth%3D20'")
+    view.locator("html[data-drawn=yes]").wait_for(state="attached")
+    view.wait_for_function("document.querySelector('[name=filter]')?.value === 'depth=20'")
 
 
 @pytest.mark.parametrize("width", [1200, 420])

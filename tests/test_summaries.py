@@ -92,7 +92,7 @@ def test_whatever_varies_has_a_column_and_is_not_averaged(where, key, tmp_path):
     config = _config(where, key, values)
     own = {value: (i + 1) / 4 for i, value in enumerate(values)}
     rows = _rows(config, lambda trial: own[trial.settings[key]] + trial.index / 1000)
-    record = records.Records(tmp_path, config, tensorboard=False)
+    record = records.Records(tmp_path, config, writes=False)
     record.write_results(rows)
     again = record.results()
     name = tables.column(key)

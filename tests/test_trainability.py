@@ -71,7 +71,7 @@ def test_tables_have_a_row_for_each_case_and_a_column_for_each_depth(lab, tmp_pa
 
 
 def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
-    section = trainability.which_train(results.read(lab), tmp_path)
+    section = trainability.which_train(results.read(lab))
     rates, biases = (part.data for part in section.parts if getattr(part, "kind", "") == "maps")
     assert [found["title"] for found in rates["maps"]] == ["deep", "skip"]
     assert [found["title"] for found in biases["maps"]] == ["deep"]  # The other has no gates.
@@ -118,9 +118,9 @@ def test_maps_without_any_finite_loss_are_drawn():
 
 def test_other_runs_have_no_such_section(tmp_path):
     _write_run(tmp_path / "run", [_row(0)], [], 3, {"model": {"depth": [10, 1000]}})
-    assert not trainability.which_train(results.read(tmp_path / "run"), tmp_path).parts
+    assert not trainability.which_train(results.read(tmp_path / "run")).parts
 
 
 def test_nets_of_other_kinds_are_not_those_of_figure_1(lab):
     assert not paper_tables.figure1_cells([results.read(lab)])
-    assert not trainability.which_train(results.read(lab)._replace(rows=[]), lab).parts
+    assert not trainability.which_train(results.read(lab)._replace(rows=[])).parts

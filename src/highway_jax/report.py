@@ -1,21 +1,32 @@
 """Reports the results of runs, beside those of the paper where it has them.
 
-    python -m highway_jax.report --workdir=runs/sweep --workdir=runs/table1 --out=report
+    python -m highway_jax.report runs/sweep runs/table1 --out=report
+    python -m highway_jax.report runs/sweep --serve
 
 Reads the records of any number of runs, finished or not. Writes `report.md` with figures as PNG and
-SVG, and an interactive page, `report.html`. Nothing is trained.
+SVG, and an interactive page, `report.html`; or serves a page that follows runs in training. Nothing
+is trained.
 """
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from highway_jax import files
 from highway_jax.arguments import Parser
 from highway_jax.errors import UserError, require
 from highway_jax.paper import published
-from highway_jax.reporting import explorer, page, paper_tables, run_tables, trainability
-from highway_jax.reporting.document import Chart, Section, to_markdown
+from highway_jax.reporting import (
+    explorer,
+    figures,
+    page,
+    paper_tables,
+    run_tables,
+    serve,
+    trainability,
+)
+from highway_jax.reporting.document import Chart, Picture, Section, to_markdown
 from highway_jax.runtime.output import print_error, standard_output
 from highway_jax.storage import results
 from highway_jax.storage.results import Run
@@ -38,25 +49,13 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
     require("report", "a report", "matplotlib", "sklearn")
     found = results.read_all(workdirs)
     trials = explorer.explore(found)
+    title, sections = _sections(found, trials)
+    text = to_markdown(title, sections)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        beside = [
-            paper_tables.figure1(found, out),
-            *(paper_tables.table(name, found, out) for name in published.TABLES),
-            paper_tables.inside(found, out),
-        ]
-        sections = [
-            run_tables.overview(found),
-            *_charts(trials),
-            run_tables.differences(found),
-            *beside,
-            *(draw(run, out) for draw in run_tables.FIGURES for run in found),
-            *(trainability.which_train(run, out) for run in found),
-            run_tables.provenance(found),
-        ]
-        sections = [section for section in sections if section.parts]
-        title = _title(found, any(section.parts for section in beside))
-        text = to_markdown(title, sections)
+        for picture in (part for section in sections for part in section.parts):
+            if isinstance(picture, Picture):
+                figures.save(picture.draw(), out / picture.name)
         files.write_atomically(out / "report.html", page.to_html(title, sections, trials))
         files.write_atomically(out / "report.md", text)
     except OSError as error:
@@ -64,6 +63,45 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
             f"--out is {str(out)!r}; allowed: a directory to write ({error})"
         ) from error
     return text
+
+
+def live_page(workdirs: Sequence[Path], version: str, trouble: str) -> str:
+    """Returns the page of a server.
+
+    Args:
+        workdirs: Directories of runs.
+        version: A name of the page as it is now.
+        trouble: Why the runs cannot be read, or "".
+
+    Raises:
+        UserError: If a directory holds no run and there is no `trouble`.
+    """
+    if trouble:
+        title = ", ".join(path.name for path in workdirs)
+        return page.to_html(title, [Section("Waiting for a run", [trouble])], live=version)
+    found = results.read_all(workdirs)
+    trials = explorer.explore(found)
+    return page.to_html(*_sections(found, trials), trials, live=version)
+
+
+def _sections(found: list[Run], trials: explorer.Row | None) -> tuple[str, list[Section]]:
+    """Returns the title and the sections of a report."""
+    beside = [
+        paper_tables.figure1(found),
+        *(paper_tables.table(name, found) for name in published.TABLES),
+        paper_tables.inside(found),
+    ]
+    sections = [
+        run_tables.overview(found),
+        *_charts(trials),
+        run_tables.differences(found),
+        *beside,
+        *(make(run) for make in run_tables.FIGURES for run in found),
+        *(trainability.which_train(run) for run in found),
+        run_tables.provenance(found),
+    ]
+    title = _title(found, any(section.parts for section in beside))
+    return title, [section for section in sections if section.parts]
 
 
 def _charts(trials: explorer.Row | None) -> list[Section]:
@@ -91,13 +129,28 @@ def main(argv: Sequence[str]) -> int:
         prog="highway-jax report",
         description="Reports the results of runs, beside those of the paper where it has them.",
     )
+    parser.add_argument("workdirs", nargs="*", metavar="WORKDIR", help="directory of a run")
     parser.add_argument(
-        "--workdir", action="append", required=True, help="directory of a run; repeatable"
+        "--workdir", action="append", default=[], help="the same as a flag; repeatable"
     )
-    parser.add_argument("--out", default="report", help="directory to write (default: report)")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--out", default="report", help="directory to write (default: report)")
+    way.add_argument(
+        "--serve", action="store_true", help="show a page that follows runs, to this machine alone"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port of --serve (default: 8000)")
     try:
         arguments = parser.parse(argv)
-        workdirs = [files.expand("--workdir", workdir) for workdir in arguments.workdir]
+        workdirs = [
+            files.expand("--workdir", path) for path in (*arguments.workdirs, *arguments.workdir)
+        ]
+        if not workdirs:
+            raise UserError("--workdir is missing; allowed: one or more directories of runs")
+        if arguments.serve:
+            require("report", "a report", "matplotlib", "sklearn")
+            live = serve.LivePage(workdirs, partial(live_page, workdirs))
+            serve.serve(live, arguments.port, partial(print, file=sys.stderr, flush=True))
+            return 0
         out = files.expand("--out", arguments.out)
         with standard_output() as output:
             print(report(workdirs, out), file=output)

@@ -51,7 +51,7 @@ def read(workdir: Path) -> Saved:
             f"workdir is {str(workdir)!r}; allowed: a directory of a run ({error.strerror})"
         ) from error
     cells = planning.cells(config, Workdir(workdir).numbering())
-    rows = Records(workdir, config, cells).results()
+    rows = Records(workdir, config, cells, writes=False).results()
     return Saved(workdir, config, rows, cells, planning.find(config, rows, cells))
 
 

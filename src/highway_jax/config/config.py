@@ -47,7 +47,10 @@ Trials with the default are compiled apart from the others, and their checkpoint
 which optional hyperparameters a version of the package has.
 """
 
-UNCOMPARED = ("runtime.", "checkpoint.", "data.dir", "data.cache_dir", "data.download", "data.file")
+UNCOMPARED = (
+    *("runtime.", "record.", "checkpoint."),
+    *("data.dir", "data.cache_dir", "data.download", "data.file"),
+)
 """Keys, or prefixes of keys, that may change between the starts of one run."""
 
 FREE_SECTIONS = ("cases", "sweep.grid", "sweep.draw")

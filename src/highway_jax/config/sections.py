@@ -353,6 +353,16 @@ class Runtime:
 
 
 @dataclasses.dataclass(frozen=True)
+class Record:
+    """Services that track the trials of a run besides the files in its directory."""
+
+    wandb: str = text("", "Project of Weights & Biases that tracks the trials; empty: none")
+    mlflow: str = text(
+        "", "Store of MLflow that tracks the trials: a directory or an address; empty: none"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """All settings of one trial or run, except cases, `sweep.grid` and `sweep.draw`."""
 
@@ -371,6 +381,7 @@ class Config:
     sweep: Sweep = dataclasses.field(default_factory=Sweep)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     runtime: Runtime = dataclasses.field(default_factory=Runtime)
+    record: Record = dataclasses.field(default_factory=Record)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Config":

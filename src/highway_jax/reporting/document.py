@@ -1,6 +1,6 @@
 """The parts of reports, and their form in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -24,10 +24,12 @@ class Picture(NamedTuple):
     Attributes:
         name: Name of its file beside the report, without the suffix.
         words: Its caption.
+        draw: Returns it as a matplotlib figure.
     """
 
     name: str
     words: str
+    draw: Callable[[], Any]
 
 
 class Chart(NamedTuple):

@@ -78,8 +78,12 @@ def _trials(run: Run) -> set[int]:
 
 def _trial(run: Run, trial: int) -> Row:
     row = run.settings[trial]
-    known = row if "status" in row else row | {"status": TRAINING}
-    return known | {"run": run.name}
+    if "status" not in row:  # What was measured last in training.
+        last = run.curves[trial][-1]
+        measured = {name: last[name] for name in tables.MEASURED if last.get(name) is not None}
+        measured |= {"epochs": last["epoch"], "steps": last.get("step")}
+        row = row | measured | {"status": TRAINING}
+    return row | {"run": run.name}
 
 
 def _nets(found: Sequence[Run], pairs: Sequence[tuple[Run, Row]]) -> list[str]:

@@ -20,17 +20,22 @@ from markupsafe import Markup, escape
 from highway_jax.reporting import document, figures
 from highway_jax.reporting.document import Section
 
-SCRIPTS = ("core.js", "trials.js", "curves.js", "sweep.js", "paper.js", "maps.js", "main.js")
+SCRIPTS = (
+    *("core.js", "trials.js", "curves.js", "sweep.js", "paper.js", "maps.js", "live.js", "main.js"),
+)
 LIBRARY = "plotly-cartesian.min.js"
 
 
-def to_html(title: str, sections: Iterable[Section], trials: Any = None) -> str:
+def to_html(
+    title: str, sections: Iterable[Section], trials: Any = None, live: str | None = None
+) -> str:
     """Returns the page.
 
     Args:
         title: Its heading.
         sections: Its sections. Those that hold nothing but pictures are left out.
         trials: What `explorer.explore` returns, for the charts of all trials.
+        live: The version of a page that asks its server for later ones; None for one that stays.
     """
     shown = [
         section._replace(parts=parts)
@@ -41,6 +46,7 @@ def to_html(title: str, sections: Iterable[Section], trials: Any = None) -> str:
         title=title,
         sections=shown,
         trials=trials,
+        live=live,
         scales=figures.color_scales(),
         style=Markup(_read("page.css")),
         library=Markup(_read(LIBRARY)),

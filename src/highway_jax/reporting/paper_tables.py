@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterable
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,13 +92,12 @@ def draw_figure1(cells: dict[tuple[str, int], Cell]) -> Any:
     return figures.figure1({key: cell.curve for key, cell in cells.items()}, bars)
 
 
-def figure1(found: Iterable[Run], out: Path) -> Section:
-    """Draws Figure 1. The section is empty without a sweep of dense nets on MNIST."""
+def figure1(found: Iterable[Run]) -> Section:
+    """Returns the section of Figure 1, which is empty without a sweep of dense nets on MNIST."""
     cells = figure1_cells(found)
     title = "Figure 1: training of plain and highway nets on MNIST"
     if not cells:
         return Section(title, [])
-    figures.save(draw_figure1(cells), out / "figure1")
     heads = ("net", "trials", "best: training loss", "at epoch", "paper's best, 400 epochs",
              "ten best: mean ± std", "at epoch", "paper's ten best")  # fmt: skip
     table, chart = [], []
@@ -119,7 +118,7 @@ def figure1(found: Iterable[Run], out: Path) -> Section:
     return Section(
         title,
         [
-            Picture("figure1", "Training cross-entropy by depth"),
+            Picture("figure1", "Training cross-entropy by depth", partial(draw_figure1, cells)),
             "The paper's values are read off its figure, to about 10 %. Ours, of the best and of"
             " the ten best alike, are mean losses over the steps of an epoch: the loss evaluated"
             " after training is known at each trial's last epoch only, and trials are dropped at"
@@ -141,8 +140,8 @@ def _sweeps_depth(run: Run) -> bool:
 # ---- Tables 1 to 3
 
 
-def table(name: str, found: list[Run], out: Path) -> Section:
-    """Draws the test curves of a table, and returns its section; empty without results of ours."""
+def table(name: str, found: list[Run]) -> Section:
+    """Returns the section of a table with test curves; it is empty without results of ours."""
     reference = published.TABLES[name]
     heads = ("network", "layers", "parameters", *(f"{c} (%)" for c in reference.columns))
     cells: list[tuple[str, ...]] = [
@@ -161,7 +160,7 @@ def table(name: str, found: list[Run], out: Path) -> Section:
                     ours.append((f"**{row.network}, ours**: {label}", run.stem, parts))
                 if trials:
                     picture = f"{name}-{'-'.join(map(str, net))}-{run.stem}"
-                    pictures += _test_curves(net, run, trials, out / picture)
+                    pictures += _test_curves(net, run, trials, picture)
     if not ours:
         return Section(reference.title, [])
     labels = [label for label, _, _ in ours]
@@ -196,8 +195,8 @@ def _lines(trials: list[Row]) -> list[tuple[str, Row]]:
     return lines
 
 
-def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], path: Path) -> list[Any]:
-    """Draws the test curves of the trials of a net, and that of the authors."""
+def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], name: str) -> list[Any]:
+    """Returns a picture and a chart of the test curves of a net, and of that of the authors."""
     curves = [run.curve(row["trial"], "test_accuracy", "step") for row in trials]
     drawn = [(row, points) for row, points in zip(trials, curves, strict=True) if points[0]]
     if not drawn:
@@ -208,28 +207,28 @@ def _test_curves(net: tuple[str, int, str], run: Run, trials: list[Row], path: P
     authors = published.author_curve(*net)
     curve = None if authors is None else figures.Curve(authors[:, 0], authors[:, 1])
     title = f"{net[0]}, width {net[1]}, on {net[2]}"
-    figures.save(figures.test_curves(ours, curve, title), path)
+    draw = partial(figures.test_curves, ours, curve, title)
     lines = [
         {
-            "name": name,
+            "name": label,
             "color": f"ours {own}",
             "x": c.x.tolist(),
             "y": (100 * (1 - c.y)).round(3).tolist(),
         }
-        for own, (name, c) in zip(summaries.settings(rows), ours.items(), strict=True)
+        for own, (label, c) in zip(summaries.settings(rows), ours.items(), strict=True)
     ]
     if curve is not None:
         y = (100 * (1 - curve.y[1:])).round(3).tolist()
         lines.insert(0, {"name": "authors' log", "x": curve.x[1:].tolist(), "y": y})
     chart = Chart("lines", {"x": "Step", "y": f"Test error (%), {title}", "lines": lines})
-    return [Picture(path.name, f"Test error, {title}"), chart]
+    return [Picture(name, f"Test error, {title}", draw), chart]
 
 
 # ---- Figures 2 to 4
 
 
-def inside(found: Iterable[Run], out: Path) -> Section:
-    """Draws Figures 2 to 4 from findings of `highway_jax.analyze`; checks the paper's claims."""
+def inside(found: Iterable[Run]) -> Section:
+    """Returns Figures 2 to 4 from findings of `highway_jax.analyze`, and the paper's claims."""
     nets = [(run, trial, net) for run in found for trial, net in run.inside.items()]
     title = "Figures 2 to 4: inside the nets"
     if not nets:
@@ -250,8 +249,7 @@ def inside(found: Iterable[Run], out: Path) -> Section:
         ("figure3", "Mean gates of two classes, minus those of all", figures.figure3),
         ("figure4", "Training error with the gates of one layer closed", figures.figure4),
     ):
-        figures.save(draw(shown), out / name)
-        parts.append(Picture(name, words))
+        parts.append(Picture(name, words, partial(draw, shown)))
     by_data = {
         row.get("dataset", run.config["data"]["name"]): net
         for (run, _, net), row in reversed(list(zip(nets, trials, strict=True)))

@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from highway_jax.config import config as config_lib
+from highway_jax.config.schema import USES
+from highway_jax.errors import UserError
 from highway_jax.reporting import explorer, figures
 from highway_jax.reporting.document import Card, Cards, Picture, Section, Table
 from highway_jax.runtime.progress import of_best, percent
-from highway_jax.storage import summaries
+from highway_jax.storage import summaries, tables
 from highway_jax.storage.results import Run
 
 _NOTE = (
@@ -24,7 +26,7 @@ def overview(found: Sequence[Run]) -> Section:
     """Returns what was run: a line for each setting, or for each cell of a search."""
     lines = [line for run in found for line in _overview_lines(run)]
     if not lines:
-        return Section("What was run", ["No batch of trials is finished yet."])
+        return Section("What was run", [cards(found), "No batch of trials is finished yet."])
     columns = {name: [line[name] for line in lines] for name in lines[0]}
     for name in ("settings", "validation accuracy (%)"):
         if not set(columns[name]) - {"", "-"}:
@@ -42,7 +44,14 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
     else:
         rows = summaries.summarize(run.rows)
         accuracy, loss = percent, "train_loss_mean"
-    settings = summaries.labels(rows, summaries.differing(rows, ["depth", "dataset"]))
+    names = summaries.differing(rows)
+    names += [tables.column(key) for key in _flat(run.config["sweep"]["draw"])]
+    shown = [name for name in dict.fromkeys(names) if name not in ("depth", "dataset")]
+    labels = {name: summaries.labels(rows, [name]) for name in shown}
+    settings = [
+        summaries.joined(*(labels[name][i] for name in shown if _matters(row, name)))
+        for i, row in enumerate(rows)
+    ]
     return [
         {
             "run": run.name,
@@ -62,6 +71,16 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
     ]
 
 
+def _matters(row: Mapping[str, Any], name: str) -> bool:
+    """Returns whether a setting has an effect on a trial, as far as is known."""
+    use = USES.get(tables.SETTINGS.get(name, name))
+    values = [row.get(tables.column(key)) for key in use.keys] if use else []
+    try:
+        return use is None or None in values or bool(use.check(*values))
+    except UserError:  # A block that is not registered here.
+        return True
+
+
 def cards(found: Sequence[Run]) -> Cards:
     """Returns the best result on each data set, and the numbers of trials and hours."""
     rows = [row for run in found for row in run.rows]
@@ -70,13 +89,16 @@ def cards(found: Sequence[Run]) -> Cards:
     training = sum(len(set(run.curves) - {row["trial"] for row in run.rows}) for run in found)
     details = [f"{len(found)} runs"] if len(found) > 1 else []
     details += [f"and {training} in training"] if training else []
+    ended = Card("Trials", str(len(rows)), ", ".join(details))
+    if not rows:
+        return Cards((ended,))
     diverged = sum(row["diverged"] for row in rows)
     seconds = sum(map(train_seconds, found))
     devices = dict.fromkeys(_device(run) for run in found)
     return Cards(
         (
             *shown,
-            Card("Trials", str(len(rows)), ", ".join(details)),
+            ended,
             Card("Diverged", str(diverged), f"{100 * diverged / len(rows):.0f} % of trials"),
             Card("Time of training", _duration(seconds), ", ".join(devices)),
         )
@@ -119,34 +141,33 @@ def _best_card(found: Sequence[Run], dataset: str, several: bool) -> Card:
     return Card(title, value, f"{line['case']}, {line['depth']} layers; chosen by {chosen_by}")
 
 
-FIGURES: list[Callable[[Run, Path], Section]] = []
-"""Functions that draw a figure of one run, in the order of the report.
+FIGURES: list[Callable[[Run], Section]] = []
+"""Functions that make a figure of one run, in the order of the report.
 
-Each takes the run and the directory of the report, writes the figure there, and returns its
-section, which is empty for a run that the figure does not apply to.
+Each takes the run and returns the section of the figure, which is empty for a run that the figure
+does not apply to.
 """
 
 
-def figure(draw: Callable[[Run, Path], Section]) -> Callable[[Run, Path], Section]:
+def figure(make: Callable[[Run], Section]) -> Callable[[Run], Section]:
     """Adds a function to `FIGURES`, as a decorator."""
-    FIGURES.append(draw)
-    return draw
+    FIGURES.append(make)
+    return make
 
 
 @figure
-def by_depth(run: Run, out: Path) -> Section:
-    """Draws how nets of several depths train; empty for a search, which Figure 1 is about."""
+def by_depth(run: Run) -> Section:
+    """Shows how nets of several depths train; empty for a search, which Figure 1 is about."""
     title = f"Training by depth: {run.name}"
     if run.config["sweep"]["trials"] or len({row["depth"] for row in run.rows}) < 2:
         return Section(title, [])
     nets: dict[tuple[str, int], list[figures.Curve]] = {}
     for row in run.rows:
-        points = run.curve(row["trial"], "train_loss")
-        curve = figures.Curve.of(points)
+        curve = figures.Curve.of(run.curve(row["trial"], "train_loss"))
         nets.setdefault((row["block"], row["depth"]), []).append(curve)
-    picture = f"depth-{run.stem}"
-    figures.save(figures.training_by_depth(nets, run.name), out / picture)
-    return Section(title, [Picture(picture, "Training cross-entropy by depth")])
+    words = "Training cross-entropy by depth"
+    draw = partial(figures.training_by_depth, nets, run.name)
+    return Section(title, [Picture(f"depth-{run.stem}", words, draw)])
 
 
 def differences(found: Sequence[Run]) -> Section:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,14 +49,10 @@ class Map(NamedTuple):
     loss: Float[np.ndarray, "rows columns"]
 
 
-def which_train(run: Run, out: Path) -> Section:
+def which_train(run: Run) -> Section:
     """Reports a search over depth and learning rate whose best settings were trained again.
 
     The section is empty for any other run, and for one without results.
-
-    Args:
-        run: The run.
-        out: The directory of the figures.
     """
     section = Section(f"Which nets train: {run.name}", [])
     sweep, varied = run.config["sweep"], config_lib.varied_keys(run.config)
@@ -81,9 +77,9 @@ def which_train(run: Run, out: Path) -> Section:
         ("biases", by_bias, "Initial gate bias"),
     ):
         if maps:
-            path = out / f"{name}-{run.stem}"
-            figures.save(figures.trainability(maps, x, *_lines(name)), path)
-            parts.append(Picture(path.name, f"Training loss by {x.lower()} and depth"))
+            words = f"Training loss by {x.lower()} and depth"
+            draw = partial(figures.trainability, maps, x, *_lines(name))
+            parts.append(Picture(f"{name}-{run.stem}", words, draw))
             parts.append(Chart("maps", _chart(maps, x, name)))
     return section._replace(parts=[*parts, _MAPS])
 

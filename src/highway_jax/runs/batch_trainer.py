@@ -194,6 +194,7 @@ class BatchRun:
             }
             host_state = self._program.trials.fetch(state)
             self._context.lead(lambda: self._checkpoints.save(step, host_state, extra))
+            self._context.lead(self._context.records.send)
             self._saved_at = time.monotonic()
         if stop:
             raise Stopped(

@@ -53,9 +53,7 @@ class RunContext:
         self.cells = design.cells(config, numbering)
         self.directory = directory
         self.checkpoints_dir = directory.path / "checkpoints"
-        self.records = Records(
-            directory.path, config, self.cells, tensorboard=config.runtime.tensorboard
-        )
+        self.records = Records(directory.path, config, self.cells)
         self.display = display
         self.bar = Bar()
         self.stop = stop

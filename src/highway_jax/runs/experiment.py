@@ -148,6 +148,7 @@ def _with_module(config: ConfigDict, module: Any) -> ConfigDict:
 
 def _train_all(batches: list[Batch], datasets: dict[Data, Dataset], context: RunContext) -> None:
     """Trains batches, and those that follow from their results, until none is left."""
+    context.lead(context.records.open)
     multihost.together(lambda: self_check.run(jax.local_devices()[0]))
     began = time.monotonic()
     total, done = planning.work_planned(context.config, context.cells), context.work_done()

@@ -1,4 +1,4 @@
-"""Writes the measurements of a run: curves, results, summary, TensorBoard events.
+"""Writes the measurements of a run: curves, results, summary; for TensorBoard and trackers too.
 
 Only the columns `*_seconds` and `steps_per_second` of the tables depend on the clock. All other
 bytes of `metrics.jsonl` and the tables are equal in an interrupted and an uninterrupted run.
@@ -7,7 +7,7 @@ bytes of `metrics.jsonl` and the tables are equal in an interrupted and an unint
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from highway_jax.storage import tables
 from highway_jax.storage.summaries import summarize
 from highway_jax.storage.tables import MEASURED, RESULTS, SUMMARY
 from highway_jax.storage.tensorboard import Events
+from highway_jax.storage.tracking import Tracker, Trackers
 from highway_jax.sweep import design
 from highway_jax.sweep.outcomes import NUMBERS
 
 SHOWN = ("activation", "block", "depth", "width", *NUMBERS, "seed", "status")
-"""Columns of results.csv that TensorBoard shows as hyperparameters, besides the varied keys."""
+"""Columns of results.csv that TensorBoard and trackers show, besides the varied keys."""
 
 
 class Records:
@@ -37,7 +38,7 @@ class Records:
         config: ConfigDict,
         cells: list[design.Cell] | None = None,
         *,
-        tensorboard: bool = True,
+        writes: bool = True,
     ):
         """Initializes the records without reading or writing files.
 
@@ -45,7 +46,10 @@ class Records:
             directory: The working directory.
             config: The config of the run.
             cells: The run's cells; None for those of a new run.
-            tensorboard: Whether to write TensorBoard events.
+            writes: Whether TensorBoard and trackers get what is recorded, as the config says.
+
+        Raises:
+            UserError: If the package of a tracker is not installed.
         """
         self._directory = Path(directory)
         self._config = config
@@ -53,7 +57,15 @@ class Records:
         self._own_columns = tables.own_columns(config)
         self._metrics = self._directory / "metrics.jsonl"
         self._results = self._directory / "results.csv"
+        tensorboard = writes and config.runtime.tensorboard
         self._events = Events(self._directory / "tensorboard") if tensorboard else None
+        self._trackers = Trackers(config, self._directory) if writes else None
+        self._unsent: list[tuple[dict[str, Any], dict[str, float]]] = []
+
+    def open(self) -> None:
+        """Connects to the trackers; raises `UserError` if one cannot be used."""
+        if self._trackers:
+            self._trackers.open()
 
     def add_epoch(self, lines: Iterable[dict[str, Any]]) -> None:
         """Appends a line for each trial to metrics.jsonl; returns once they are on disk."""
@@ -64,11 +76,21 @@ class Records:
             file.flush()
             os.fsync(file.fileno())
         for line in lines:
-            if (events := self._events) is None:
-                break
             values = {_tag(key): _json(line.get(key)) for key in ("learning_rate", *MEASURED)}
             known = {tag: value for tag, value in values.items() if value is not None}
-            events.add_scalars(line, known, line["epoch"])
+            if self._events:
+                self._events.add_scalars(line, known)
+            if self._trackers:
+                self._unsent.append((line, known))
+
+    def send(self) -> None:
+        """Sends the epochs added so far to the trackers, once a checkpoint has them.
+
+        Training never resumes from before them, so that no point is sent twice.
+        """
+        unsent, self._unsent = self._unsent, []
+        for line, values in unsent:
+            self._call(lambda tracker, line=line, known=values: tracker.add_scalars(line, known))
 
     def add_gates(self, lines: list[dict[str, Any]], gates: np.ndarray) -> None:
         """Adds images of mean gate outputs to TensorBoard.
@@ -79,7 +101,7 @@ class Records:
         """
         for line, own in zip(lines, gates, strict=True):
             if self._events and not line["diverged"]:
-                self._events.add_gates(line, own, line["epoch"])
+                self._events.add_gates(line, own)
 
     def rewind(self, trials: Collection[int], epoch: int) -> None:
         """Removes the lines of trials after an epoch, and an incomplete last line.
@@ -92,6 +114,7 @@ class Records:
         Raises:
             UserError: If a line is damaged, or the lines of that epoch are missing.
         """
+        self._unsent.clear()
         kept, last = [], dict.fromkeys(trials, 0)
         for text, line in self._epochs():
             trial, at = line["trial"], line["epoch"]
@@ -179,19 +202,24 @@ class Records:
         tables.write(self._directory / "summary.csv", columns, summarize(rows))
 
     def add_settings(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Adds the hyperparameters and results of settled trials to TensorBoard."""
+        """Adds the hyperparameters and results of settled trials to TensorBoard and trackers."""
         for row in rows:
-            if (events := self._events) is None:
-                break
             values = {key: row[key] for key in (*SHOWN, *self._own_columns)}
             settings = {k: str(v) if isinstance(v, tuple) else v for k, v in values.items()}
-            measured = {f"final/{key}": row[key] for key in MEASURED}
-            events.add_settings(row, settings, measured)
+            measured = {f"final/{k}": row[k] for k in MEASURED if math.isfinite(row[k])}
+            if self._events:
+                self._events.add_settings(row, settings, measured)
+            self._call(lambda t, own=(row, settings, measured): t.add_settings(*own))
 
     def close(self) -> None:
-        """Closes the event files."""
+        """Closes the event files, and waits until the trackers have everything."""
         if self._events:
             self._events.close()
+        self._call(lambda tracker: tracker.close())
+
+    def _call(self, function: Callable[[Tracker], None]) -> None:
+        if self._trackers:
+            self._trackers.call(function)
 
 
 def _tag(key: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,15 @@ from typing import Any
 import numpy as np
 
 _PIXELS = 8  # Side of a gate in an image.
+_FINAL = ".final"  # Ends the name of a file with final results.
 
 
 class Events:
-    """The event files of a run, with a directory for each trial of a batch.
+    """The event files of a run, with a directory for each trial.
+
+    The x axis of all events is the training step. A trial has the curves that were measured in
+    training, and its final results in a file of their own, which is replaced if the trial is
+    trained again.
 
     tensorboardX's SummaryWriter has a thread and a pipe for each trial, and blocks forever if the
     thread fails because the disk is full. Here each call writes and flushes its events.
@@ -26,26 +30,25 @@ class Events:
             directory: Directory of the event files.
         """
         self._directory = Path(directory)
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[Path, Any] = {}
 
-    def add_scalars(self, trial: dict[str, Any], values: dict[str, float], epoch: int) -> None:
+    def add_scalars(self, trial: dict[str, Any], values: dict[str, float]) -> None:
         """Adds points of curves.
 
         Args:
-            trial: A line of metrics.jsonl or a row of results.csv, which identifies the trial.
+            trial: A line of metrics.jsonl, which identifies the trial and the step.
             values: The values, by tag.
-            epoch: Their epoch.
         """
         from tensorboardX.summary import scalar
 
-        self._write(trial, [scalar(tag, value) for tag, value in values.items()], epoch)
+        self._write(trial, [scalar(tag, value) for tag, value in values.items()])
 
-    def add_gates(self, trial: dict[str, Any], gates: np.ndarray, epoch: int) -> None:
+    def add_gates(self, trial: dict[str, Any], gates: np.ndarray) -> None:
         """Adds an image of mean gate outputs [blocks, width]; 0 is black and 1 white."""
         from tensorboardX.summary import image
 
         grey = np.kron(np.nan_to_num(gates), np.ones((_PIXELS, _PIXELS)))
-        self._write(trial, [image("gates", grey.astype(np.float32), dataformats="HW")], epoch)
+        self._write(trial, [image("gates", grey.astype(np.float32), dataformats="HW")])
 
     def add_settings(
         self, row: dict[str, Any], settings: dict[str, Any], measured: dict[str, float]
@@ -59,9 +62,15 @@ class Events:
         """
         from tensorboardX.summary import hparams, scalar
 
-        measured = {tag: value for tag, value in measured.items() if math.isfinite(value)}
+        path = self._path(row)
+        earlier = list(path.glob(f"events*{_FINAL}"))
+        writer = self._writer(path, _FINAL)
         last = [scalar(tag, value) for tag, value in measured.items()]
-        self._write(row, [*hparams(settings, measured), *last], row["epochs"])
+        for summary in (*hparams(settings, measured), *last):
+            writer.write_event(_event(row["steps"], summary=summary))
+        writer.close()
+        for file in earlier:
+            file.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Closes the event files."""
@@ -71,20 +80,31 @@ class Events:
                 writer.close()
         self._writers.clear()
 
-    def _write(self, trial: dict[str, Any], summaries: list[Any], epoch: int) -> None:
+    def _write(self, trial: dict[str, Any], summaries: list[Any]) -> None:
+        path, step = self._path(trial), trial["step"]
+        if path not in self._writers:
+            writer = self._writers[path] = self._writer(path)
+            # Hides events from this step on that were written before training resumed.
+            log = _protocol().SessionLog
+            writer.write_event(_event(step, session_log=log(status=log.START)))
+        for summary in summaries:
+            self._writers[path].write_event(_event(step, summary=summary))
+        self._writers[path].flush()
+
+    def _path(self, trial: dict[str, Any]) -> Path:
+        return self._directory / f"{trial['case']}-{trial['trial']}"
+
+    def _writer(self, path: Path, suffix: str = "") -> Any:
         from tensorboardX.event_file_writer import EventsWriter
 
-        proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        path.mkdir(parents=True, exist_ok=True)
+        # The library names files by the second, and would overwrite one of the same second.
+        return EventsWriter(str(path / "events"), f".{time.time_ns()}{suffix}")
 
-        name = f"{trial['batch']}/{trial['case']}-seed{trial['seed']}-trial{trial['trial']}"
-        if name not in self._writers:
-            path = self._directory / name
-            path.mkdir(parents=True, exist_ok=True)
-            writer = self._writers[name] = EventsWriter(str(path / "events"))
-            # Hides events from this epoch on that were written before training resumed.
-            start = proto.SessionLog(status=proto.SessionLog.START)
-            writer.write_event(proto.Event(wall_time=time.time(), step=epoch, session_log=start))
-        writer = self._writers[name]
-        for summary in summaries:
-            writer.write_event(proto.Event(wall_time=time.time(), step=epoch, summary=summary))
-        writer.flush()
+
+def _event(step: int, **content: Any) -> Any:
+    return _protocol().Event(wall_time=time.time(), step=step, **content)
+
+
+def _protocol() -> Any:
+    return importlib.import_module("tensorboardX.proto.event_pb2")

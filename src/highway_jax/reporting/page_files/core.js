@@ -3,7 +3,8 @@
 // What all charts share: state, colours, controls, and the trials that are shown.
 
 const SCALES = JSON.parse(document.getElementById("scales").textContent);
-const TRIALS = JSON.parse(document.getElementById("trials").textContent);
+let TRIALS = null;
+let COLUMN = {};
 // Nothing of a report leaves the page: no button uploads a chart.
 const CONFIG = {
   responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
@@ -150,15 +151,49 @@ function layout(changes = {}) {
 }
 
 function colorbar(text = "") {
-  return { thickness: 10, outlinewidth: 0, tickfont: { color: css("--soft") }, title: { text, side: "right" } };
+  return { thickness: 10, outlinewidth: 0, exponentformat: "power", tickfont: { color: css("--soft") }, title: { text, side: "right" } };
 }
 
 function draw(element, traces, changes) {
-  Plotly.react(element, traces, layout(changes), CONFIG);
+  const shown = zoomed(element, layout(changes));
+  Plotly.react(element, traces, shown, CONFIG);
   if (!element.observed) {
     element.observed = true;
+    element.on("plotly_relayout", (change) => keepZoom(element, change));
     // Plotly follows the window alone, and a chart that comes beside another one narrows it too.
     new ResizeObserver(() => { if (element.clientWidth) Plotly.Plots.resize(element); }).observe(element);
+  }
+}
+
+// The part of a chart that a reader zoomed to holds as long as its axes mean the same.
+function zoomKey(element) {
+  const { kind } = element.closest(".chart").dataset;
+  return `zoom-${kind}${[...document.querySelectorAll(`.chart[data-kind=${kind}] .plot`)].indexOf(element)}`;
+}
+
+function meaning({ xaxis, yaxis }) {
+  return [xaxis, yaxis].map((axis) => `${axis.type ?? ""} ${axis.title.text}`);
+}
+
+function zoomed(element, shown) {
+  const [x0, x1, y0, y1, ...axes] = State.list(zoomKey(element));
+  if (axes.join() === meaning(shown).join()) {
+    Object.assign(shown.xaxis, { range: [Number(x0), Number(x1)], autorange: false });
+    Object.assign(shown.yaxis, { range: [Number(y0), Number(y1)], autorange: false });
+  }
+  element.axes = meaning(shown);
+  return shown;
+}
+
+function keepZoom(element, change) {
+  const names = Object.keys(change);
+  if (names.some((name) => name.endsWith("autorange"))) {
+    State.set(zoomKey(element), "");
+    update();  // An axis may be reversed, or begin at zero.
+  } else if (names.some((name) => name.includes("range["))) {
+    const { xaxis, yaxis } = element.layout;
+    const ends = [...xaxis.range, ...yaxis.range].map((end) => Number(end).toPrecision(5));
+    State.set(zoomKey(element), [...ends, ...element.axes].join("~"));
   }
 }
 
@@ -191,7 +226,10 @@ function legend(element, entries, key) {
 
 // ---- Trials
 
-const COLUMN = Object.fromEntries((TRIALS?.columns ?? []).map((column, i) => [column.name, i]));
+function readTrials(page) {
+  TRIALS = JSON.parse(page.getElementById("trials").textContent);
+  COLUMN = Object.fromEntries((TRIALS?.columns ?? []).map((column, i) => [column.name, i]));
+}
 
 function cell(trial, name) {
   return TRIALS.rows[trial][COLUMN[name]] ?? null;
@@ -203,6 +241,19 @@ function columnsOf(role, varied = true) {
 
 function text(value) {
   return value === null || value === undefined ? "" : String(value);
+}
+
+// Returns values as short texts: names of runs often begin alike and differ at their ends.
+function tickTexts(values) {
+  const names = values.map(text);
+  const [first, ...others] = names;
+  let same = 0;
+  while (others.length && same < first.length && others.every((name) => name[same] === first[same])) same += 1;
+  const begin = first?.slice(0, same).search(/[^a-z0-9]*[a-z0-9]*$/i) ?? 0;
+  return names.map((name) => {
+    const rest = begin > 8 ? `…${name.slice(begin).replace(/^[^a-z0-9]+/i, "")}` : name;
+    return rest.length > 26 ? `${rest.slice(0, 12)}…${rest.slice(-13)}` : rest;
+  });
 }
 
 function short(value, digits) {

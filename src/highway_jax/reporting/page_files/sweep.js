@@ -10,16 +10,28 @@ KINDS.sweep = (place) => {
   const controls = add(place, "div", { className: "controls" });
   const metric = choice(controls, "result", metrics, "metric", best);
   parallel(panel(place, "Parallel coordinates", "Drag along an axis to filter all charts; click on a line to select its trial."), settings, metric);
-  const pair = add(place, "div", { className: "plots" });
-  scatter(panel(pair, "One setting"), settings, metric);
-  heatMap(panel(pair, "Two settings"), settings, metric);
+  const levels = (name) => new Set(TRIALS.rows.map((_, trial) => cell(trial, name))).size;
+  const first = settings.reduce((a, b) => (levels(b) > levels(a) ? b : a));
+  const grid = settings.filter((name) => levels(name) <= MAX_LEVELS);
+  inRow(place, [
+    ["One setting", (own) => scatter(own, settings, metric, first)],
+    grid.length > 1 && ["Two settings", (own) => heatMap(own, grid, metric)],
+  ]);
   for (const search of TRIALS.searches) {
-    const both = add(place, "div", { className: "plots" });
     const suffix = TRIALS.searches.length > 1 ? `: ${search.run}` : "";
-    if (search.importance) importance(panel(both, `Importance of settings${suffix}`), search.importance);
-    if (search.rungs.length) rungs(panel(both, `Successive halving${suffix}`), search);
+    inRow(place, [
+      search.importance && [`Importance of settings${suffix}`, (own) => importance(own, search.importance)],
+      search.rungs.length && [`Successive halving${suffix}`, (own) => rungs(own, search)],
+    ]);
   }
 };
+
+// All panels are there before the first is drawn, so that each is drawn in its final width.
+function inRow(place, charts) {
+  const row = add(place, "div", { className: "plots" });
+  const made = charts.filter(Boolean).map(([title, chart]) => [panel(row, title), chart]);
+  made.forEach(([own, chart]) => chart(own));
+}
 
 function panel(place, title, note = "") {
   const section = add(place, "div", { className: "panel" });
@@ -41,7 +53,8 @@ function scaleOf(name) {
   const levels = [...new Set(values)].sort((a, b) => (a < b ? -1 : 1));
   if (!TRIALS.columns[COLUMN[name]].number || levels.length <= 6) {
     const at = (value) => (levels.length > 1 ? levels.indexOf(value) / (levels.length - 1) : 0.5);
-    return { name, at, ticks: levels.map((level) => [at(level), text(level)]), levels };
+    const words = tickTexts(levels);
+    return { name, at, ticks: levels.map((level, i) => [at(level), words[i]]), levels };
   }
   const log = isWide(values);
   const [to, from] = log ? [Math.log10, (v) => 10 ** v] : [(v) => v, (v) => v];
@@ -166,19 +179,21 @@ function termsOf(axis, low, high) {
 
 // ---- Charts of one and two settings
 
+function categoryAxis(values) {
+  return { type: "category", automargin: true, tickvals: values.map(text), ticktext: tickTexts(values) };
+}
+
 function axisOf(name, values) {
   const number = TRIALS.columns[COLUMN[name]].number;
   const known = values.filter((value) => value !== null);
   return {
     title: { text: spoken(name) },
-    ...(number ? valueAxis(known, known.length > 0 && isWide(known)) : { type: "category", automargin: true }),
+    ...(number ? valueAxis(known, known.length > 0 && isWide(known)) : categoryAxis([...new Set(known)])),
   };
 }
 
-function scatter(place, settings, metric) {
+function scatter(place, settings, metric, first) {
   const controls = add(place, "div", { className: "controls" });
-  const levels = (name) => new Set(TRIALS.rows.map((_, trial) => cell(trial, name))).size;
-  const first = settings.reduce((a, b) => (levels(b) > levels(a) ? b : a));
   const x = choice(controls, "setting", settings, "sx", first);
   const by = choice(controls, "colour", groupings(), "sby", TRIALS.labels.length > TOO_MANY ? "net" : groupings()[0]);
   const plot = add(place, "div", { className: "plot" });
@@ -213,10 +228,7 @@ function scatter(place, settings, metric) {
   });
 }
 
-function heatMap(place, settings, metric) {
-  const levels = (name) => new Set(TRIALS.rows.map((_, trial) => cell(trial, name))).size;
-  const grid = settings.filter((name) => levels(name) <= MAX_LEVELS);
-  if (grid.length < 2) return place.remove();
+function heatMap(place, grid, metric) {
   const controls = add(place, "div", { className: "controls" });
   const across = choice(controls, "across", grid, "hx", grid[1]);
   const down = choice(controls, "down", grid, "hy", grid[0]);
@@ -242,8 +254,8 @@ function heatMap(place, settings, metric) {
       colorbar: colorbar(log ? "log10" : ""),
       hovertemplate: `${across.value} %{x}, ${down.value} %{y}<br>${of.value} of %{customdata} trials: %{text}<extra></extra>`,
     }], {
-      xaxis: { title: { text: spoken(across.value) }, type: "category", automargin: true },
-      yaxis: { title: { text: spoken(down.value) }, type: "category" },
+      xaxis: { title: { text: spoken(across.value) }, ...categoryAxis(columns) },
+      yaxis: { title: { text: spoken(down.value) }, ...categoryAxis(rows) },
     });
   });
 }

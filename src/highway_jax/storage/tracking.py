@@ -1,0 +1,197 @@
+"""Optional services that track the trials of a run: Weights & Biases and MLflow.
+
+A tracker gets each point once, after the checkpoint from which training resumes: no point is sent
+again when a run resumes. Each trial is a run of the service, which a resumed run finds again.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from highway_jax import files
+from highway_jax.errors import UserError, brief, require, show
+from highway_jax.sweep import planning
+
+Row = dict[str, Any]
+
+_TAG = "highway_jax_trial"  # Tag of MLflow by which a resumed run finds its trials.
+
+
+class Tracker(Protocol):
+    """A service that tracks trials."""
+
+    def open(self) -> None:
+        """Connects to the service, before anything is trained."""
+
+    def add_scalars(self, trial: Row, values: dict[str, float]) -> None:
+        """Adds points of curves, as `Events.add_scalars`."""
+
+    def add_settings(self, row: Row, settings: Row, measured: dict[str, float]) -> None:
+        """Adds the hyperparameters and results of a trial, as `Events.add_settings`."""
+
+    def close(self) -> None:
+        """Returns once everything is delivered."""
+
+
+class Trackers:
+    """The trackers that a config asks for. One that fails is reported and not used again."""
+
+    def __init__(self, config: ConfigDict, directory: Path):
+        """Initializes the trackers without connecting to them.
+
+        Args:
+            config: The config of the run.
+            directory: The working directory.
+
+        Raises:
+            UserError: If the package of a service is not installed.
+        """
+        kinds: dict[str, type] = {"wandb": _WeightsAndBiases, "mlflow": _Mlflow}
+        self._used: dict[str, Tracker] = {}
+        for name, kind in kinds.items():
+            if config.record[name]:
+                require(name, f"config.record.{name}", name)
+                self._used[name] = kind(config, Path(directory))
+        self._config = config
+
+    def open(self) -> None:
+        """Connects to the services.
+
+        Raises:
+            UserError: If that fails.
+        """
+        for name, tracker in self._used.items():
+            try:
+                tracker.open()
+            except Exception as error:  # Each library has its own.
+                raise UserError(
+                    f"config.record.{name} is {show(self._config.record[name])}; allowed: what"
+                    f" {name} can write to ({brief(str(error), 200)})"
+                ) from error
+
+    def call(self, function: Callable[[Tracker], None]) -> None:
+        """Calls a function of each tracker. Training does not depend on whether it succeeds."""
+        for name, tracker in list(self._used.items()):
+            try:
+                function(tracker)
+            except Exception as error:  # Each library has its own, and those of the network.
+                logging.warning(
+                    "config.record.%s: %s; nothing more is sent there until the run is started"
+                    " again; metrics.jsonl has all points",
+                    name,
+                    brief(str(error) or type(error).__name__, 200),
+                )
+                del self._used[name]
+
+    def __bool__(self) -> bool:
+        return bool(self._used)
+
+
+def _identity(directory: Path) -> str:
+    """Returns a name of the run that no other run has; it is saved in the directory."""
+    path = directory / "tracking_id"
+    if not path.exists():
+        files.write_atomically(path, uuid.uuid4().hex[:12])
+    return path.read_text("utf-8").strip()
+
+
+def _name(trial: Row) -> str:
+    return f"{trial['case']}-{trial['trial']}"
+
+
+class _WeightsAndBiases:
+    """Writes to the project `config.record.wandb`, with a run for each trial."""
+
+    def __init__(self, config: ConfigDict, directory: Path):
+        self._project, self._group = config.record.wandb, config.name
+        self._directory = directory
+        self._runs: dict[int, Any] = {}
+
+    def open(self) -> None:
+        import wandb
+
+        wandb.login()  # Needs no key where WANDB_MODE is offline.
+
+    def add_scalars(self, trial: Row, values: dict[str, float]) -> None:
+        self._run(trial).log(values, step=trial["step"])
+
+    def add_settings(self, row: Row, settings: Row, measured: dict[str, float]) -> None:
+        self._run(row).config.update(settings, allow_val_change=True)
+        self._run(row).summary.update(measured)
+
+    def close(self) -> None:
+        while self._runs:
+            self._runs.popitem()[1].finish()
+
+    def _run(self, trial: Row) -> Any:
+        import wandb
+
+        if trial["trial"] not in self._runs:
+            self._runs[trial["trial"]] = wandb.init(
+                project=self._project,
+                group=self._group,
+                name=_name(trial),
+                id=f"{_identity(self._directory)}-{trial['trial']}",
+                resume="allow",
+                reinit="create_new",
+                dir=self._directory,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        return self._runs[trial["trial"]]
+
+
+class _Mlflow:
+    """Writes to the store `config.record.mlflow`, with an experiment for the run."""
+
+    def __init__(self, config: ConfigDict, directory: Path):
+        self._store, self._name = config.record.mlflow, config.name
+        self._directory = directory
+        self._client: Any = None
+        self._experiment = ""
+        self._runs: dict[int, str] = {}
+
+    def open(self) -> None:
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self._store)
+        found = self._client.get_experiment_by_name(self._name)
+        self._experiment = (
+            found.experiment_id if found else self._client.create_experiment(self._name)
+        )
+
+    def add_scalars(self, trial: Row, values: dict[str, float]) -> None:
+        run = self._run(trial)
+        for tag, value in values.items():
+            self._client.log_metric(run, tag, value, step=trial["step"])
+
+    def add_settings(self, row: Row, settings: Row, measured: dict[str, float]) -> None:
+        run = self._run(row)
+        for name, value in settings.items():
+            # A parameter of MLflow cannot change later, as the status may.
+            write = self._client.set_tag if name == "status" else self._client.log_param
+            write(run, name, value)
+        for tag, value in measured.items():
+            self._client.log_metric(run, tag, value, step=row["steps"])
+        ended = row["status"] in (planning.DIVERGED, planning.FAILED)
+        self._client.set_terminated(run, "FAILED" if ended else "FINISHED")
+
+    def close(self) -> None:
+        self._runs.clear()
+
+    def _run(self, trial: Row) -> str:
+        if trial["trial"] not in self._runs:
+            identity = f"{_identity(self._directory)}-{trial['trial']}"
+            found = self._client.search_runs([self._experiment], f"tags.{_TAG} = '{identity}'")
+            run = (
+                found[0]
+                if found
+                else self._client.create_run(
+                    self._experiment, tags={_TAG: identity}, run_name=_name(trial)
+                )
+            )
+            self._runs[trial["trial"]] = run.info.run_id
+        return self._runs[trial["trial"]]
