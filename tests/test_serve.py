@@ -85,7 +85,7 @@ def _ask(view):
 def test_runs_that_are_not_there_yet_are_waited_for(live, view):
     main = view.locator("main").inner_text()
     assert "Waiting for a run" in main
-    assert "error: --workdir is 'a'; allowed: a directory of a run" in main
+    assert "error: workdir is 'a'; allowed: a directory of a run" in main
     live.write("a", 2)
     reason = view.locator(".live output", has_text="'b'; allowed: a directory of a run")
     reason.wait_for()  # The page asks by itself.
@@ -142,7 +142,7 @@ def test_a_page_that_cannot_be_made_keeps_the_one_before(live, view):
     whole = config.read_text()
     config.write_text(whole[:10])
     _ask(view)
-    assert "not updated: error: --workdir is 'a'" in view.locator(".live output").inner_text()
+    assert "not updated: error: workdir is 'a'" in view.locator(".live output").inner_text()
     assert len(_column(view, "train_loss")) == 4
     assert live.get()[0] == 200
     config.write_text(whole)

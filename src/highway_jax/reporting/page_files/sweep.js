@@ -83,6 +83,8 @@ function parallel(place, settings, metric) {
   const scales = new Map();
   const scale = (name) => scales.get(name) ?? scales.set(name, scaleOf(name)).get(name);
   const redraw = () => {
+    // An axis that is dragged along stays: its end draws all again.
+    if (frame.querySelector(".dragged")) return;
     const names = [...settings, metric.value];
     const axes = names.map(scale);
     const upright = frame.clientWidth >= 90 * names.length;
@@ -152,7 +154,11 @@ function drawAxis(svg, axis, index, upright, place_at, gap) {
   };
   let begun = null;
   const mark = shape(group, "rect", { class: "mark" });
-  area.addEventListener("pointerdown", (event) => { begun = share(event); area.setPointerCapture(event.pointerId); });
+  area.addEventListener("pointerdown", (event) => {
+    begun = share(event);
+    area.classList.add("dragged");
+    area.setPointerCapture(event.pointerId);
+  });
   area.addEventListener("pointermove", (event) => {
     if (begun === null) return;
     const [low, high] = [begun, share(event)].sort((a, b) => a - b);
@@ -163,7 +169,13 @@ function drawAxis(svg, axis, index, upright, place_at, gap) {
   area.addEventListener("pointerup", (event) => {
     const [low, high] = [begun, share(event)].sort((a, b) => a - b);
     begun = null;
+    area.classList.remove("dragged");
     setTerms(axis.name, high - low < 0.03 ? [] : termsOf(axis, low, high));
+  });
+  area.addEventListener("pointercancel", () => {
+    begun = null;
+    area.classList.remove("dragged");
+    update();
   });
 }
 
