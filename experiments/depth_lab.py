@@ -68,7 +68,7 @@ def get_config(variant: str = "digits") -> RunConfig:
         config.model.width = 16
         config.sweep.grid = ConfigDict({"model": {"depth": (10, 50, 200, 1000)}})
         config.training.epochs = 15
-        config.sweep.trials = 12
+        config.sweep.trials = 14
         config.sweep.rung_epochs = (3,)
         config.sweep.rung_keeps = (2,)
     else:
