@@ -11,7 +11,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config
 from highway_jax.nn.model import build
 from highway_jax.storage import results
-from highway_jax.sweep import design
+from highway_jax.sweep import design, planning
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -32,6 +32,15 @@ def test_the_lab_trains_every_case_at_every_depth(variant, depths):
     # The settings of a case do not depend on which others are trained.
     for one, other in zip(few[-1].trials, cells[-1].trials, strict=True):
         assert one.settings | {"name": ""} == other.settings | {"name": ""}
+
+
+def test_the_biases_of_a_depth_are_one_batch():
+    config = _get_config("depth_lab", "biases")
+    batches = planning.plan(config, [])
+    assert [len(batch.trials) for batch in batches] == [8 * 3] * 7
+    assert {trial.settings["model.block"] for batch in batches for trial in batch.trials} == {
+        "highway"
+    }
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_tables_have_a_row_for_each_case_and_a_column_for_each_depth(lab, tmp_pa
 
 
 def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
-    section = trainability.which_train(results.read(lab), tmp_path)
+    (section,) = trainability.which_train([results.read(lab)], tmp_path)
     rates, biases = (part.data for part in section.parts if getattr(part, "kind", "") == "maps")
     assert [found["title"] for found in rates["maps"]] == ["deep", "skip"]
     assert [found["title"] for found in biases["maps"]] == ["deep"]  # The other has no gates.
@@ -83,6 +83,46 @@ def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
     assert biases["maps"][0]["loss"] == [[1.01, None, 0.01], [2.0, None, 1.0]]
     assert biases["maps"][0]["diverged"] == [[0, 0, 0], [0, 0, 0]]
     assert biases["copied"] == (-1.0, -3.0)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are not drawn, which takes most of the time of a report."""
+    monkeypatch.setattr(figures, "trainability", lambda *args: None)
+    monkeypatch.setattr(figures, "save", lambda *args: None)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_of_parts_are_one_map(lab, tmp_path):
+    whole = results.read(lab)
+    parts = [
+        whole._replace(name=f"lab{depth}", rows=[r for r in whole.rows if r["depth"] == depth])
+        for depth in (10, 1000)
+    ]
+    other = whole._replace(config=whole.config | {"training": {"epochs": 2}})
+    expected, joined, apart = (
+        trainability.which_train(runs, tmp_path) for runs in ([whole], parts, [whole, other])
+    )
+    assert [section.title for section in joined] == ["Which nets train: lab10, lab1000"]
+    assert joined[0].parts == expected[0].parts
+    assert len(apart) == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_grid_of_biases_and_rates_is_a_map_too(lab, tmp_path):
+    run = results.read(lab)
+    sweep = {"trials": 0, "retrain_seeds": [], "draw": {}}
+    sweep["grid"] = {
+        "model": {"depth": [10, 1000], "transform_bias": [-3, -1]},
+        "optimizer": {"learning_rate": [0.004, 0.02]},
+    }
+    rows = [row for row in run.rows if not row["case"].endswith("-best")]
+    grid = run._replace(config=run.config | {"sweep": run.config["sweep"] | sweep}, rows=rows)
+    (section,) = trainability.which_train([grid], tmp_path)
+    charts = [part.data for part in section.parts if getattr(part, "kind", "") == "maps"]
+    assert [chart["x"] for chart in charts] == ["Learning rate", "Initial gate bias"]
+    search = grid._replace(config=grid.config | {"sweep": grid.config["sweep"] | {"trials": 2}})
+    assert not trainability.which_train([search], tmp_path)  # Figure 1 has its own section.
 
 
 def test_edges_hold_their_numbers():
@@ -118,9 +158,9 @@ def test_maps_without_any_finite_loss_are_drawn():
 
 def test_other_runs_have_no_such_section(tmp_path):
     _write_run(tmp_path / "run", [_row(0)], [], 3, {"model": {"depth": [10, 1000]}})
-    assert not trainability.which_train(results.read(tmp_path / "run"), tmp_path).parts
+    assert not trainability.which_train([results.read(tmp_path / "run")], tmp_path)
 
 
 def test_nets_of_other_kinds_are_not_those_of_figure_1(lab):
     assert not paper_tables.figure1_cells([results.read(lab)])
-    assert not trainability.which_train(results.read(lab)._replace(rows=[]), lab).parts
+    assert not trainability.which_train([results.read(lab)._replace(rows=[])], lab)

@@ -51,7 +51,7 @@ def report(workdirs: Iterable[Path], out: Path) -> str:
             run_tables.differences(found),
             *beside,
             *(draw(run, out) for draw in run_tables.FIGURES for run in found),
-            *(trainability.which_train(run, out) for run in found),
+            *trainability.which_train(found, out),
             run_tables.provenance(found),
         ]
         sections = [section for section in sections if section.parts]

@@ -1,5 +1,6 @@
 """Which nets train: searches over depth and learning rate as tables and maps."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -49,43 +50,56 @@ class Map(NamedTuple):
     loss: Float[np.ndarray, "rows columns"]
 
 
-def which_train(run: Run, out: Path) -> Section:
-    """Reports a search over depth and learning rate whose best settings were trained again.
+def which_train(runs: Iterable[Run], out: Path) -> list[Section]:
+    """Reports searches over depth and learning rate, and grids of both.
 
-    The section is empty for any other run, and for one without results.
+    Runs that differ only in their names, cases and sweeps are reported as one. A search whose best
+    settings are not trained again is that of Figure 1, which has a section of its own.
 
     Args:
-        run: The run.
+        runs: All runs of the report.
         out: The directory of the figures.
+
+    Returns:
+        A section for each group of runs.
     """
-    section = Section(f"Which nets train: {run.name}", [])
-    sweep, varied = run.config["sweep"], config_lib.varied_keys(run.config)
-    is_search = sweep["trials"] and sweep["retrain_seeds"] and run.rows
-    if not is_search or not {"model.depth", "optimizer.learning_rate"} <= set(varied):
-        return section
-    drawn = [row for row in run.rows if not summaries.is_retrained(row, run.config)]
-    again = [row for row in run.rows if summaries.is_retrained(row, run.config)]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        sweep, varied = run.config["sweep"], config_lib.varied_keys(run.config)
+        is_lab = sweep["retrain_seeds"] or not sweep["trials"]
+        if is_lab and run.rows and {"model.depth", "optimizer.learning_rate"} <= set(varied):
+            common = {key: run.config[key] for key in config_lib.CASE_SECTIONS}
+            groups.setdefault(json.dumps(common, sort_keys=True), []).append(run)
+    return [_section(group, out) for group in groups.values()]
+
+
+def _section(runs: list[Run], out: Path) -> Section:
+    """Returns the section of runs that are reported as one."""
+    drawn, again, gated = [], [], []
+    for run in runs:
+        found = [row for row in run.rows if not summaries.is_retrained(row, run.config)]
+        drawn += found
+        again += [row for row in run.rows if summaries.is_retrained(row, run.config)]
+        if "model.transform_bias" in config_lib.varied_keys(run.config):
+            gated += [row for row in found if _has_gates(row)]
     parts: list[Any] = _tables(drawn, again)
     rates = [row["learning_rate"] for row in drawn]
     edges = rate_edges(min(rates), max(rates)) if drawn else np.array([])
     by_rate = _maps(drawn, "learning_rate", edges)
-    by_bias = []
-    if "model.transform_bias" in varied:
-        gated = [row for row in drawn if _has_gates(row)]
-        biases = [row["transform_bias"] for row in gated]
-        if biases:
-            steps = np.arange(math.floor(min(biases)), math.ceil(max(biases)) + 2) - 0.5
-            by_bias = _maps(gated, "transform_bias", steps)
+    biases = [row["transform_bias"] for row in gated]
+    steps = np.arange(math.floor(min(biases, default=0)), math.ceil(max(biases, default=0)) + 2)
+    by_bias = _maps(gated, "transform_bias", steps - 0.5)
     for name, maps, x in (
         ("rates", by_rate, "Learning rate"),
         ("biases", by_bias, "Initial gate bias"),
     ):
         if maps:
-            path = out / f"{name}-{run.stem}"
+            path = out / f"{name}-{runs[0].stem}"
             figures.save(figures.trainability(maps, x, *_lines(name)), path)
             parts.append(Picture(path.name, f"Training loss by {x.lower()} and depth"))
             parts.append(Chart("maps", _chart(maps, x, name)))
-    return section._replace(parts=[*parts, _MAPS])
+    names = ", ".join(run.name for run in runs)
+    return Section(f"Which nets train: {names}", [*parts, _MAPS])
 
 
 def _has_gates(row: Row) -> bool:
