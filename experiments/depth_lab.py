@@ -9,13 +9,14 @@
 Every kind of block at 10 to 1000 layers, with learning rates (and initial gate biases, in blocks
 that have gates) drawn at random. The best setting of each block and depth is trained again from
 five seeds. On the digits, the settings are ranked after three epochs, and only the best two of each
-block and depth are trained for all 15. On MNIST, all are trained for one epoch of 500 steps; a
-machine with an accelerator can take more, ranked after epochs 1 and 4:
+block and depth are trained for all 15. On MNIST, they are ranked after one epoch of 20,000 training
+images, 200 steps, and the best one is trained for two. An accelerator can train longer:
 
-    --config.training.epochs=20 --config.sweep.rung_epochs=1,4 --config.sweep.rung_keeps=5,2
+    --config.data.valid_size=10000 --config.training.epochs=20
+    --config.sweep.rung_epochs=1,4 --config.sweep.rung_keeps=5,2
 
 `biases` trains highway nets with every bias of a list, at more depths and three learning rates, for
-one epoch of MNIST. The report has a table of blocks and depths, a map of the training loss over
+one such epoch of MNIST. The report has a table of blocks and depths, a map of the training loss over
 learning rate and depth for each block, and over gate bias and depth for those with gates. Runs of
 parts (a few blocks, or depths) are one map in the report of all of their directories.
 
@@ -65,9 +66,9 @@ def get_config(variant: str = "digits") -> RunConfig:
     config.runtime.tensorboard = False
     data = "digits" if name == "digits" else "mnist"
     config.data.name = data
-    config.data.valid_size = 137 if data == "digits" else 10_000
+    config.data.valid_size = 137 if data == "digits" else 40_000
     config.model.width = 16 if data == "digits" else 50
-    config.training.epochs = 15 if data == "digits" else 1
+    config.training.epochs = {"digits": 15, "mnist": 2, "biases": 1}[name]
     for case in CASES:
         if case in (options or (CASES if name != "biases" else ("highway",))):
             config.cases[case] = ConfigDict({"model": CASES[case]})
@@ -90,7 +91,6 @@ def get_config(variant: str = "digits") -> RunConfig:
     config.sweep.criterion = "train_loss"
     config.sweep.trials = 14
     config.sweep.retrain_seeds = (0, 1, 2, 3, 4)
-    if data == "digits":
-        config.sweep.rung_epochs = (3,)
-        config.sweep.rung_keeps = (2,)
+    config.sweep.rung_epochs = (3,) if data == "digits" else (1,)
+    config.sweep.rung_keeps = (2,) if data == "digits" else (1,)
     return config
