@@ -16,9 +16,9 @@ images, 200 steps, and the best one is trained for two. An accelerator can train
     --config.sweep.rung_epochs=1,4 --config.sweep.rung_keeps=5,2
 
 `biases` trains highway nets with every bias of a list, at more depths and three learning rates, for
-one such epoch of MNIST. The report has a table of blocks and depths, a map of the training loss over
+one such epoch. The report has a table of blocks and depths, a map of the training loss over
 learning rate and depth for each block, and over gate bias and depth for those with gates. Runs of
-parts (a few blocks, or depths) are one map in the report of all of their directories.
+parts, a few blocks or depths, are one map in the report of all of their directories.
 
     plain            y = H(x), with the paper's "normalized" initialization
     isometric        y = H(x), with orthogonal kernels and tanh (Xiao et al. 2018)
