@@ -83,15 +83,9 @@ def _section(runs: list[Run], out: Path) -> Section:
         if "model.transform_bias" in config_lib.varied_keys(run.config):
             gated += [row for row in found if _has_gates(row)]
     parts: list[Any] = _tables(drawn, again)
-    rates = [row["learning_rate"] for row in drawn]
-    edges = rate_edges(min(rates), max(rates)) if drawn else np.array([])
-    by_rate = _maps(drawn, "learning_rate", edges)
-    biases = [row["transform_bias"] for row in gated]
-    steps = np.arange(math.floor(min(biases, default=0)), math.ceil(max(biases, default=0)) + 2)
-    by_bias = _maps(gated, "transform_bias", steps - 0.5)
     for name, maps, x in (
-        ("rates", by_rate, "Learning rate"),
-        ("biases", by_bias, "Initial gate bias"),
+        ("rates", by_rate(drawn), "Learning rate"),
+        ("biases", by_bias(gated), "Initial gate bias"),
     ):
         if maps:
             path = out / f"{name}-{runs[0].stem}"
@@ -174,6 +168,19 @@ def _diverged(rows: list[Row]) -> str:
 # ---- Maps over depth
 
 
+def by_rate(rows: Sequence[Row]) -> list[Map]:
+    """Returns a map of learning rate and depth for each case of rows of results.csv."""
+    rates = [row["learning_rate"] for row in rows]
+    return _maps(rows, "learning_rate", rate_edges(min(rates), max(rates))) if rows else []
+
+
+def by_bias(rows: Sequence[Row]) -> list[Map]:
+    """Returns a map of initial gate bias and depth for each case of rows of results.csv."""
+    biases = [row["transform_bias"] for row in rows]
+    low, high = math.floor(min(biases, default=0)), math.ceil(max(biases, default=0))
+    return _maps(rows, "transform_bias", np.arange(low, high + 2) - 0.5)
+
+
 def rate_edges(low: float, high: float) -> Float[np.ndarray, "edges"]:
     """Returns edges of fields of half a decade that hold all numbers from `low` to `high`."""
     first, last = (math.floor(2 * math.log10(value)) for value in (low, high))
@@ -189,9 +196,8 @@ def depth_edges(depths: Sequence[int]) -> Float[np.ndarray, "edges"]:
     return np.exp([2 * logs[0] - middle[0], *middle, 2 * logs[-1] - middle[-1]])
 
 
-def _maps(rows: Iterable[Row], column: str, edges: Float[np.ndarray, "edges"]) -> list[Map]:
+def _maps(rows: Sequence[Row], column: str, edges: Float[np.ndarray, "edges"]) -> list[Map]:
     """Returns a map of a setting and depth for each case."""
-    rows = list(rows)
     depths = sorted({row["depth"] for row in rows})
     maps = []
     for case in dict.fromkeys(row["case"] for row in rows):
