@@ -15,7 +15,7 @@ images, 200 steps, and the best one is trained for two. An accelerator can train
     --config.data.valid_size=10000 --config.training.epochs=20
     --config.sweep.rung_epochs=1,4 --config.sweep.rung_keeps=5,2
 
-`biases` trains highway nets with every bias of a list, at more depths and three learning rates, for
+`biases` trains highway nets with every bias of a list, at more depths and two learning rates, for
 one such epoch. The report has a table of blocks and depths, a map of the training loss over
 learning rate and depth for each block, and over gate bias and depth for those with gates. Runs of
 parts, a few blocks or depths, are one map in the report of all of their directories.
@@ -53,7 +53,7 @@ CASES = {
     "highway": {"block": "highway"},
 }
 
-BIASES = (0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -7.0, -10.0)
+BIASES = (0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -10.0)
 DEPTHS_OF_BIASES = (10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -76,7 +76,7 @@ def get_config(variant: str = "digits") -> RunConfig:
         config.sweep.grid = ConfigDict(
             {
                 "model": {"depth": DEPTHS_OF_BIASES, "transform_bias": BIASES},
-                "optimizer": {"learning_rate": (0.01, 0.03, 0.1)},
+                "optimizer": {"learning_rate": (0.03, 0.1)},
             }
         )
         return config

@@ -37,7 +37,7 @@ def test_the_lab_trains_every_case_at_every_depth(variant, depths):
 def test_the_biases_of_a_depth_are_one_batch():
     config = _get_config("depth_lab", "biases")
     batches = planning.plan(config, [])
-    assert [len(batch.trials) for batch in batches] == [8 * 3] * 7
+    assert [len(batch.trials) for batch in batches] == [10 * 2] * 7
     assert {trial.settings["model.block"] for batch in batches for trial in batch.trials} == {
         "highway"
     }
