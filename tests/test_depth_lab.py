@@ -1,5 +1,6 @@
 """The experiments beyond the paper: the depth lab, and the shortcuts of He et al. 2016."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_the_lab_is_run_and_reported(tmp_path, cache):
         "| rezero",
     ]
     assert (tmp_path / "out" / "biases-run.png").exists()
+
+
+@pytest.mark.parametrize(("data", "layers"), [("mnist", 1000), ("digits", 10_000)])
+def test_the_deepest_nets_are_tuned(data, layers):
+    untuned = design.cells(_get_config("extreme_depth", data))
+    assert [cell.settings["model.depth"] for cell in untuned] == [10, 200, 500, 1000]
+    for cell in design.cells(_get_config("extreme_depth", f"{data},tuned")):
+        assert cell.settings["model.depth"] == layers
+        assert cell.settings["model.transform_bias"] < -math.log(layers)
+        assert cell.settings["optimizer.schedule"] == "one_cycle"
 
 
 @pytest.mark.parametrize("variant", ["mnist", "digits", "cifar10"])

@@ -75,7 +75,10 @@ def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
     rates, biases = (part.data for part in section.parts if getattr(part, "kind", "") == "maps")
     assert [found["title"] for found in rates["maps"]] == ["deep", "skip"]
     assert [found["title"] for found in biases["maps"]] == ["deep"]  # The other has no gates.
-    np.testing.assert_allclose(rates["maps"][0]["x"], 10 ** np.array([-2.5, -2, -1.5, -1, -0.5]))
+    middle = np.log10(0.004 * 0.2) / 2
+    np.testing.assert_allclose(
+        rates["maps"][0]["x"], 10 ** (middle + np.array([-1, -0.5, 0, 0.5, 1]))
+    )
     assert rates["maps"][0]["loss"] == [[0.01, 1.01, None, None], [1.0, 2.0, None, None]]
     assert rates["maps"][0]["diverged"] == [[0, 0, 0, 1], [0, 0, 0, 1]]
     assert biases["maps"][0]["x"] == [-3.5, -2.5, -1.5, -0.5]
@@ -132,7 +135,8 @@ def test_edges_hold_their_numbers():
     )
     low, high = trainability.depth_edges([7])
     assert low < 7 < high
-    np.testing.assert_allclose(trainability.rate_edges(0.1, 0.1), 10 ** np.array([-1, -0.5]))
+    np.testing.assert_allclose(trainability.rate_edges(0.1, 0.1), 10 ** np.array([-1.25, -0.75]))
+    np.testing.assert_allclose(trainability.rate_edges(0.01, 0.1), 10 ** np.array([-2, -1.5, -1]))
 
 
 def test_guideline_and_copied_biases_are_drawn_into_the_maps():

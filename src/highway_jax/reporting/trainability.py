@@ -182,9 +182,10 @@ def by_bias(rows: Sequence[Row]) -> list[Map]:
 
 
 def rate_edges(low: float, high: float) -> Float[np.ndarray, "edges"]:
-    """Returns edges of fields of half a decade that hold all numbers from `low` to `high`."""
-    first, last = (math.floor(2 * math.log10(value)) for value in (low, high))
-    return 10.0 ** (np.arange(first, last + 2) / 2)
+    """Returns edges of the fewest fields of half a decade that hold `low` to `high`."""
+    first, last = math.log10(low), math.log10(high)
+    count = max(1, math.ceil(2 * (last - first)))
+    return 10.0 ** ((first + last) / 2 + np.arange(-count, count + 1, 2) / 4)
 
 
 def depth_edges(depths: Sequence[int]) -> Float[np.ndarray, "edges"]:
