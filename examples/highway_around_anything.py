@@ -13,8 +13,8 @@ pixels. A layer H is
     attention       self-attention of two heads between the 8 rows, 16 units each
 
 Every net begins with a dense layer to the width of H, and ends with a softmax layer of all units.
-Adam, batches of 100. The initial gate bias of n layers is -log(n). A gate is then 1 / (n + 1), and all
-layers together carry about 1 / e of their input, whatever n.
+Adam, batches of 100. The initial gate bias of n layers is -log(n). A gate is then 1 / (n + 1),
+and all layers together carry about 1 / e of their input, whatever n.
 """
 
 import argparse
