@@ -13,11 +13,13 @@ pixels. A layer H is
     attention       self-attention of two heads between the 8 rows, 16 units each
 
 Every net begins with a dense layer to the width of H, and ends with a softmax layer of all units.
-Adam, batches of 100.
+Adam, batches of 100. The initial gate bias of n layers is -log(n). A gate is then 1 / (n + 1),
+and all layers together carry about 1 / e of their input, whatever n.
 """
 
 import argparse
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -63,11 +65,13 @@ class Net(nn.Module):
         kind: A name in `TRANSFORMS`.
         depth: Layers of the stack.
         gated: Whether they are highway layers.
+        bias: Their initial gate bias.
     """
 
     kind: str
     depth: int
     gated: bool
+    bias: float
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -76,12 +80,13 @@ class Net(nn.Module):
         x = nn.Dense(width)(images.reshape(-1, *shape))
         # A gate that is forced to 1 leaves H alone.
         gates = None if self.gated else jnp.ones(self.depth)
-        x, _ = scan_blocks(Highway(make(), name="blocks"), x, self.depth, gates)
+        layer = Highway(make(), transform_bias=self.bias, name="blocks")
+        x, _ = scan_blocks(layer, x, self.depth, gates)
         return nn.Dense(10)(x.reshape(len(x), -1))
 
 
 def train(
-    kind: str, depth: int, *, gated: bool, rate: float, steps: int, seed: int = 0
+    kind: str, depth: int, *, gated: bool, bias: float, rate: float, steps: int, seed: int = 0
 ) -> tuple[float, float]:
     """Trains a net and returns its training loss and its test accuracy.
 
@@ -89,6 +94,7 @@ def train(
         kind: A name in `TRANSFORMS`.
         depth: Layers of the stack.
         gated: Whether they are highway layers.
+        bias: Their initial gate bias.
         rate: Learning rate.
         steps: Steps of training.
         seed: Seed of the initial weights and of the batches.
@@ -97,7 +103,7 @@ def train(
     images, labels = np.float32(digits.data / 16), np.int32(digits.target)
     order = np.random.default_rng(0).permutation(len(labels))
     x, y, test_x, test_y = *_at(order[:1437], images, labels), *_at(order[1437:], images, labels)
-    net = Net(kind, depth, gated)
+    net = Net(kind, depth, gated, bias)
     optimizer = optax.adam(rate)
 
     def loss(params, x, y):
@@ -140,7 +146,10 @@ def main(argv: list[str] | None = None) -> None:
         for depth in arguments.depths:
             line = f"{kind:13} {depth:7}"
             for gated in (True, False):
-                found = train(kind, depth, gated=gated, rate=arguments.rate, steps=arguments.steps)
+                bias = -math.log(depth)
+                found = train(
+                    kind, depth, gated=gated, bias=bias, rate=arguments.rate, steps=arguments.steps
+                )
                 line += f"  {found[0]:5.3f}   {100 * found[1]:6.2f} %  "
             print(line.rstrip(), flush=True)
 

@@ -3,13 +3,22 @@
     python -m highway_jax.main --config=experiments/depth_lab.py:digits     # 15 minutes, two cores
     python -m highway_jax.main --config=experiments/depth_lab.py:mnist
     python -m highway_jax.main --config=experiments/depth_lab.py:mnist,highway,rezero
+    python -m highway_jax.main --config=experiments/depth_lab.py:biases     # highway nets on MNIST
     python -m highway_jax.report --workdir=WORKDIR
 
 Every kind of block at 10 to 1000 layers, with learning rates (and initial gate biases, in blocks
-that have gates) drawn at random. After a rung of few epochs the best settings of each block and
-depth continue, and the best one is trained again from five seeds. The report has a table of blocks
-and depths, a map of the training loss over learning rate and depth for each block, and over gate
-bias and depth for those with gates.
+that have gates) drawn at random. The best setting of each block and depth is trained again from
+five seeds. On the digits, the settings are ranked after three epochs, and only the best two of each
+block and depth are trained for all 15. On MNIST, they are ranked after one epoch of 20,000 training
+images, 200 steps, and the best one is trained for two. An accelerator can train longer:
+
+    --config.data.valid_size=10000 --config.training.epochs=20
+    --config.sweep.rung_epochs=1,4 --config.sweep.rung_keeps=5,2
+
+`biases` trains highway nets with every bias of a list, at more depths and two learning rates, for
+one such epoch. The report has a table of blocks and depths, a map of the training loss over
+learning rate and depth for each block, and over gate bias and depth for those with gates. Runs of
+parts, a few blocks or depths, are one map in the report of all of their directories.
 
     plain            y = H(x), with the paper's "normalized" initialization
     isometric        y = H(x), with orthogonal kernels and tanh (Xiao et al. 2018)
@@ -44,39 +53,44 @@ CASES = {
     "highway": {"block": "highway"},
 }
 
+BIASES = (0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -10.0)
+DEPTHS_OF_BIASES = (10, 20, 50, 100, 200, 500, 1000)
+
 
 def get_config(variant: str = "digits") -> RunConfig:
-    data, options = recipes.choose(variant, ("digits", "mnist"), tuple(CASES))
+    name, options = recipes.choose(variant, ("digits", "mnist", "biases"), tuple(CASES))
     config = default_config()
     recipes.set_name(config, "depth_lab", variant)
-    for name in [name for name in CASES if name in options] or CASES:
-        config.cases[name] = ConfigDict({"model": CASES[name]})
+    config.optimizer.momentum = 0.9
+    config.optimizer.schedule = "constant"
+    config.runtime.tensorboard = False
+    data = "digits" if name == "digits" else "mnist"
+    config.data.name = data
+    config.data.valid_size = 137 if data == "digits" else 40_000
+    config.model.width = 16 if data == "digits" else 50
+    config.training.epochs = {"digits": 15, "mnist": 2, "biases": 1}[name]
+    for case in CASES:
+        if case in (options or (CASES if name != "biases" else ("highway",))):
+            config.cases[case] = ConfigDict({"model": CASES[case]})
+    if name == "biases":
+        config.sweep.grid = ConfigDict(
+            {
+                "model": {"depth": DEPTHS_OF_BIASES, "transform_bias": BIASES},
+                "optimizer": {"learning_rate": (0.03, 0.1)},
+            }
+        )
+        return config
     config.sweep.draw = ConfigDict(
         {
             "model": {"transform_bias": ("integer", -10, 0)},
             "optimizer": {"learning_rate": ("log_uniform", 0.0003, 0.3)},
         }
     )
-    config.optimizer.momentum = 0.9
-    config.optimizer.schedule = "constant"
+    depths = (10, 50, 200, 1000) if data == "digits" else (10, 30, 100, 300, 1000)
+    config.sweep.grid = ConfigDict({"model": {"depth": depths}})
     config.sweep.criterion = "train_loss"
+    config.sweep.trials = 14
     config.sweep.retrain_seeds = (0, 1, 2, 3, 4)
-    config.runtime.tensorboard = False
-    config.data.name = data
-    if data == "digits":
-        config.data.valid_size = 137
-        config.model.width = 16
-        config.sweep.grid = ConfigDict({"model": {"depth": (10, 50, 200, 1000)}})
-        config.training.epochs = 15
-        config.sweep.trials = 12
-        config.sweep.rung_epochs = (3,)
-        config.sweep.rung_keeps = (2,)
-    else:
-        config.data.valid_size = 10_000
-        config.model.width = 50
-        config.sweep.grid = ConfigDict({"model": {"depth": (10, 30, 100, 300, 1000)}})
-        config.training.epochs = 20
-        config.sweep.trials = 40
-        config.sweep.rung_epochs = (1, 4)
-        config.sweep.rung_keeps = (10, 3)
+    config.sweep.rung_epochs = (3,) if data == "digits" else (1,)
+    config.sweep.rung_keeps = (2,) if data == "digits" else (1,)
     return config

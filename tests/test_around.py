@@ -143,6 +143,7 @@ def test_the_example_trains_each_kind_of_layer(example, capsys):
 
 def test_gates_let_deep_stacks_train(example):
     (gated, _), (without, _) = (
-        example.train("dense", 30, gated=gated, rate=0.01, steps=60) for gated in (True, False)
+        example.train("dense", 30, gated=gated, bias=-2.0, rate=0.01, steps=60)
+        for gated in (True, False)
     )
     assert gated < 1 < 2 < without

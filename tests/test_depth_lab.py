@@ -1,5 +1,6 @@
 """The experiments beyond the paper: the depth lab, and the shortcuts of He et al. 2016."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config
 from highway_jax.nn.model import build
 from highway_jax.storage import results
-from highway_jax.sweep import design
+from highway_jax.sweep import design, planning
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -34,6 +35,15 @@ def test_the_lab_trains_every_case_at_every_depth(variant, depths):
         assert one.settings | {"name": ""} == other.settings | {"name": ""}
 
 
+def test_the_biases_of_a_depth_are_one_batch():
+    config = _get_config("depth_lab", "biases")
+    batches = planning.plan(config, [])
+    assert [len(batch.trials) for batch in batches] == [10 * 2] * 7
+    assert {trial.settings["model.block"] for batch in batches for trial in batch.trials} == {
+        "highway"
+    }
+
+
 @pytest.mark.slow
 def test_the_lab_is_run_and_reported(tmp_path, cache):
     config = _get_config("depth_lab", "digits,rezero,highway")
@@ -54,6 +64,16 @@ def test_the_lab_is_run_and_reported(tmp_path, cache):
         "| rezero",
     ]
     assert (tmp_path / "out" / "biases-run.png").exists()
+
+
+@pytest.mark.parametrize(("data", "layers"), [("mnist", 1000), ("digits", 10_000)])
+def test_the_deepest_nets_are_tuned(data, layers):
+    untuned = design.cells(_get_config("extreme_depth", data))
+    assert [cell.settings["model.depth"] for cell in untuned] == [10, 200, 500, 1000]
+    for cell in design.cells(_get_config("extreme_depth", f"{data},tuned")):
+        assert cell.settings["model.depth"] == layers
+        assert cell.settings["model.transform_bias"] < -math.log(layers)
+        assert cell.settings["optimizer.schedule"] == "one_cycle"
 
 
 @pytest.mark.parametrize("variant", ["mnist", "digits", "cifar10"])

@@ -8,6 +8,7 @@ from test_report import _row, _write_run
 
 from highway_jax import report
 from highway_jax.reporting import figures, paper_tables, trainability
+from highway_jax.reporting.document import Picture
 from highway_jax.storage import results
 
 NAN, INF = np.nan, np.inf
@@ -71,11 +72,14 @@ def test_tables_have_a_row_for_each_case_and_a_column_for_each_depth(lab, tmp_pa
 
 
 def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
-    section = trainability.which_train(results.read(lab))
+    (section,) = trainability.which_train([results.read(lab)])
     rates, biases = (part.data for part in section.parts if getattr(part, "kind", "") == "maps")
     assert [found["title"] for found in rates["maps"]] == ["deep", "skip"]
     assert [found["title"] for found in biases["maps"]] == ["deep"]  # The other has no gates.
-    np.testing.assert_allclose(rates["maps"][0]["x"], 10 ** np.array([-2.5, -2, -1.5, -1, -0.5]))
+    middle = np.log10(0.004 * 0.2) / 2
+    np.testing.assert_allclose(
+        rates["maps"][0]["x"], 10 ** (middle + np.array([-1, -0.5, 0, 0.5, 1]))
+    )
     assert rates["maps"][0]["loss"] == [[0.01, 1.01, None, None], [1.0, 2.0, None, None]]
     assert rates["maps"][0]["diverged"] == [[0, 0, 0, 1], [0, 0, 0, 1]]
     assert biases["maps"][0]["x"] == [-3.5, -2.5, -1.5, -0.5]
@@ -85,6 +89,42 @@ def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
     assert biases["copied"] == (-1.0, -3.0)
 
 
+def _without_drawing(parts):
+    """Returns parts of which pictures compare by name and caption; charts have the same data."""
+    return [part._replace(draw=None) if isinstance(part, Picture) else part for part in parts]
+
+
+def test_runs_of_parts_are_one_map(lab):
+    whole = results.read(lab)
+    parts = [
+        whole._replace(name=f"lab{depth}", rows=[r for r in whole.rows if r["depth"] == depth])
+        for depth in (10, 1000)
+    ]
+    other = whole._replace(config=whole.config | {"training": {"epochs": 2}})
+    expected, joined, apart = (
+        trainability.which_train(runs) for runs in ([whole], parts, [whole, other])
+    )
+    assert [section.title for section in joined] == ["Which nets train: lab10, lab1000"]
+    assert _without_drawing(joined[0].parts) == _without_drawing(expected[0].parts)
+    assert len(apart) == 2
+
+
+def test_a_grid_of_biases_and_rates_is_a_map_too(lab):
+    run = results.read(lab)
+    sweep = {"trials": 0, "retrain_seeds": [], "draw": {}}
+    sweep["grid"] = {
+        "model": {"depth": [10, 1000], "transform_bias": [-3, -1]},
+        "optimizer": {"learning_rate": [0.004, 0.02]},
+    }
+    rows = [row for row in run.rows if not row["case"].endswith("-best")]
+    grid = run._replace(config=run.config | {"sweep": run.config["sweep"] | sweep}, rows=rows)
+    (section,) = trainability.which_train([grid])
+    charts = [part.data for part in section.parts if getattr(part, "kind", "") == "maps"]
+    assert [chart["x"] for chart in charts] == ["Learning rate", "Initial gate bias"]
+    search = grid._replace(config=grid.config | {"sweep": grid.config["sweep"] | {"trials": 2}})
+    assert not trainability.which_train([search])  # Figure 1 has its own section.
+
+
 def test_edges_hold_their_numbers():
     np.testing.assert_allclose(trainability.depth_edges([10, 1000]), [1, 100, 10000])
     np.testing.assert_allclose(
@@ -92,7 +132,8 @@ def test_edges_hold_their_numbers():
     )
     low, high = trainability.depth_edges([7])
     assert low < 7 < high
-    np.testing.assert_allclose(trainability.rate_edges(0.1, 0.1), 10 ** np.array([-1, -0.5]))
+    np.testing.assert_allclose(trainability.rate_edges(0.1, 0.1), 10 ** np.array([-1.25, -0.75]))
+    np.testing.assert_allclose(trainability.rate_edges(0.01, 0.1), 10 ** np.array([-2, -1.5, -1]))
 
 
 def test_guideline_and_copied_biases_are_drawn_into_the_maps():
@@ -118,9 +159,9 @@ def test_maps_without_any_finite_loss_are_drawn():
 
 def test_other_runs_have_no_such_section(tmp_path):
     _write_run(tmp_path / "run", [_row(0)], [], 3, {"model": {"depth": [10, 1000]}})
-    assert not trainability.which_train(results.read(tmp_path / "run")).parts
+    assert not trainability.which_train([results.read(tmp_path / "run")])
 
 
 def test_nets_of_other_kinds_are_not_those_of_figure_1(lab):
     assert not paper_tables.figure1_cells([results.read(lab)])
-    assert not trainability.which_train(results.read(lab)._replace(rows=[])).parts
+    assert not trainability.which_train([results.read(lab)._replace(rows=[])])

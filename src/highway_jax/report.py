@@ -97,7 +97,7 @@ def _sections(found: list[Run], trials: explorer.Row | None) -> tuple[str, list[
         run_tables.differences(found),
         *beside,
         *(make(run) for make in run_tables.FIGURES for run in found),
-        *(trainability.which_train(run) for run in found),
+        *trainability.which_train(found),
         run_tables.provenance(found),
     ]
     title = _title(found, any(section.parts for section in beside))

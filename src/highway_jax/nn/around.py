@@ -40,7 +40,8 @@ class Highway(nn.Module):
             it with parameters of its own, named "transform".
         gate: A module that maps x to the logits of T, of the shape of x or one that broadcasts to
             it; None for a dense layer over the last axis. A copy of it is used, named "gate".
-        transform_bias: Initial b_T of the dense layer; a `gate` of the caller's has its own.
+        transform_bias: Initial b_T of the dense layer, at most about -log(n) in a stack of n
+            layers; a `gate` of the caller's has its own.
     """
 
     transform: nn.Module

@@ -300,25 +300,27 @@ def trainability(
     """
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import LogLocator
 
     columns = min(len(maps), 3)
     rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(0.9 + 3.6 * columns, 0.4 + 2.7 * rows), layout="constrained")
+    figure = Figure(figsize=(0.9 + 3.6 * columns, 0.7 + 2.7 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     known = np.concatenate([m.loss[np.isfinite(m.loss) & (m.loss > 0)] for m in maps])
     low, high = (known.min(), min(known.max(), LARGEST_LOSS)) if known.size else (0.1, 1.0)
     scale = {"cmap": MAPS["loss"], "norm": LogNorm(low, high if high > low else 2 * low)}
     image: Any = None
+    lines: list[Any] = []
     for axis, found in zip(grid.flat, maps, strict=False):
         diverged = np.where(np.isposinf(found.loss), 1.0, np.nan)
         axis.pcolormesh(found.x, found.y, diverged, cmap=ListedColormap(["0.75"]))
         shown = np.where(np.isfinite(found.loss), np.maximum(found.loss, low), np.nan)
         image = axis.pcolormesh(found.x, found.y, shown, **scale)
-        for value in copied:
-            axis.axvline(value, color="black", ls="--", lw=1)
+        lines = [axis.axvline(value, color="black", ls="--", lw=1) for value in copied]
         if guideline:
             depths, values = zip(*guideline, strict=True)
-            axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
+            lines += axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
         axis.set(title=found.title, yscale="log", xscale="linear" if copied else "log")
         axis.set_yticks(found.depths, [str(depth) for depth in found.depths])
         axis.yaxis.minorticks_off()
@@ -328,7 +330,18 @@ def trainability(
         axis.set_xlabel(x)
     for axis in grid[:, 0]:
         axis.set_ylabel("Layers")
-    figure.colorbar(image, ax=grid, shrink=0.9, pad=0.02, label="Training loss")
+    bar = figure.colorbar(image, ax=grid, shrink=0.9, pad=0.02, label="Training loss")
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.ax.minorticks_off()
+    keys = [Patch(color="0.75", label="every trial diverged")]
+    if copied:
+        lines[0].set_label("copied at every depth")
+        keys.append(lines[0])
+    if guideline:
+        lines[-1].set_label("the paper's guideline")
+        keys.append(lines[-1])
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Which nets train: searches over depth and learning rate as tables and maps."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -49,39 +50,49 @@ class Map(NamedTuple):
     loss: Float[np.ndarray, "rows columns"]
 
 
-def which_train(run: Run) -> Section:
-    """Reports a search over depth and learning rate whose best settings were trained again.
+def which_train(runs: Iterable[Run]) -> list[Section]:
+    """Reports searches over depth and learning rate, and grids of both.
 
-    The section is empty for any other run, and for one without results.
+    Runs that differ only in their names, cases and sweeps are reported as one. A search whose best
+    settings are not trained again is that of Figure 1, which has a section of its own.
+
+    Args:
+        runs: All runs of the report.
+
+    Returns:
+        A section for each group of runs.
     """
-    section = Section(f"Which nets train: {run.name}", [])
-    sweep, varied = run.config["sweep"], config_lib.varied_keys(run.config)
-    is_search = sweep["trials"] and sweep["retrain_seeds"] and run.rows
-    if not is_search or not {"model.depth", "optimizer.learning_rate"} <= set(varied):
-        return section
-    drawn = [row for row in run.rows if not summaries.is_retrained(row, run.config)]
-    again = [row for row in run.rows if summaries.is_retrained(row, run.config)]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        sweep, varied = run.config["sweep"], config_lib.varied_keys(run.config)
+        is_lab = sweep["retrain_seeds"] or not sweep["trials"]
+        if is_lab and run.rows and {"model.depth", "optimizer.learning_rate"} <= set(varied):
+            common = {key: run.config[key] for key in config_lib.CASE_SECTIONS}
+            groups.setdefault(json.dumps(common, sort_keys=True), []).append(run)
+    return [_section(group) for group in groups.values()]
+
+
+def _section(runs: list[Run]) -> Section:
+    """Returns the section of runs that are reported as one."""
+    drawn, again, gated = [], [], []
+    for run in runs:
+        found = [row for row in run.rows if not summaries.is_retrained(row, run.config)]
+        drawn += found
+        again += [row for row in run.rows if summaries.is_retrained(row, run.config)]
+        if "model.transform_bias" in config_lib.varied_keys(run.config):
+            gated += [row for row in found if _has_gates(row)]
     parts: list[Any] = _tables(drawn, again)
-    rates = [row["learning_rate"] for row in drawn]
-    edges = rate_edges(min(rates), max(rates)) if drawn else np.array([])
-    by_rate = _maps(drawn, "learning_rate", edges)
-    by_bias = []
-    if "model.transform_bias" in varied:
-        gated = [row for row in drawn if _has_gates(row)]
-        biases = [row["transform_bias"] for row in gated]
-        if biases:
-            steps = np.arange(math.floor(min(biases)), math.ceil(max(biases)) + 2) - 0.5
-            by_bias = _maps(gated, "transform_bias", steps)
     for name, maps, x in (
-        ("rates", by_rate, "Learning rate"),
-        ("biases", by_bias, "Initial gate bias"),
+        ("rates", by_rate(drawn), "Learning rate"),
+        ("biases", by_bias(gated), "Initial gate bias"),
     ):
         if maps:
             words = f"Training loss by {x.lower()} and depth"
             draw = partial(figures.trainability, maps, x, *_lines(name))
-            parts.append(Picture(f"{name}-{run.stem}", words, draw))
+            parts.append(Picture(f"{name}-{runs[0].stem}", words, draw))
             parts.append(Chart("maps", _chart(maps, x, name)))
-    return section._replace(parts=[*parts, _MAPS])
+    names = ", ".join(run.name for run in runs)
+    return Section(f"Which nets train: {names}", [*parts, _MAPS])
 
 
 def _has_gates(row: Row) -> bool:
@@ -156,10 +167,24 @@ def _diverged(rows: list[Row]) -> str:
 # ---- Maps over depth
 
 
+def by_rate(rows: Sequence[Row]) -> list[Map]:
+    """Returns a map of learning rate and depth for each case of rows of results.csv."""
+    rates = [row["learning_rate"] for row in rows]
+    return _maps(rows, "learning_rate", rate_edges(min(rates), max(rates))) if rows else []
+
+
+def by_bias(rows: Sequence[Row]) -> list[Map]:
+    """Returns a map of initial gate bias and depth for each case of rows of results.csv."""
+    biases = [row["transform_bias"] for row in rows]
+    low, high = math.floor(min(biases, default=0)), math.ceil(max(biases, default=0))
+    return _maps(rows, "transform_bias", np.arange(low, high + 2) - 0.5)
+
+
 def rate_edges(low: float, high: float) -> Float[np.ndarray, "edges"]:
-    """Returns edges of fields of half a decade that hold all numbers from `low` to `high`."""
-    first, last = (math.floor(2 * math.log10(value)) for value in (low, high))
-    return 10.0 ** (np.arange(first, last + 2) / 2)
+    """Returns edges of the fewest fields of half a decade that hold `low` to `high`."""
+    first, last = math.log10(low), math.log10(high)
+    count = max(1, math.ceil(2 * (last - first)))
+    return 10.0 ** ((first + last) / 2 + np.arange(-count, count + 1, 2) / 4)
 
 
 def depth_edges(depths: Sequence[int]) -> Float[np.ndarray, "edges"]:
@@ -171,9 +196,8 @@ def depth_edges(depths: Sequence[int]) -> Float[np.ndarray, "edges"]:
     return np.exp([2 * logs[0] - middle[0], *middle, 2 * logs[-1] - middle[-1]])
 
 
-def _maps(rows: Iterable[Row], column: str, edges: Float[np.ndarray, "edges"]) -> list[Map]:
+def _maps(rows: Sequence[Row], column: str, edges: Float[np.ndarray, "edges"]) -> list[Map]:
     """Returns a map of a setting and depth for each case."""
-    rows = list(rows)
     depths = sorted({row["depth"] for row in rows})
     maps = []
     for case in dict.fromkeys(row["case"] for row in rows):
