@@ -1,16 +1,17 @@
 """Compiles each of the paper's experiments for TPUs and GPUs that are not here.
 
 Of each experiment the batch with the deepest highway net, in a process of its own. Writes
-accelerators.md beside this file, a table for each topology.
+accelerators.md beside this file, a table for each topology. Rows that the file already has are
+kept, unless they are made again or are of other versions of the compilers.
 
     python benchmarks/accelerators.py
     python benchmarks/accelerators.py --only=table1 --topology=v5e:2x2
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -53,7 +54,7 @@ COLUMNS = (
 
 
 def measure(spec: str, name: str, *, search: bool) -> list[str]:
-    """Returns the cells of a row."""
+    """Returns the cells of a row, without the first."""
     topology = topologies.find(name)
     config = command_line.load(str(ROOT / "experiments" / spec))
     batches = planning.plan(config, [])
@@ -62,7 +63,7 @@ def measure(spec: str, name: str, *, search: bool) -> list[str]:
     by_name = {found.name: found for found in report.compiled}
     training = by_name.pop("training")
     seconds = sum(found.seconds for found in report.compiled)
-    cells = [spec.replace(".py", ""), str(report.trials_per_device), f"{training.seconds:.0f}"]
+    cells = [str(report.trials_per_device), f"{training.seconds:.0f}"]
     if training.memory is None:
         return [*cells, f"{seconds:.0f}", brief(training.reason)]
     others = [found.memory.peak for found in by_name.values() if found.memory is not None]
@@ -109,20 +110,46 @@ def main() -> None:
         row = measure(arguments.one, arguments.topology, search=not arguments.no_search)
         print(json.dumps(row))
         return
+    out = Path(arguments.out)
     versions = ", ".join(map(_version, PACKAGES))
-    lines = [HEAD, f"{datetime.date.today()}; Python {sys.version.split()[0]}, {versions}."]
+    made_with = f"Compilers: {versions}; Python {platform.python_version()}."
+    rows = _read(out, made_with)
     for name in [arguments.topology] if arguments.topology else TOPOLOGIES:
-        lines += ["", f"## {name}", "", _row(COLUMNS), _row(["---"] + ["---:"] * 12)]
         for spec in EXPERIMENTS:
             if arguments.only in spec:
                 command = [sys.executable, __file__, f"--one={spec}", f"--topology={name}"]
                 command += ["--no_search"] * arguments.no_search
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
-                failed = [spec, f"failed: {brief(done.stderr[-300:], 200)}"]
+                failed = [f"failed: {brief(done.stderr[-300:], 200)}"]
                 cells = failed if done.returncode else json.loads(done.stdout.splitlines()[-1])
-                lines.append(_row([*cells, *[""] * (len(COLUMNS) - len(cells))]))
-                print(lines[-1], flush=True)
-                Path(arguments.out).write_text("\n".join(lines) + "\n")
+                missing = [""] * (len(COLUMNS) - 1 - len(cells))
+                rows[name, spec] = _row([spec.replace(".py", ""), *cells, *missing])
+                print(rows[name, spec], flush=True)
+                _write(out, made_with, rows)
+
+
+def _read(path: Path, made_with: str) -> dict[tuple[str, str], str]:
+    """Returns the rows of a file by topology and experiment, if the same compilers made it."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows, name = {}, ""
+    specs = {spec.replace(".py", ""): spec for spec in EXPERIMENTS}
+    for line in lines if made_with in lines else []:
+        if line.startswith("## "):
+            name = line.removeprefix("## ")
+        elif line.startswith("| ") and (spec := specs.get(line.split(" | ")[0][2:])):
+            rows[name, spec] = line
+    return rows
+
+
+def _write(path: Path, made_with: str, rows: dict[tuple[str, str], str]) -> None:
+    """Writes a table for each topology, with rows in the order of `EXPERIMENTS`."""
+    lines = [HEAD, made_with]
+    for name in dict.fromkeys([*TOPOLOGIES, *(topology for topology, _ in rows)]):
+        found = [rows[name, spec] for spec in EXPERIMENTS if (name, spec) in rows]
+        if found:
+            head = [_row(COLUMNS), _row(["---"] + ["---:"] * (len(COLUMNS) - 1))]
+            lines += ["", f"## {name}", "", *head, *found]
+    path.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
