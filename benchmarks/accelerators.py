@@ -41,11 +41,15 @@ HEAD = """\
 
 Made by `python benchmarks/accelerators.py`: what the compilers say of each of the paper's
 experiments, on a machine without such devices. **Nothing here has run.** Of each experiment the
-batch with the deepest highway net. Memory is of training, on each device, in MiB; "others" is the
-most that evaluation, gates or lesions take. "Most trials" fit the memory of a device, within 1 %.
-"Floor" is the time of the matrix products of a step of a device's trials at the highest rate that
-its maker states for the precision. Operations of a step are fusions and copies on TPU and launched
-kernels on GPU, where the last column takes 3 µs for each, which is an estimate.
+batch with the deepest highway net. "Compile" is the processor time that the compiler takes for
+training, and "all" for evaluation, gates and lesions too. Memory is of training, on each device, in
+MiB; "others" is the most that evaluation, gates or lesions take. "Most trials" fit the memory of a
+device, within 1 %; it is empty where it was not searched for. Collectives are counted in all
+programs: none exchanges data between trials; those counted are of devices that share the batches of
+a trial, where trials are fewer than devices or cannot be divided among them. "Floor" is the time of
+the matrix products of a step of a device's trials at the highest rate that its maker states for the
+precision. Operations of a step are fusions and copies on TPU and launched kernels on GPU, where the
+last column takes 3 µs for each, which is an estimate.
 """
 COLUMNS = (
     *("experiment", "trials a device", "compile, s", "all, s", "temporaries", "peak", "others"),
@@ -62,8 +66,8 @@ def measure(spec: str, name: str, *, search: bool) -> list[str]:
     report = compile_only.report(batch, topology, search=search)
     by_name = {found.name: found for found in report.compiled}
     training = by_name.pop("training")
-    seconds = sum(found.seconds for found in report.compiled)
-    cells = [str(report.trials_per_device), f"{training.seconds:.0f}"]
+    seconds = sum(found.processor_seconds for found in report.compiled)
+    cells = [str(report.trials_per_device), f"{training.processor_seconds:.0f}"]
     if training.memory is None:
         return [*cells, f"{seconds:.0f}", brief(training.reason)]
     others = [found.memory.peak for found in by_name.values() if found.memory is not None]

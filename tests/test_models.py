@@ -304,6 +304,19 @@ def test_keeping_products_computes_no_convolution_again():
     assert counts["save_dots"] == counts["none"] == counts["full"] - 3
 
 
+def test_full_rematerialization_computes_unrolled_products_again():
+    x, products = jnp.ones((2, 8)), {}
+    for remat in REMATS:
+        net = DenseStack("highway", depth=4, width=8, num_classes=3, remat=remat, unroll=3)
+        params = jax.eval_shape(net.init, jax.random.key(0), x)
+        gradient = jax.grad(lambda params, net=net: net.apply(params, x)[0].sum())
+        compiled = jax.jit(gradient).lower(params).compile()
+        products[remat] = len(re.findall(r"(?: dot|__cpu\$\w*MatMul\w*)\(", compiled.as_text()))
+    assert products["save_dots"] == products["none"] > 0
+    # The product of every block, of which the compiler sees all three.
+    assert products["full"] == products["none"] + 3
+
+
 def test_activations_are_those_of_the_forward_pass():
     model = build(_config(depth=5, width=8), (5,), 3)
     params = model.init(jax.random.key(0), jnp.float32(-1))

@@ -44,6 +44,7 @@ class Compiled(NamedTuple):
     Attributes:
         name: One of `FUNCTIONS`, or "lesions".
         seconds: Time that compiling took.
+        processor_seconds: Time that all of its threads took, which other programs hardly change.
         memory: Bytes on each device; None if the compiler reports none, or refused the program.
         operations: Operations of a step (see `compiled_text.Operations`).
         in_loops: How many of them are in loops over layers.
@@ -53,6 +54,7 @@ class Compiled(NamedTuple):
 
     name: str
     seconds: float
+    processor_seconds: float
     memory: compiled_text.Memory | None = None
     operations: int = 0
     in_loops: int = 0
@@ -134,13 +136,13 @@ def report(batch: Batch, topology: Topology, *, search: bool = True) -> Report:
     program = Program(batch, dataset, absent=topology.devices)
     numbers = batch.hyperparameters()
     compiled = [
-        _compile(name, functools.partial(program.lower, name, numbers))
+        compile_lowered(name, program.lower(name, numbers))
         for name in FUNCTIONS
         if name != "gates" or program.model.num_blocks
     ]
     gated = "transform_bias" in BLOCKS[batch.config.model.block].settings
     if program.model.num_blocks and gated:
-        compiled.append(_compile("lesions", functools.partial(_lower_lesions, program, numbers)))
+        compiled.append(compile_lowered("lesions", _lower_lesions(program, numbers)))
     training = next(found for found in compiled if found.name == "training")
     work = compiled_text.operations_of_products(_step(program, numbers))
     found = Report(batch, topology, program, compiled, work, None)
@@ -186,18 +188,22 @@ def _unwhitened(batch: Batch) -> Batch:
     return batch._replace(trials=tuple(trials))
 
 
-def _compile(name: str, lower: Callable[[], jax.stages.Lowered]) -> Compiled:
-    lowered = lower()
-    began = time.perf_counter()
+def compile_lowered(name: str, lowered: jax.stages.Lowered) -> Compiled:
+    """Compiles a program and returns the compiler's report, or its reason to refuse."""
+    began, processor_began = time.perf_counter(), time.process_time()
+
+    def seconds():
+        return time.perf_counter() - began, time.process_time() - processor_began
+
     try:
         compiled = lowered.compile()
     except JaxRuntimeError as error:
-        return Compiled(name, time.perf_counter() - began, reason=brief(str(error), 200))
-    seconds = time.perf_counter() - began
+        return Compiled(name, *seconds(), reason=brief(str(error), 200))
+    taken = seconds()
     text = compiled_text.Operations(compiled.as_text() or "")
     return Compiled(
         name,
-        seconds,
+        *taken,
         compiled_text.memory(compiled),
         text.of_step(),
         text.of_inner_loops(),
@@ -235,8 +241,8 @@ def _fitting(report: Report, dataset: Dataset, memory: compiled_text.Memory | No
         trials = itertools.islice(itertools.cycle(report.batch.trials), count)
         batch = report.batch._replace(trials=tuple(trials))
         program = Program(batch, dataset, absent=report.topology.devices[:1])
-        lower = functools.partial(program.lower, "training", batch.hyperparameters())
-        found = _compile("training", lower).memory
+        lowered = program.lower("training", batch.hyperparameters())
+        found = compile_lowered("training", lowered).memory
         return None if found is None else found.peak
 
     shared = sum(leaf.nbytes for leaf in report.program.examples)
