@@ -94,6 +94,18 @@ def test_programs_are_compiled_without_reading_or_writing(
     assert "products of a step: 0.00271 GFLOP a trial" in " ".join(lines)
 
 
+def test_the_work_of_a_trial_is_counted_where_devices_share_its_batches(mnist_config):
+    work = []
+    for count in (1, 2):
+        config_lib.put(mnist_config, "runtime.batch_devices", count)
+        (batch,) = planning.plan(mnist_config, [])
+        program = Program(batch, compile_only._dataset(batch.config))
+        assert program.trials.parts.count == count
+        step = compile_only._step(program, batch.hyperparameters())
+        work.append(compiled_text.operations_of_products(step))
+    assert work[0] == work[1] > 0
+
+
 def test_the_memory_is_that_of_the_run(mnist_config):
     topology = topologies.find("cpu")
     (report,) = compile_only.reports(mnist_config, topology, search=False)

@@ -28,6 +28,7 @@ from highway_jax.registry import BLOCKS
 from highway_jax.sweep import planning
 from highway_jax.sweep.trials import Batch
 from highway_jax.training import compiled_text, topologies, train, trial_mesh
+from highway_jax.training.parts import Parts
 from highway_jax.training.program import FUNCTIONS, Program
 from highway_jax.training.topologies import Topology
 
@@ -84,8 +85,8 @@ class Report(NamedTuple):
 
     @property
     def trials_per_device(self) -> int:
-        """Trials of the batch on each device."""
-        return self.program.trials.num_slots // self.program.trials.mesh.devices.size
+        """Trials of the batch on each device, with others or alone."""
+        return self.program.trials.num_slots // len(self.program.trials.mesh.devices)
 
     @property
     def floor(self) -> float | None:
@@ -93,7 +94,8 @@ class Report(NamedTuple):
         model = self.batch.config.model
         precision = "bfloat16" if model.dtype == "bfloat16" else model.precision
         rate = self.topology.chip.rates.get(precision)
-        return None if rate is None else self.work * self.trials_per_device / rate
+        share = self.trials_per_device / self.program.trials.parts.count
+        return None if rate is None else self.work * share / rate
 
 
 def reports(config: ConfigDict, topology: Topology, *, search: bool = True) -> Iterator[Report]:
@@ -221,7 +223,8 @@ def _lower_lesions(program: Program, numbers: Any) -> jax.stages.Lowered:
 
 
 def _step(program: Program, numbers: Any) -> Any:
-    """Returns the jaxpr of a training step of one trial."""
+    """Returns the jaxpr of a training step of one trial on one device."""
+    task = program.task._replace(parts=Parts())
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), numbers)
     state = jax.eval_shape(functools.partial(train.create, program.task), one)
     batch = jax.tree.map(
@@ -230,7 +233,7 @@ def _step(program: Program, numbers: Any) -> Any:
     )
     index = jax.ShapeDtypeStruct((program.task.batch_size,), np.int32)
     epoch = jax.ShapeDtypeStruct((), np.int32)
-    step = functools.partial(train.train_step, program.task)
+    step = functools.partial(train.train_step, task)
     return jax.make_jaxpr(step)(state, batch, index, epoch)
 
 
@@ -246,7 +249,10 @@ def _fitting(report: Report, dataset: Dataset, memory: compiled_text.Memory | No
         return None if found is None else found.peak
 
     shared = sum(leaf.nbytes for leaf in report.program.examples)
-    first = (report.trials_per_device, None if memory is None else memory.peak)
+    count, need = report.trials_per_device, None if memory is None else memory.peak
+    if report.program.trials.parts.count > 1:  # Of a part of a batch, where one device takes all.
+        need = needed(count)
+    first = count, need
     return largest(needed, report.topology.chip.memory, first, shared)
 
 
