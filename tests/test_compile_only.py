@@ -238,12 +238,12 @@ MEBIBYTE = 2**20
     ("name", "settings", "trials", "temporaries", "operations", "a_layer"),
     [
         pytest.param(
-            *("v5e:2x2", {"model.depth": 10}, 400, 400, 1000, 30),
+            *("v5e:2x2", {"model.depth": 10}, 400, 260, 850, 82),
             marks=_TPU_COMPILER,
             id="dense on TPU",
         ),
         pytest.param(
-            *("v5e:2x2", {"model.architecture": "mnist10", "model.width": 16}, 8, 200, 1500, 50),
+            *("v5e:2x2", {"model.architecture": "mnist10", "model.width": 16}, 8, 60, 800, 50),
             marks=_TPU_COMPILER,
             id="convolutional on TPU",
         ),
