@@ -1,16 +1,17 @@
 """Compiles each of the paper's experiments for TPUs and GPUs that are not here.
 
 Of each experiment the batch with the deepest highway net, in a process of its own. Writes
-accelerators.md beside this file, a table for each topology.
+accelerators.md beside this file, a table for each topology. Rows that the file already has are
+kept, unless they are made again or are of other versions of the compilers.
 
     python benchmarks/accelerators.py
     python benchmarks/accelerators.py --only=table1 --topology=v5e:2x2
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -40,11 +41,15 @@ HEAD = """\
 
 Made by `python benchmarks/accelerators.py`: what the compilers say of each of the paper's
 experiments, on a machine without such devices. **Nothing here has run.** Of each experiment the
-batch with the deepest highway net. Memory is of training, on each device, in MiB; "others" is the
-most that evaluation, gates or lesions take. "Most trials" fit the memory of a device, within 1 %.
-"Floor" is the time of the matrix products of a step of a device's trials at the highest rate that
-its maker states for the precision. Operations of a step are fusions and copies on TPU and launched
-kernels on GPU, where the last column takes 3 µs for each, which is an estimate.
+batch with the deepest highway net. "Compile" is the processor time that the compiler takes for
+training, and "all" for evaluation, gates and lesions too. Memory is of training, on each device, in
+MiB; "others" is the most that evaluation, gates or lesions take. "Most trials" fit the memory of a
+device, within 1 %; it is empty where it was not searched for. Collectives are counted in all
+programs: none exchanges data between trials; those counted are of devices that share the batches of
+a trial, where trials are fewer than devices or cannot be divided among them. "Floor" is the time of
+the matrix products of a step of a device's trials at the highest rate that its maker states for the
+precision. Operations of a step are fusions and copies on TPU and launched kernels on GPU, where the
+last column takes 3 µs for each, which is an estimate.
 """
 COLUMNS = (
     *("experiment", "trials a device", "compile, s", "all, s", "temporaries", "peak", "others"),
@@ -53,7 +58,7 @@ COLUMNS = (
 
 
 def measure(spec: str, name: str, *, search: bool) -> list[str]:
-    """Returns the cells of a row."""
+    """Returns the cells of a row, without the first."""
     topology = topologies.find(name)
     config = command_line.load(str(ROOT / "experiments" / spec))
     batches = planning.plan(config, [])
@@ -61,8 +66,8 @@ def measure(spec: str, name: str, *, search: bool) -> list[str]:
     report = compile_only.report(batch, topology, search=search)
     by_name = {found.name: found for found in report.compiled}
     training = by_name.pop("training")
-    seconds = sum(found.seconds for found in report.compiled)
-    cells = [spec.replace(".py", ""), str(report.trials_per_device), f"{training.seconds:.0f}"]
+    seconds = sum(found.processor_seconds for found in report.compiled)
+    cells = [str(report.trials_per_device), f"{training.processor_seconds:.0f}"]
     if training.memory is None:
         return [*cells, f"{seconds:.0f}", brief(training.reason)]
     others = [found.memory.peak for found in by_name.values() if found.memory is not None]
@@ -109,20 +114,46 @@ def main() -> None:
         row = measure(arguments.one, arguments.topology, search=not arguments.no_search)
         print(json.dumps(row))
         return
+    out = Path(arguments.out)
     versions = ", ".join(map(_version, PACKAGES))
-    lines = [HEAD, f"{datetime.date.today()}; Python {sys.version.split()[0]}, {versions}."]
+    made_with = f"Compilers: {versions}; Python {platform.python_version()}."
+    rows = _read(out, made_with)
     for name in [arguments.topology] if arguments.topology else TOPOLOGIES:
-        lines += ["", f"## {name}", "", _row(COLUMNS), _row(["---"] + ["---:"] * 12)]
         for spec in EXPERIMENTS:
             if arguments.only in spec:
                 command = [sys.executable, __file__, f"--one={spec}", f"--topology={name}"]
                 command += ["--no_search"] * arguments.no_search
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
-                failed = [spec, f"failed: {brief(done.stderr[-300:], 200)}"]
+                failed = [f"failed: {brief(done.stderr[-300:], 200)}"]
                 cells = failed if done.returncode else json.loads(done.stdout.splitlines()[-1])
-                lines.append(_row([*cells, *[""] * (len(COLUMNS) - len(cells))]))
-                print(lines[-1], flush=True)
-                Path(arguments.out).write_text("\n".join(lines) + "\n")
+                missing = [""] * (len(COLUMNS) - 1 - len(cells))
+                rows[name, spec] = _row([spec.replace(".py", ""), *cells, *missing])
+                print(rows[name, spec], flush=True)
+                _write(out, made_with, rows)
+
+
+def _read(path: Path, made_with: str) -> dict[tuple[str, str], str]:
+    """Returns the rows of a file by topology and experiment, if the same compilers made it."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows, name = {}, ""
+    specs = {spec.replace(".py", ""): spec for spec in EXPERIMENTS}
+    for line in lines if made_with in lines else []:
+        if line.startswith("## "):
+            name = line.removeprefix("## ")
+        elif line.startswith("| ") and (spec := specs.get(line.split(" | ")[0][2:])):
+            rows[name, spec] = line
+    return rows
+
+
+def _write(path: Path, made_with: str, rows: dict[tuple[str, str], str]) -> None:
+    """Writes a table for each topology, with rows in the order of `EXPERIMENTS`."""
+    lines = [HEAD, made_with]
+    for name in dict.fromkeys([*TOPOLOGIES, *(topology for topology, _ in rows)]):
+        found = [rows[name, spec] for spec in EXPERIMENTS if (name, spec) in rows]
+        if found:
+            head = [_row(COLUMNS), _row(["---"] + ["---:"] * (len(COLUMNS) - 1))]
+            lines += ["", f"## {name}", "", *head, *found]
+    path.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

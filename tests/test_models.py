@@ -323,6 +323,18 @@ def test_keeping_products_computes_no_convolution_again():
     assert counts["save_dots"] == counts["none"] == counts["full"] - 3
 
 
+@pytest.mark.parametrize(("unroll", "barriers"), [(3, True), (1, False)])
+def test_full_rematerialization_of_unrolled_blocks_has_barriers(unroll, barriers):
+    x = jnp.ones((2, 8))
+    for remat in REMATS:
+        net = DenseStack("highway", depth=4, width=8, num_classes=3, remat=remat, unroll=unroll)
+        params = jax.eval_shape(net.init, jax.random.key(0), x)
+        gradient = jax.grad(lambda params, net=net: net.apply(params, x)[0].sum())
+        lowered = jax.jit(gradient).lower(params).as_text()
+        # Without a loop, nothing else keeps the compiler from merging both passes.
+        assert ("optimization_barrier" in lowered) == (barriers and remat == "full")
+
+
 def test_activations_are_those_of_the_forward_pass():
     model = build(_config(depth=5, width=8), (5,), 3)
     params = model.init(jax.random.key(0), jnp.float32(-1))

@@ -28,6 +28,7 @@ from highway_jax.registry import BLOCKS
 from highway_jax.sweep import planning
 from highway_jax.sweep.trials import Batch
 from highway_jax.training import compiled_text, topologies, train, trial_mesh
+from highway_jax.training.parts import Parts
 from highway_jax.training.program import FUNCTIONS, Program
 from highway_jax.training.topologies import Topology
 
@@ -44,6 +45,7 @@ class Compiled(NamedTuple):
     Attributes:
         name: One of `FUNCTIONS`, or "lesions".
         seconds: Time that compiling took.
+        processor_seconds: Time that all of its threads took, which other programs hardly change.
         memory: Bytes on each device; None if the compiler reports none, or refused the program.
         operations: Operations of a step (see `compiled_text.Operations`).
         in_loops: How many of them are in loops over layers.
@@ -53,6 +55,7 @@ class Compiled(NamedTuple):
 
     name: str
     seconds: float
+    processor_seconds: float
     memory: compiled_text.Memory | None = None
     operations: int = 0
     in_loops: int = 0
@@ -82,8 +85,8 @@ class Report(NamedTuple):
 
     @property
     def trials_per_device(self) -> int:
-        """Trials of the batch on each device."""
-        return self.program.trials.num_slots // self.program.trials.mesh.devices.size
+        """Trials of the batch on each device, with others or alone."""
+        return self.program.trials.num_slots // len(self.program.trials.mesh.devices)
 
     @property
     def floor(self) -> float | None:
@@ -91,7 +94,8 @@ class Report(NamedTuple):
         model = self.batch.config.model
         precision = "bfloat16" if model.dtype == "bfloat16" else model.precision
         rate = self.topology.chip.rates.get(precision)
-        return None if rate is None else self.work * self.trials_per_device / rate
+        share = self.trials_per_device / self.program.trials.parts.count
+        return None if rate is None else self.work * share / rate
 
 
 def reports(config: ConfigDict, topology: Topology, *, search: bool = True) -> Iterator[Report]:
@@ -134,13 +138,13 @@ def report(batch: Batch, topology: Topology, *, search: bool = True) -> Report:
     program = Program(batch, dataset, absent=topology.devices)
     numbers = batch.hyperparameters()
     compiled = [
-        _compile(name, functools.partial(program.lower, name, numbers))
+        compile_lowered(name, program.lower(name, numbers))
         for name in FUNCTIONS
         if name != "gates" or program.model.num_blocks
     ]
     gated = "transform_bias" in BLOCKS[batch.config.model.block].settings
     if program.model.num_blocks and gated:
-        compiled.append(_compile("lesions", functools.partial(_lower_lesions, program, numbers)))
+        compiled.append(compile_lowered("lesions", _lower_lesions(program, numbers)))
     training = next(found for found in compiled if found.name == "training")
     work = compiled_text.operations_of_products(_step(program, numbers))
     found = Report(batch, topology, program, compiled, work, None)
@@ -186,18 +190,22 @@ def _unwhitened(batch: Batch) -> Batch:
     return batch._replace(trials=tuple(trials))
 
 
-def _compile(name: str, lower: Callable[[], jax.stages.Lowered]) -> Compiled:
-    lowered = lower()
-    began = time.perf_counter()
+def compile_lowered(name: str, lowered: jax.stages.Lowered) -> Compiled:
+    """Compiles a program and returns the compiler's report, or its reason to refuse."""
+    began, processor_began = time.perf_counter(), time.process_time()
+
+    def seconds():
+        return time.perf_counter() - began, time.process_time() - processor_began
+
     try:
         compiled = lowered.compile()
     except JaxRuntimeError as error:
-        return Compiled(name, time.perf_counter() - began, reason=brief(str(error), 200))
-    seconds = time.perf_counter() - began
+        return Compiled(name, *seconds(), reason=brief(str(error), 200))
+    taken = seconds()
     text = compiled_text.Operations(compiled.as_text() or "")
     return Compiled(
         name,
-        seconds,
+        *taken,
         compiled_text.memory(compiled),
         text.of_step(),
         text.of_inner_loops(),
@@ -215,7 +223,8 @@ def _lower_lesions(program: Program, numbers: Any) -> jax.stages.Lowered:
 
 
 def _step(program: Program, numbers: Any) -> Any:
-    """Returns the jaxpr of a training step of one trial."""
+    """Returns the jaxpr of a training step of one trial on one device."""
+    task = program.task._replace(parts=Parts())
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), numbers)
     state = jax.eval_shape(functools.partial(train.create, program.task), one)
     batch = jax.tree.map(
@@ -224,7 +233,7 @@ def _step(program: Program, numbers: Any) -> Any:
     )
     index = jax.ShapeDtypeStruct((program.task.batch_size,), np.int32)
     epoch = jax.ShapeDtypeStruct((), np.int32)
-    step = functools.partial(train.train_step, program.task)
+    step = functools.partial(train.train_step, task)
     return jax.make_jaxpr(step)(state, batch, index, epoch)
 
 
@@ -235,12 +244,15 @@ def _fitting(report: Report, dataset: Dataset, memory: compiled_text.Memory | No
         trials = itertools.islice(itertools.cycle(report.batch.trials), count)
         batch = report.batch._replace(trials=tuple(trials))
         program = Program(batch, dataset, absent=report.topology.devices[:1])
-        lower = functools.partial(program.lower, "training", batch.hyperparameters())
-        found = _compile("training", lower).memory
+        lowered = program.lower("training", batch.hyperparameters())
+        found = compile_lowered("training", lowered).memory
         return None if found is None else found.peak
 
     shared = sum(leaf.nbytes for leaf in report.program.examples)
-    first = (report.trials_per_device, None if memory is None else memory.peak)
+    count, need = report.trials_per_device, None if memory is None else memory.peak
+    if report.program.trials.parts.count > 1:  # Of a part of a batch, where one device takes all.
+        need = needed(count)
+    first = count, need
     return largest(needed, report.topology.chip.memory, first, shared)
 
 

@@ -100,7 +100,11 @@ def scan_blocks(
         return block.output(activations), (activations if collect else None)
 
     if remat != "none":
-        body = nn.remat(body, prevent_cse=False, policy=REMATS[remat])
+        # A loop keeps forward and backward pass apart; without one, the compiler would merge what
+        # both compute. That is welcome for all but "full", which is asked for to save memory.
+        in_one = _body_size(num_blocks, unroll) == num_blocks
+        prevent_cse = in_one and remat == "full"
+        body = nn.remat(body, prevent_cse=prevent_cse, policy=REMATS[remat])
     axis: Any = nn.broadcast if gates is None else 0
     scan: Any = nn.scan(
         body,

@@ -214,7 +214,9 @@ def train_steps(
     epoch, first = jnp.divmod(state.step, task.steps_per_epoch)
     # One sort of random numbers, where `jax.random.permutation` takes several.
     bits = jax.random.bits(jax.random.fold_in(data_key, epoch), (task.num_train,))
-    order = jnp.argsort(bits)
+    # Positions of 16 bits, where they suffice, since every trial of a device has its own order.
+    positions = jnp.arange(task.num_train, dtype=np.min_scalar_type(task.num_train))
+    _, order = jax.lax.sort((bits, positions), num_keys=1)
     sums = jax.tree.map(lambda s: jnp.where(first == 0, 0, s), state.sums)
 
     def continues(carry):
