@@ -71,7 +71,9 @@ def test_a_run_leaves_what_it_promises(small_config, tmp_path):
     np.testing.assert_allclose(float(row["test_accuracy_mean"]), np.mean(tests))
     np.testing.assert_allclose(float(row["test_accuracy_std"]), np.std(tests, ddof=1))
     assert summary[0]["test_accuracy_mean"] == pytest.approx(np.mean(tests))
-    assert len(list((tmp_path / "tensorboard").rglob("events*"))) == 2
+    # Each of two trials has a file of its curves and one of its results.
+    events = list((tmp_path / "tensorboard").rglob("events*"))
+    assert (len(events), sum(path.name.endswith(".final") for path in events)) == (4, 2)
 
 
 def test_a_small_net_learns_digits(small_config, tmp_path):

@@ -62,7 +62,7 @@ def test_an_extended_run_has_the_bits_of_one_that_had_all_from_the_start(config,
     first = _rows(tmp_path / "run")
     config.seeds = (0, 1, 2)
     config.training.epochs = 4
-    with pytest.raises(UserError, match=r"changed seeds .*--extend, which trains what"):
+    with pytest.raises(UserError, match=r"changed seeds .* extend, which trains what"):
         highway_jax.run(config, tmp_path / "run")
     assert _rows(tmp_path / "run") == first
     rows = highway_jax.run(config, tmp_path / "run", extend=True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import random
 import shutil
@@ -192,7 +193,8 @@ def test_every_committed_run_is_read(path):
     if not rows:
         assert found.curves
         return
-    assert [row["trial"] for row in rows] == list(range(len(rows)))
+    # The trainings of the settings that are not the best of a cell have numbers too.
+    assert all(a["trial"] < b["trial"] for a, b in itertools.pairwise(rows))
     lines = summaries.summarize(rows)
     assert len(_read(path.parent / "summary.csv")) == len(lines)
     for line, text in zip(lines, _read(path.parent / "summary.csv"), strict=True):
