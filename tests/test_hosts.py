@@ -15,6 +15,8 @@ import pytest
 from highway_jax.errors import UserError
 from highway_jax.runtime import multihost
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "--config=experiments/digits.py",

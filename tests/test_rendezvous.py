@@ -15,6 +15,8 @@ import pytest
 from highway_jax import UserError
 from highway_jax.runtime import rendezvous
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

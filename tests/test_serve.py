@@ -178,6 +178,7 @@ def test_only_this_machine_is_served(live):
         socket.create_connection(("127.0.0.2", live.port))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_with_one_line(live):
     link = socket.create_connection(("127.0.0.1", live.port))  # A browser that stays connected.
     live.process.send_signal(signal.SIGINT)
