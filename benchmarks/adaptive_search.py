@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 import highway_jax
 from highway_jax import command_line
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes
 
 ASK = 5
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "depth_sweep.py"
@@ -78,7 +78,7 @@ def searches(rows: list[dict[str, Any]], trials: int) -> dict[tuple[str, int, st
             (
                 sum(row["steps"] for row in ask),
                 min(
-                    (r["train_loss"] for r in ask if r["status"] == planning.FINISHED), default=None
+                    (r["train_loss"] for r in ask if r["status"] == outcomes.FINISHED), default=None
                 ),
             )
             for ask in asks

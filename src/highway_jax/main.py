@@ -22,7 +22,7 @@ from highway_jax.runtime.output import discard
 from highway_jax.runtime.progress import Display, Output
 from highway_jax.runtime.signals import Stopped
 from highway_jax.storage.summaries import summarize, summarize_search
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes
 
 TRY_AGAIN = 75
 """Exit status (EX_TEMPFAIL of sysexits.h) if a device or another machine failed."""
@@ -80,7 +80,7 @@ def _train(arguments: command_line.Arguments) -> None:
         if display.failure:
             summary, results = workdir / "summary.csv", workdir / "results.csv"
             logging.warning("%s; the results are in %s and %s", display.failure, summary, results)
-    if rows and all(row["status"] == planning.FAILED for row in rows):
+    if rows and all(row["status"] == outcomes.FAILED for row in rows):
         raise UserError(
             f"{workdir / 'results.csv'}: every trial failed, for the reasons above; remove their"
             " rows to train them again"

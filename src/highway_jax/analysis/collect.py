@@ -12,7 +12,7 @@ from highway_jax.errors import UserError
 from highway_jax.runs.experiment import load_data
 from highway_jax.storage.findings import Findings
 from highway_jax.storage.summaries import summarize_search
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes
 from highway_jax.sweep.trials import Batch, Trial
 from highway_jax.training import trial_mesh
 from highway_jax.training.program import Program
@@ -80,7 +80,7 @@ def _choose(
     config: ConfigDict, rows: list[dict[str, Any]], chosen: Sequence[int], workdir: Path
 ) -> list[dict[str, Any]]:
     ready = [
-        row for row in rows if row["block"] == "highway" and row["status"] == planning.FINISHED
+        row for row in rows if row["block"] == "highway" and row["status"] == outcomes.FINISHED
     ]
     numbers = [row["trial"] for row in ready]
     for index in chosen:

@@ -22,7 +22,7 @@ from highway_jax.nn import model as nets
 from highway_jax.nn.blocks import BlockActivations
 from highway_jax.storage import preprocessing
 from highway_jax.storage.preprocessing import SavedPreprocessing
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes
 from highway_jax.sweep.trials import Trial
 from highway_jax.training import metrics
 
@@ -258,7 +258,7 @@ def _choose(saved: restore.Saved, trial: int | str) -> dict[str, Any]:
     ready = {
         row["trial"]: row
         for row in saved.rows
-        if row["status"] == planning.FINISHED and row["trial"] in saved.trials
+        if row["status"] == outcomes.FINISHED and row["trial"] in saved.trials
     }
     if not ready:
         found = ", ".join(sorted({row["status"] for row in saved.rows})) or "not trained"
@@ -274,7 +274,7 @@ def _choose(saved: restore.Saved, trial: int | str) -> dict[str, Any]:
             criterion = "valid_accuracy"
         most = max(row["epochs"] for row in ready.values())
         rows = (row for row in ready.values() if row["epochs"] == most)
-        return min(rows, key=lambda row: planning.merit(criterion, row))
+        return min(rows, key=lambda row: outcomes.merit(criterion, row))
     if not _is_integer(trial) or trial not in ready:
         others = {row["trial"]: row["status"] for row in saved.rows} if _is_integer(trial) else {}
         status = f", which is {others[trial]}" if trial in others else ""

@@ -9,7 +9,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.reporting.importance import importance
 from highway_jax.storage import summaries, tables
 from highway_jax.storage.results import Run
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes
 
 Row = dict[str, Any]
 
@@ -193,7 +193,7 @@ def _search(run: Run, pairs: Sequence[tuple[Run, Row]]) -> Row:
 
 def _kept(row: Row) -> int:
     """Returns how many rungs a trial has passed."""
-    return row.get("rung", 0) + (row["status"] in (planning.PROMOTED, planning.FINISHED))
+    return row.get("rung", 0) + (row["status"] in (outcomes.PROMOTED, outcomes.FINISHED))
 
 
 def _cell(value: Any) -> Any:

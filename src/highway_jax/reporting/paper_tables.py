@@ -16,7 +16,7 @@ from highway_jax.runtime.progress import percent
 from highway_jax.storage import summaries
 from highway_jax.storage.findings import Findings
 from highway_jax.storage.results import Run
-from highway_jax.sweep.planning import DIVERGED, FAILED, FINISHED
+from highway_jax.sweep.outcomes import DIVERGED, FAILED, FINISHED
 
 NUM_BEST = 10
 Row = dict[str, Any]

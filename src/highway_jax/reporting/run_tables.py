@@ -12,7 +12,7 @@ from highway_jax.errors import UserError
 from highway_jax.reporting import explorer, figures
 from highway_jax.reporting.document import Card, Cards, Picture, Section, Table
 from highway_jax.runtime.progress import of_best, percent
-from highway_jax.storage import summaries, tables
+from highway_jax.storage import extension, summaries, tables
 from highway_jax.storage.results import Run
 
 _NOTE = (
@@ -45,7 +45,7 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
         rows = summaries.summarize(run.rows)
         accuracy, loss = percent, "train_loss_mean"
     names = summaries.differing(rows)
-    names += [tables.column(key) for key in _flat(run.config["sweep"]["draw"])]
+    names += [tables.column(key) for key in extension.flatten(run.config["sweep"]["draw"])]
     shown = [name for name in dict.fromkeys(names) if name not in ("depth", "dataset")]
     labels = {name: summaries.labels(rows, [name]) for name in shown}
     settings = [
@@ -173,7 +173,10 @@ def by_depth(run: Run) -> Section:
 def differences(found: Sequence[Run]) -> Section:
     """Returns the keys in which the configs of runs differ, with the value in each run."""
     title = "What differs between the runs"
-    configs = [_flat(run.config) for run in found]
+    configs = [
+        {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items()}
+        for flat in (extension.flatten(run.config) for run in found)
+    ]
     # The first two are whatever a run is called, and keys that do not change its results.
     skipped = ("name", *config_lib.UNCOMPARED)
     keys = [
@@ -186,17 +189,6 @@ def differences(found: Sequence[Run]) -> Section:
     rows = [(key, *(config.get(key, "-") for config in configs)) for key in keys]
     heads = ("setting", *(run.name for run in found))
     return Section(title, [Table(heads, rows, range(len(heads)))])
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns the leaves of nested settings as JSON texts, by dotted key."""
-    leaves: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value if isinstance(value, str) else json.dumps(value)
-    return leaves
 
 
 def provenance(found: Iterable[Run]) -> Section:

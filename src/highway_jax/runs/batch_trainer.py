@@ -193,8 +193,7 @@ class BatchRun:
                 "trials": self._indices,
             }
             host_state = self._program.trials.fetch(state)
-            self._context.lead(lambda: self._checkpoints.save(step, host_state, extra))
-            self._context.lead(self._context.records.send)
+            self._context.lead(lambda: self._save(step, host_state, extra))
             self._saved_at = time.monotonic()
         if stop:
             raise Stopped(
@@ -202,6 +201,10 @@ class BatchRun:
                 f"{self._batch.label}: stopped at step {step:,} of {self._total_steps:,}; the same"
                 " command resumes from there",
             )
+
+    def _save(self, step: int, state: train.TrialState, extra: dict[str, Any]) -> None:
+        self._checkpoints.save(step, state, extra)
+        self._context.records.send()  # Trackers get what a resumed run does not train again.
 
     def _projected(self) -> list[float]:
         """Returns the projected final loss of each trial; NaN after its last rung."""

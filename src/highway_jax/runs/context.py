@@ -16,7 +16,7 @@ from highway_jax.runtime.signals import Stopped, StopRequest
 from highway_jax.storage.checkpoint import Checkpoints
 from highway_jax.storage.records import Records
 from highway_jax.storage.workdir import Workdir
-from highway_jax.sweep import design, planning
+from highway_jax.sweep import design, outcomes, planning
 from highway_jax.sweep.trials import Batch, rung_of
 
 
@@ -134,10 +134,10 @@ class RunContext:
     def _add_results(self, rows: list[dict[str, Any]]) -> None:
         new = {row["trial"] for row in rows}
         kept = [row for row in self.records.results() if row["trial"] not in new]
-        before = {row["trial"] for row in kept if row["status"] in planning.SETTLED}
+        before = {row["trial"] for row in kept if row["status"] in outcomes.SETTLED}
         rows = planning.decide(self.config, [*kept, *rows], self._begun(), self.cells)
         self.records.write_results(rows)
-        settled = [row for row in rows if row["status"] in planning.SETTLED]
+        settled = [row for row in rows if row["status"] in outcomes.SETTLED]
         self.records.add_settings(row for row in settled if row["trial"] not in before)
         self._remove_unneeded(rows)
 
@@ -148,7 +148,7 @@ class RunContext:
             self._remove_unneeded(rows)
 
     def _remove_unneeded(self, rows: list[dict[str, Any]]) -> None:
-        useful = (planning.WAITING, planning.PROMOTED, planning.FINISHED)
+        useful = (outcomes.WAITING, outcomes.PROMOTED, outcomes.FINISHED)
         needed = {row["batch"] for row in rows if row["status"] in useful}
         extended = planning.extended(rows, self.cells)
         rungs = {row["trial"]: row["rung"] for row in rows if row["trial"] not in extended}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from highway_jax.storage.tables import SETTINGS
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes
 from highway_jax.sweep.trials import Batch, Trial
 from highway_jax.training import metrics
 from highway_jax.training.program import SPLITS
@@ -72,12 +72,12 @@ def result_rows(
         seconds: Wall time of the batch, "compile" and "train".
         common: Values of further columns, equal for all trials.
     """
-    status = planning.FINISHED if batch.last else planning.WAITING
+    status = outcomes.FINISHED if batch.last else outcomes.WAITING
     rows = []
     for i, trial in enumerate(batch.trials):
         row = _describe(trial, batch) | common
         row |= {
-            "status": planning.DIVERGED if diverged[i] else status,
+            "status": outcomes.DIVERGED if diverged[i] else status,
             "steps": int(steps[i]),
             "projected_train_loss": math.nan if diverged[i] else projected[i],
             "diverged": bool(diverged[i]),
@@ -93,7 +93,7 @@ def result_rows(
 
 def failed_rows(batch: Batch) -> list[Row]:
     """Returns the rows of trials for which nothing could be measured."""
-    nothing = {"status": planning.FAILED, "steps": 0, "num_parameters": 0, "diverged": False}
+    nothing = {"status": outcomes.FAILED, "steps": 0, "num_parameters": 0, "diverged": False}
     nothing |= dict.fromkeys(
         ("projected_train_loss", "compile_seconds", "train_seconds", "steps_per_second"), math.nan
     )

@@ -18,7 +18,7 @@ from highway_jax.config import aliases
 from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
 from highway_jax.errors import show
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes, planning
 from highway_jax.sweep.design import Cell
 from highway_jax.sweep.outcomes import SETTINGS, column
 
@@ -49,7 +49,7 @@ RESULTS = (
 """Columns of every results.csv, which has one row for each trial.
 
 `epochs` is the number of epochs trained, `status` the state of the trial at its `rung` (see
-`highway_jax.sweep.planning`), and `projected_train_loss` its projected final loss (see
+`highway_jax.sweep.outcomes`), and `projected_train_loss` its projected final loss (see
 `highway_jax.sweep.projection`). `train_seconds` is the wall time of the training steps of the
 trial's batch, without compilation and evaluation. `steps_per_second` is the number of steps of all
 trials of the batch divided by this time.
@@ -65,7 +65,7 @@ SUMMARY = (
 """Columns of every summary.csv: a row for each setting; diverged trials are not averaged."""
 
 _REQUIRED = ("batch", "trial", "case", "rung", "status", "diverged")
-_STATUSES = (planning.WAITING, planning.PROMOTED, *planning.SETTLED)
+_STATUSES = (outcomes.WAITING, outcomes.PROMOTED, *outcomes.SETTLED)
 _TYPES: dict[str, type] = {
     **{key: type(entry.default) for key, entry in SCHEMA.items()},
     **{name: type(SCHEMA[key].default) for name, key in SETTINGS.items()},

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from highway_jax import files
 from highway_jax.errors import UserError, brief, require, show
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes
 
 Row = dict[str, Any]
 
@@ -112,7 +112,7 @@ class _WeightsAndBiases:
         self._runs: dict[int, Any] = {}
 
     def open(self) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         wandb.login()  # Needs no key where WANDB_MODE is offline.
 
@@ -128,7 +128,7 @@ class _WeightsAndBiases:
             self._runs.popitem()[1].finish()
 
     def _run(self, trial: Row) -> Any:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         if trial["trial"] not in self._runs:
             self._runs[trial["trial"]] = wandb.init(
@@ -155,7 +155,7 @@ class _Mlflow:
         self._runs: dict[int, str] = {}
 
     def open(self) -> None:
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._client = MlflowClient(tracking_uri=self._store)
         found = self._client.get_experiment_by_name(self._name)
@@ -176,7 +176,7 @@ class _Mlflow:
             write(run, name, value)
         for tag, value in measured.items():
             self._client.log_metric(run, tag, value, step=row["steps"])
-        ended = row["status"] in (planning.DIVERGED, planning.FAILED)
+        ended = row["status"] in (outcomes.DIVERGED, outcomes.FAILED)
         self._client.set_terminated(run, "FAILED" if ended else "FINISHED")
 
     def close(self) -> None:

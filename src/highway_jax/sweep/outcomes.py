@@ -9,8 +9,7 @@ from highway_jax.config import config as config_lib
 WAITING, PROMOTED = "waiting", "promoted"
 FINISHED, DROPPED, DIVERGED, FAILED = "finished", "dropped", "diverged", "failed"
 SETTLED = (FINISHED, DROPPED, DIVERGED, FAILED)
-"""Final states of a trial. Before, it is `waiting` for others at a rung, or `promoted` to the next.
-"""
+"""Final states of a trial. Before, a trial is `waiting` for others at a rung, or `promoted`."""
 
 NUMBERS = ("learning_rate", "momentum", "decay", "weight_decay", "transform_bias")
 """Numeric hyperparameters that have a column in every table."""

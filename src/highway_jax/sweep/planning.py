@@ -27,9 +27,7 @@ from highway_jax.config import config as config_lib
 from highway_jax.config.schema import SCHEMA
 from highway_jax.sweep import adaptive
 from highway_jax.sweep.design import Cell, cells
-from highway_jax.sweep.outcomes import DIVERGED as DIVERGED
 from highway_jax.sweep.outcomes import DROPPED, FINISHED, PROMOTED, SETTLED, WAITING, merit
-from highway_jax.sweep.outcomes import FAILED as FAILED
 from highway_jax.sweep.trials import Batch, Trial, batch_name, rung_of
 
 
