@@ -51,12 +51,12 @@ def _loss(settings):
 
 
 def _row(trial, batch, diverges):
-    status = planning.FINISHED if batch.last else planning.WAITING
+    status = outcomes.FINISHED if batch.last else outcomes.WAITING
     return {outcomes.column(key): trial.settings[key] for key in DRAWN} | {
         "trial": trial.index,
         "rung": batch.rung,
         "epochs": batch.epochs,
-        "status": planning.DIVERGED if diverges(trial.settings) else status,
+        "status": outcomes.DIVERGED if diverges(trial.settings) else status,
         "train_loss": _loss(trial.settings),
     }
 
@@ -91,7 +91,7 @@ def test_an_ask_is_planned_once_those_before_are_settled(search):
         for trial in (trial for batch in batches for trial in batch.trials):
             cell, position = divmod(trial.index, 20)
             before = range(20 * cell, 20 * cell + position // 5 * 5)
-            assert all(states.get(index) in planning.SETTLED for index in before)
+            assert all(states.get(index) in outcomes.SETTLED for index in before)
             planned.add(trial.index)
         rows = _train(search, rows, batches[0], lambda settings: False)
     assert planned == set(range(40))
@@ -100,7 +100,7 @@ def test_an_ask_is_planned_once_those_before_are_settled(search):
         own = [row for row in rows if first <= row["trial"] < first + 5]
         kept = sorted(own, key=lambda row: row["train_loss"])[:2]
         for row in own:
-            assert row["status"] == (planning.FINISHED if row in kept else planning.DROPPED)
+            assert row["status"] == (outcomes.FINISHED if row in kept else outcomes.DROPPED)
 
 
 def test_the_first_ask_is_that_of_random_search_and_all_are_drawn_as_the_config_says(search):
@@ -130,10 +130,10 @@ def test_later_asks_are_better_than_random_ones(search):
     assert losses[3] < 0.8
 
 
-@pytest.mark.parametrize("status", [planning.DROPPED, planning.DIVERGED])
+@pytest.mark.parametrize("status", [outcomes.DROPPED, outcomes.DIVERGED])
 def test_a_trial_that_finished_is_better_than_any_that_did_not(status):
     drawn = (("optimizer.learning_rate", ("log_uniform", 1e-4, 1.0)),)
-    finished = [adaptive.Told((rate,), planning.FINISHED, 8, 1.0) for rate in (0.2, 0.3, 0.4)]
+    finished = [adaptive.Told((rate,), outcomes.FINISHED, 8, 1.0) for rate in (0.2, 0.3, 0.4)]
     others = [adaptive.Told((rate,), status, 2, 0.1) for rate in (1e-3, 2e-3, 3e-3) * 4]
     rates = [
         settings["optimizer.learning_rate"]
@@ -162,7 +162,7 @@ def test_whatever_is_trained_the_next_ask_is_the_same(search):
 def test_a_trial_with_a_row_keeps_its_settings_whatever_changes_before(search):
     rows = _play(search)
     asks = _asks(search, rows)
-    rows[0]["train_loss"], rows[0]["status"] = 0.0, planning.FINISHED
+    rows[0]["train_loss"], rows[0]["status"] = 0.0, outcomes.FINISHED
     assert _asks(search, rows) == asks
     assert planning.plan(search, rows) == []
     left = [row for row in rows if row["trial"] != 19]
@@ -174,7 +174,7 @@ def test_a_trial_with_a_row_keeps_its_settings_whatever_changes_before(search):
 def test_failed_trials_are_not_used(search):
     rows = _play(search)[:5]
     for row in rows[1:]:
-        row["status"] = planning.FAILED
+        row["status"] = outcomes.FAILED
     first, *_ = design.cells(search)
     values = tuple(first.trials[0].settings[key] for key in DRAWN)
     told = adaptive.Told(values, rows[0]["status"], rows[0]["epochs"], rows[0]["train_loss"])
@@ -194,7 +194,7 @@ def test_random_asks_are_ranked_apart_and_planned_at_once(search):
     search.sweep.sampler = "random"
     assert sum(len(batch.trials) for batch in planning.plan(search, [])) == 40
     states = [row["status"] for row in _play(search)]
-    assert [states[i : i + 5].count(planning.FINISHED) for i in range(0, 40, 5)] == [2] * 8
+    assert [states[i : i + 5].count(outcomes.FINISHED) for i in range(0, 40, 5)] == [2] * 8
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,6 @@ from highway_jax.sweep import planning
 from highway_jax.training.parts import arrange
 from highway_jax.training.program import Program
 
-pytestmark = pytest.mark.slow
-
 TRIALS = (1, 5)
 NUM_DEVICES, NUM_STEPS = 8, 3
 MODES = ("map", "vmap")

@@ -233,30 +233,24 @@ _GPU_COMPILER = _needs("jax_cuda12_plugin", "compile-gpu")
 MEBIBYTE = 2**20
 
 
+# Topology, settings, trials; bounds of temporaries (MiB), operations of a step, and of a layer.
+_BOUNDED = {
+    "dense on TPU": ("v5e:2x2", {"model.depth": 10}, 400, 260, 850, 82),
+    "convolutional on TPU": (
+        *("v5e:2x2", {"model.architecture": "mnist10", "model.width": 16}),
+        *(8, 60, 800, 50),
+    ),
+    "dense on GPU": ("h100", {"model.depth": 10}, 800, 1100, 95, 0),
+    "deep on GPU": ("h100", {"model.depth": 100}, 100, 850, 1050, 11),
+}
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize(
     ("name", "settings", "trials", "temporaries", "operations", "a_layer"),
     [
-        pytest.param(
-            *("v5e:2x2", {"model.depth": 10}, 400, 260, 850, 82),
-            marks=_TPU_COMPILER,
-            id="dense on TPU",
-        ),
-        pytest.param(
-            *("v5e:2x2", {"model.architecture": "mnist10", "model.width": 16}, 8, 60, 800, 50),
-            marks=_TPU_COMPILER,
-            id="convolutional on TPU",
-        ),
-        pytest.param(
-            *("h100", {"model.depth": 10}, 800, 1100, 95, 0),
-            marks=_GPU_COMPILER,
-            id="dense on GPU",
-        ),
-        pytest.param(
-            *("h100", {"model.depth": 100}, 100, 850, 1050, 11),
-            marks=_GPU_COMPILER,
-            id="deep on GPU",
-        ),
+        pytest.param(*row, marks=_GPU_COMPILER if row[0] == "h100" else _TPU_COMPILER, id=net)
+        for net, row in _BOUNDED.items()
     ],
 )
 def test_training_holds_memory_and_operations_and_exchanges_nothing(

@@ -10,8 +10,6 @@ from fault_tools import Run
 from highway_jax import UserError
 from highway_jax.runtime import multihost
 
-pytestmark = pytest.mark.slow
-
 SETTINGS = {"seeds": "0,1,2", "training.epochs": 6}
 # The sign of a process that jax's own watch ended, before ours could say why.
 ABORTED = -6

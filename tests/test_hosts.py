@@ -15,8 +15,6 @@ import pytest
 from highway_jax.errors import UserError
 from highway_jax.runtime import multihost
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "--config=experiments/digits.py",

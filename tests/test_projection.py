@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from highway_jax import default_config, run
 from highway_jax.config.sections import Optimizer
 from highway_jax.runtime.signals import Stopped
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes, planning
 from highway_jax.sweep.projection import project
 from highway_jax.sweep.trials import Hyperparameters
 from highway_jax.training import optimizer
@@ -97,7 +97,7 @@ def test_of_two_settings_the_one_that_ends_lower_is_promoted():
         {
             "trial": i,
             "rung": 0,
-            "status": planning.WAITING,
+            "status": outcomes.WAITING,
             "train_loss": curves[name][15],
             "projected_train_loss": project(curves[name], sums[name], 15),
         }
@@ -111,11 +111,11 @@ def test_of_two_settings_the_one_that_ends_lower_is_promoted():
         config.sweep.criterion = criterion
         return [row["status"] for row in planning.decide(config, rows)]
 
-    assert kept("train_loss") == [planning.PROMOTED, planning.DROPPED]
-    assert kept("projected_train_loss") == [planning.DROPPED, planning.PROMOTED]
+    assert kept("train_loss") == [outcomes.PROMOTED, outcomes.DROPPED]
+    assert kept("projected_train_loss") == [outcomes.DROPPED, outcomes.PROMOTED]
     # Where nothing is projected, the loss that was reached ranks.
     nothing = [row | {"projected_train_loss": math.nan} for row in rows]
-    assert kept("projected_train_loss", nothing) == [planning.PROMOTED, planning.DROPPED]
+    assert kept("projected_train_loss", nothing) == [outcomes.PROMOTED, outcomes.DROPPED]
 
 
 def _read(workdir):
@@ -157,7 +157,7 @@ def test_a_resumed_run_projects_and_decides_alike(small_config, cache, tmp_path,
         sums = row["learning_rate"] * (1437 // 100) * falls
         expected = project(curves[row["trial"]], sums, 14)
         assert row["projected_train_loss"] == pytest.approx(expected, rel=1e-4)
-        assert row["status"] == planning.DROPPED
+        assert row["status"] == outcomes.DROPPED
     (last,) = (row for row in rows if row["rung"] == 2)
     assert math.isnan(last["projected_train_loss"])
 

@@ -15,8 +15,6 @@ import pytest
 from highway_jax import UserError
 from highway_jax.runtime import rendezvous
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 
 

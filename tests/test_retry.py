@@ -11,8 +11,6 @@ from highway_jax import UserError, run
 from highway_jax.runtime.signals import Stopped
 from highway_jax.training.program import Program
 
-pytestmark = pytest.mark.slow
-
 CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
 
 

@@ -28,6 +28,8 @@ class Live:
             stderr=subprocess.PIPE,
             text=True,
             cwd=path,
+            # Tests that run in the background of a script ignore Ctrl-C, and so would the server.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         line = self.process.stderr.readline()
         self.port = int(re.fullmatch(r"Open http://localhost:(\d+)/ in a browser;.*\n", line)[1])
@@ -178,7 +180,6 @@ def test_only_this_machine_is_served(live):
         socket.create_connection(("127.0.0.2", live.port))
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_it_with_one_line(live):
     link = socket.create_connection(("127.0.0.1", live.port))  # A browser that stays connected.
     live.process.send_signal(signal.SIGINT)

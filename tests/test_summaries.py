@@ -17,7 +17,7 @@ from highway_jax.runs.experiment import run
 from highway_jax.runs.rows import failed_rows
 from highway_jax.runtime.progress import Display
 from highway_jax.storage import records, summaries, tables
-from highway_jax.sweep import planning
+from highway_jax.sweep import outcomes, planning
 
 
 def _two_values(key):
@@ -74,7 +74,7 @@ def _rows(config, accuracy):
     """Returns rows of all trials as a run writes them, with artificial accuracies."""
     rows = []
     for batch in planning.plan(config, []):
-        measured = {"status": planning.FINISHED, "num_parameters": 7, "train_loss": 0.5}
+        measured = {"status": outcomes.FINISHED, "num_parameters": 7, "train_loss": 0.5}
         for trial, row in zip(batch.trials, failed_rows(batch), strict=True):
             rows.append(row | measured | {"test_accuracy": accuracy(trial)})
     return sorted(rows, key=lambda row: row["trial"])

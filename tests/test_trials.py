@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from highway_jax import default_config
 from highway_jax.config import config as config_lib
-from highway_jax.sweep import draws, planning
+from highway_jax.sweep import draws, outcomes, planning
 from highway_jax.sweep.design import Numbering
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
@@ -49,7 +49,7 @@ def search():
 
 def _row(trial, batch, *, loss, diverged=False):
     status = (
-        planning.DIVERGED if diverged else planning.FINISHED if batch.last else planning.WAITING
+        outcomes.DIVERGED if diverged else outcomes.FINISHED if batch.last else outcomes.WAITING
     )
     return {
         "trial": trial.index,
@@ -244,7 +244,7 @@ def test_halving_keeps_the_best_of_each_cell(search):
         for place, trial in enumerate(ranked):
             row = by_trial[trial.index]
             assert row["epochs"] == (40 if place < 3 else 8 if place < 6 else 2)
-            assert row["status"] == (planning.FINISHED if place < 3 else planning.DROPPED)
+            assert row["status"] == (outcomes.FINISHED if place < 3 else outcomes.DROPPED)
     names = [batch.name for batch in done]
     assert len(set(names)) == len(names)
     assert sorted(
@@ -257,14 +257,14 @@ def test_diverged_trials_are_never_promoted_and_never_tried_again(search):
     best = sorted(range(12), key=lambda i: (i * 7919) % 101)[:2]
     _, rows = _play(search, diverging=best)
     statuses = [row["status"] for row in rows[:12]]
-    assert [statuses[i] for i in best] == [planning.DIVERGED] * 2
-    assert statuses.count(planning.FINISHED) == 3
-    assert statuses.count(planning.DROPPED) == 7
+    assert [statuses[i] for i in best] == [outcomes.DIVERGED] * 2
+    assert statuses.count(outcomes.FINISHED) == 3
+    assert statuses.count(outcomes.DROPPED) == 7
 
 
 def test_a_cell_that_diverges_whole_ends(search):
     _, rows = _play(search, diverging=range(12))
-    assert [row["status"] for row in rows[:12]] == [planning.DIVERGED] * 12
+    assert [row["status"] for row in rows[:12]] == [outcomes.DIVERGED] * 12
     assert {row["case"] for row in rows[48:]} == {"highway-best", "plain-best"}
     assert len(rows) == 48 + 3 * 2  # three cells have a best setting
 
@@ -283,7 +283,7 @@ def test_the_best_setting_is_trained_again(search, numbering):
     assert [t.index for t in retrained] == expected
     for trial, again in zip(best, retrained[::2], strict=True):
         assert again.settings == trial.settings
-    assert all(row["status"] in planning.SETTLED for row in rows)
+    assert all(row["status"] in outcomes.SETTLED for row in rows)
     found = planning.find(search, rows, known)
     assert [found[t.index] for t in retrained] == retrained
     rows = [row | found[row["trial"]].numbers for row in rows]
@@ -332,7 +332,7 @@ def test_large_groups_are_cut_and_halves_have_names(search):
 
 def test_accuracy_is_a_criterion_too():
     rows = [{"valid_accuracy": a} for a in (0.5, math.nan, 0.9)]
-    ranked = sorted(rows, key=lambda row: planning.merit("valid_accuracy", row))
+    ranked = sorted(rows, key=lambda row: outcomes.merit("valid_accuracy", row))
     assert ranked[0]["valid_accuracy"] == 0.9
     assert math.isnan(ranked[2]["valid_accuracy"])
 
@@ -357,9 +357,9 @@ def test_a_failed_trial_tried_again_takes_only_a_position_that_is_left(search):
     # The best of all failed, and is tried again after the others were judged.
     rows = _remake(search, rows, ranked[:1], _loss)
     statuses = {row["trial"]: (row["rung"], row["status"]) for row in rows}
-    assert statuses[ranked[0]] == (0, planning.DROPPED)
-    assert [statuses[i] for i in ranked[1:4]] == [(2, planning.FINISHED)] * 3
-    assert [statuses[i] for i in ranked[4:7]] == [(1, planning.DROPPED)] * 3
+    assert statuses[ranked[0]] == (0, outcomes.DROPPED)
+    assert [statuses[i] for i in ranked[1:4]] == [(2, outcomes.FINISHED)] * 3
+    assert [statuses[i] for i in ranked[4:7]] == [(1, outcomes.DROPPED)] * 3
     assert sum(rung > 0 for rung, _ in list(statuses.values())[:12]) == 6
 
 
@@ -371,7 +371,7 @@ def test_failed_trials_tried_again_take_the_positions_that_are_left(search):
     by_trial = {row["trial"]: row for row in rows}
     ranked = sorted(failing, key=lambda i: (i * 7919) % 101)
     # Of 6 and 3 positions, trials 2 and 5 hold two each.
-    assert [by_trial[i]["status"] for i in (2, 5, ranked[0])] == [planning.FINISHED] * 3
+    assert [by_trial[i]["status"] for i in (2, 5, ranked[0])] == [outcomes.FINISHED] * 3
     assert sum(by_trial[i]["rung"] > 0 for i in range(12)) == 6
     assert [by_trial[i]["rung"] for i in ranked[:4]] == [2, 1, 1, 1]
 
