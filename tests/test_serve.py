@@ -17,19 +17,25 @@ from highway_jax import report
 from highway_jax.errors import UserError
 
 
+# Runs the module. Tests in the background of a script ignore Ctrl-C, and so would the server.
+_MODULE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("highway_jax.report", run_name="__main__", alter_sys=True)
+"""
+
+
 class Live:
     """A server in a process of its own, and the runs that it follows."""
 
     def __init__(self, path):
         self.path = path
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "highway_jax.report", "a", "b", "--serve", "--port=0"],
+            [sys.executable, "-c", _MODULE, "a", "b", "--serve", "--port=0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=path,
-            # Tests that run in the background of a script ignore Ctrl-C, and so would the server.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         line = self.process.stderr.readline()
         self.port = int(re.fullmatch(r"Open http://localhost:(\d+)/ in a browser;.*\n", line)[1])
