@@ -16,7 +16,6 @@ from test_report import _row, _write_run
 from highway_jax import report
 from highway_jax.errors import UserError
 
-
 # Runs the module. Tests in the background of a script ignore Ctrl-C, and so would the server.
 _MODULE = """
 import runpy, signal
