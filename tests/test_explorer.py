@@ -132,6 +132,10 @@ def test_the_best_is_never_chosen_by_its_test_accuracy(tmp_path):
     assert (best.title, best.value) == ("Best test accuracy", "70.00 %")
     assert best.detail == "net, 10 layers; chosen by validation accuracy"
     assert (trials.value, diverged.value, spent.value) == ("2", "0", "5 s")
+    # Without validation, what is chosen by its loss is not called the best.
+    rows = [row | {"valid_accuracy": ""} for row in rows]
+    _write_run(tmp_path / "loss", rows, [])
+    assert run_tables.cards([results.read(tmp_path / "loss")]).cards[0].title == "Test accuracy"
 
 
 def test_a_search_shows_what_was_drawn_where_it_has_an_effect(tmp_path):
@@ -189,7 +193,7 @@ def test_a_title_says_what_was_run(tmp_path):
     (tmp_path / "digits" / "analysis" / "trial_0000").mkdir(parents=True)
     findings.save(made_up(), tmp_path / "digits" / "analysis" / "trial_0000" / "findings.npz")
     text = report.report([tmp_path / "digits"], tmp_path / "out")
-    assert text.startswith("# Highway networks beside the paper\n")
+    assert text.startswith("# digits\n")
 
 
 def test_commits_are_short(tmp_path, monkeypatch):

@@ -187,20 +187,21 @@ def _box(view, locator):
     return box
 
 
-def _data(view, place, number=0):
+def _plot(view, place, number=0):
+    """Returns a chart, once it is drawn: charts are drawn where the page is scrolled to."""
     _settle(view)
-    return view.evaluate(
-        "([place, number]) => document.querySelectorAll(`${place} .plot`)[number].data",
-        [place, number],
-    )
+    plot = view.locator(f"{place} .plot").nth(number).element_handle()
+    plot.evaluate("plot => plot.scrollIntoView({block: 'center'})")
+    view.wait_for_function("plot => plot.due === null", arg=plot)
+    return plot
+
+
+def _data(view, place, number=0):
+    return _plot(view, place, number).evaluate("plot => plot.data")
 
 
 def _layout(view, place, number=0):
-    _settle(view)
-    return view.evaluate(
-        "([place, number]) => document.querySelectorAll(`${place} .plot`)[number].layout",
-        [place, number],
-    )
+    return _plot(view, place, number).evaluate("plot => plot.layout")
 
 
 def _choose(view, place, name, label):
@@ -220,6 +221,9 @@ def test_all_charts_are_drawn(sweep_page, open_page, scheme, width):
     view = open_page(sweep_page, scheme, width)
     # Curves; scatter, heat map, rungs; Figure 1; six maps, layer, lesions and pairs.
     assert view.locator(".plot").count() == 14
+    assert view.locator(".plot.js-plotly-plot").count() < 14  # Others are far from what is seen.
+    for number in range(14):
+        _plot(view, "", number)
     assert view.locator(".plot .main-svg").count() >= 14
     assert view.locator(".parallel svg path").count() == 11  # One trial has no result.
     buttons = view.locator(".modebar-btn").evaluate_all("all => all.map((b) => b.dataset.title)")
@@ -440,14 +444,12 @@ def test_a_link_of_the_navigation_keeps_the_state(sweep_page, open_page):
 
 def _click_point(view, place, number, trace, index):
     """Clicks a point of a chart, as Plotly reports it: pixels of its axes."""
-    view.evaluate(
-        "([place, number, trace, index]) => {"
-        " const plot = document.querySelectorAll(`${place} .plot`)[number];"
-        " plot.scrollIntoView({block: 'center'});"
+    _plot(view, place, number).evaluate(
+        "(plot, [trace, index]) => {"
         " const data = plot.data[trace];"
         " plot.emit('plotly_click', {points: [{x: data.x?.[index], y: index + 1,"
         " customdata: data.customdata?.[index]}]}); }",
-        [place, number, trace, index],
+        [trace, index],
     )
     _settle(view)
 
@@ -555,6 +557,8 @@ def test_settings_against_results(sweep_page, open_page):
     _choose(view, SWEEP, "setting", "depth")
     assert {x for trace in _data(view, SWEEP, 0) for x in trace["x"]} == {10, 20}
     # Heat map: the best of each pair of settings.
+    _choose(view, SWEEP, "across", "depth")
+    _choose(view, SWEEP, "down", "case")
     (heat,) = _data(view, SWEEP, 1)
     assert heat["x"] == ["10", "20"]
     by_case = dict(zip(heat["y"], heat["text"], strict=True))

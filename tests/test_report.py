@@ -136,7 +136,7 @@ def test_figure1_is_drawn_with_a_table_of_both(sweep, tmp_path, capsys):
     assert report.main([f"--workdir={sweep.directory}", f"--out={out}"]) == 0
     text = (out / "report.md").read_text()
     assert capsys.readouterr().out == text + "\n"
-    assert "| sweep | net | mnist | 10 | 7 | 12 | 1 | 3 | - | 0.02 |" in text
+    assert "| net | mnist | 10 | 7 | 12 | 1 | 3 | - | 0.02 |" in text
     assert "| highway 10 | 12 | 1.33e+00 | 3 | 1.05e-05 | 2.8e+00 ± 1.5e+00 | 2 | 3.6e-05 |" in text
     assert (out / "figure1.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (out / "figure1.svg").read_text()
@@ -232,13 +232,12 @@ def test_the_overview_and_the_curves_say_what_differs(tmp_path):
     grid = {"data": {"scaling": ["unit", "signed"]}}
     _write_run(tmp_path / "grid", rows, lines, grid=grid)
     text = report.report([tmp_path / "grid"], tmp_path / "out")
-    assert (
-        "| run | net | settings | data | layers | parameters | trials | diverged | epochs |" in text
-    )
+    heads = "| net | settings | data | layers | parameters | trials | diverged | epochs |"
+    assert f"\n{heads}" in text  # Of one run; several have a column with their names.
     for words in (
-        "| grid | net | data.scaling unit | mnist | 10 | 7 | 2 | 0 | 2 | 10.00 (5.00 ± 7.07) |"
+        "| net | data.scaling unit | mnist | 10 | 7 | 2 | 0 | 2 | 10.00 (5.00 ± 7.07) |"
         " 90.00 (85.00 ± 7.07) | 1 |",
-        "| grid | net | data.scaling signed | mnist | 10 | 7 | 2 | 0 | 2 | 30.00 (25.00 ± 7.07) |"
+        "| net | data.scaling signed | mnist | 10 | 7 | 2 | 0 | 2 | 30.00 (25.00 ± 7.07) |"
         " 70.00 (65.00 ± 7.07) | 1 |",
     ):
         assert words in text
@@ -276,9 +275,9 @@ def test_cells_of_a_search_have_lines_of_their_own(tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"cases": {"net": {}}}))
     text = report.report([tmp_path / "run"], tmp_path / "out")
     for words in (
-        "| run | net | block plain, learning_rate 0.1 | mnist | 10 | 7 | 2 | 0 | 2 | 50.00 | 1 |",
-        "| run | net | block highway, learning_rate 0.3 | mnist | 10 | 7 | 2 | 0 | 2 | 70.00 | 3 |",
-        "| run | net-best | block plain, learning_rate 0.1 | mnist | 10 | 7 | 2 | 0 | 2 |"
+        "| net | block plain, learning_rate 0.1 | mnist | 10 | 7 | 2 | 0 | 2 | 50.00 | 1 |",
+        "| net | block highway, learning_rate 0.3 | mnist | 10 | 7 | 2 | 0 | 2 | 70.00 | 3 |",
+        "| net-best | block plain, learning_rate 0.1 | mnist | 10 | 7 | 2 | 0 | 2 |"
         " 87.50 (81.25 ± 8.84) | 1 |",
     ):
         assert words in text
@@ -316,10 +315,15 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     for number in (1, 2):
         assert f"| **Highway, width 32, ours**: 1 seed, 20 steps (run{number}) |" in text
         # What was run, and where the numbers come from.
-        assert text.count(f"| conv (run{number}) | ") == 2
+        assert text.count(f"\n| run{number} | ") == 2
     text = report.report([tmp_path / "run1"], tmp_path / "out")
     assert "1 seed, 20 steps |" in text
-    assert "conv (run1)" not in text
+    assert text.startswith("# Table 1: convolutional nets on MNIST\n")
+    # A directory that has the name of another run.
+    for path in (tmp_path / "run1", tmp_path / "run2"):
+        path.rename(path.with_name(path.name.replace("run1", "conv")))
+    found = results.read_all([tmp_path / "conv", tmp_path / "run2"])
+    assert [run.name for run in found] == ["conv (conv)", "run2"]
 
 
 def test_training_by_depth_is_drawn_of_several_depths(tmp_path):

@@ -89,18 +89,18 @@ def _sections(found: list[Run], trials: explorer.Row | None) -> tuple[str, list[
     beside = [
         paper_tables.figure1(found),
         *(paper_tables.table(name, found) for name in published.TABLES),
-        paper_tables.inside(found),
     ]
     sections = [
         run_tables.overview(found),
         *_charts(trials),
         run_tables.differences(found),
         *beside,
+        paper_tables.inside(found),
         *(make(run) for make in run_tables.FIGURES for run in found),
         *trainability.which_train(found),
         run_tables.provenance(found),
     ]
-    title = _title(found, any(section.parts for section in beside))
+    title = _title(found, [section.title for section in beside if section.parts])
     return title, [section for section in sections if section.parts]
 
 
@@ -116,9 +116,9 @@ def _charts(trials: explorer.Row | None) -> list[Section]:
     ]
 
 
-def _title(found: Sequence[Run], beside_paper: bool) -> str:
-    if beside_paper:
-        return "Highway networks beside the paper"
+def _title(found: Sequence[Run], of_paper: Sequence[str]) -> str:
+    if of_paper:
+        return "; ".join(of_paper)
     names = [run.name for run in found]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} other runs"
 

@@ -317,9 +317,12 @@ def trainability(
         axis.pcolormesh(found.x, found.y, diverged, cmap=ListedColormap(["0.75"]))
         shown = np.where(np.isfinite(found.loss), np.maximum(found.loss, low), np.nan)
         image = axis.pcolormesh(found.x, found.y, shown, **scale)
-        lines = [axis.axvline(value, color="black", ls="--", lw=1) for value in copied]
+        for value in copied:  # White below black, which the darkest fields would hide.
+            axis.axvline(value, color="white", lw=2.5)
+        lines = [axis.axvline(value, color="black", ls="--", lw=1.2) for value in copied]
         if guideline:
             depths, values = zip(*guideline, strict=True)
+            axis.plot(values, depths, color="white", lw=3.5)
             lines += axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
         axis.set(title=found.title, yscale="log", xscale="linear" if copied else "log")
         axis.set_yticks(found.depths, [str(depth) for depth in found.depths])
@@ -336,7 +339,8 @@ def trainability(
     bar.ax.minorticks_off()
     keys = [Patch(color="0.75", label="every trial diverged")]
     if copied:
-        lines[0].set_label("copied at every depth")
+        values = " and ".join(f"{value:g}" for value in copied)
+        lines[0].set_label(f"{values}: common choices at every depth")
         keys.append(lines[0])
     if guideline:
         lines[-1].set_label("the paper's guideline")

@@ -71,4 +71,5 @@ def _read(name: str) -> str:
 
 
 def _bold(text: str) -> Markup:
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))
+    text = str(escape(text)).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text))

@@ -28,8 +28,8 @@ def overview(found: Sequence[Run]) -> Section:
     if not lines:
         return Section("What was run", [cards(found), "No batch of trials is finished yet."])
     columns = {name: [line[name] for line in lines] for name in lines[0]}
-    for name in ("settings", "validation accuracy (%)"):
-        if not set(columns[name]) - {"", "-"}:
+    for name in ("run", "settings", "validation accuracy (%)"):
+        if len(found) == 1 if name == "run" else not set(columns[name]) - {"", "-"}:
             del columns[name]
     words = [i for i, name in enumerate(columns) if name in ("run", "net", "settings", "data")]
     rows = list(zip(*columns.values(), strict=True))
@@ -133,7 +133,9 @@ def _best_card(found: Sequence[Run], dataset: str, several: bool) -> Card:
         mean, std = line[f"{metric}_mean"], line[f"{metric}_std"]
         if not _missing(mean):
             value = f"{100 * mean:.2f}" + ("" if _missing(std) else f" ± {100 * std:.2f}") + " %"
-            title = f"Best {title} accuracy"
+            # The lowest training loss need not have the best accuracy.
+            by_valid = chosen_by == "validation accuracy"
+            title = f"Best {title} accuracy" if by_valid else f"{title.title()} accuracy"
             break
     else:
         value, title = f"{line['train_loss_mean']:.2g}", "Best training loss"

@@ -28,7 +28,11 @@ COPIED = (-1.0, -3.0)
 _MAPS = (
     "Lowest training loss of the trials of each field, after the last epoch of each. The worse"
     " trials were stopped early, so that a loss is at most what their settings reach. Grey: every"
-    " trial diverged; white: none was drawn."
+    " trial diverged; no colour: none was drawn."
+)
+_LINES = (
+    f"Dashed: biases of {COPIED[0]:g} and {COPIED[1]:g}, which implementations commonly use at"
+    " every depth. Circles: what the paper suggests for 10, 20 and 30 convolutional layers."
 )
 
 
@@ -91,6 +95,7 @@ def _section(runs: list[Run]) -> Section:
             draw = partial(figures.trainability, maps, x, *_lines(name))
             parts.append(Picture(f"{name}-{runs[0].stem}", words, draw))
             parts.append(Chart("maps", _chart(maps, x, name)))
+            parts += [_LINES] if name == "biases" else []
     names = ", ".join(run.name for run in runs)
     return Section(f"Which nets train: {names}", [*parts, _MAPS])
 
@@ -151,7 +156,7 @@ def _tested(rows: list[Row]) -> str:
 
 
 def _loss(rows: list[Row]) -> str:
-    return _mean_std(rows, "train_loss", lambda value: f"{value:.2g}")
+    return _mean_std(rows, "train_loss", lambda x: f"{x:.2g}" if x < 100 else f"{x:,.0f}")
 
 
 def _setting(rows: list[Row]) -> str:

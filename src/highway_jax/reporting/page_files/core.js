@@ -11,8 +11,8 @@ const CONFIG = {
   modeBarButtonsToRemove: ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d"],
 };
 const PALETTES = {
-  light: ["#1b6ca8", "#d9601a", "#3f8f2f", "#a6408f", "#a67c1d", "#14868a", "#6f63cf", "#c2403a"],
-  dark: ["#6db3e8", "#f0965a", "#86c96f", "#e08fcb", "#dcb95e", "#5cc9c4", "#aca2f2", "#f0837c"],
+  light: ["#1b6ca8", "#d9601a", "#3f8f2f", "#a6408f", "#a67c1d", "#14868a", "#6f63cf", "#c2403a", "#7a5230", "#6b7280"],
+  dark: ["#6db3e8", "#f0965a", "#86c96f", "#e08fcb", "#dcb95e", "#5cc9c4", "#aca2f2", "#f0837c", "#c79a74", "#a9b0ba"],
 };
 const KINDS = {};
 const redraws = [];
@@ -154,16 +154,31 @@ function colorbar(text = "") {
   return { thickness: 10, outlinewidth: 0, exponentformat: "power", tickfont: { color: css("--soft") }, title: { text, side: "right" } };
 }
 
-function draw(element, traces, changes) {
-  const shown = zoomed(element, layout(changes));
-  Plotly.react(element, traces, shown, CONFIG);
-  if (!element.observed) {
-    element.observed = true;
+// Draws a chart, once it is near the part of the page that is seen: most charts of a long page are not.
+function draw(element, traces, changes, clicked) {
+  const begun = "due" in element;
+  element.due = () => {
+    element.due = null;
+    const shown = zoomed(element, layout(changes));
+    Plotly.react(element, traces, shown, CONFIG);
+    if (element.drawn) return;
+    element.drawn = true;
     element.on("plotly_relayout", (change) => keepZoom(element, change));
+    if (clicked) element.on("plotly_click", ({ points: [point] }) => clicked(point));
     // Plotly follows the window alone, and a chart that comes beside another one narrows it too.
     new ResizeObserver(() => { if (element.clientWidth) Plotly.Plots.resize(element); }).observe(element);
-  }
+  };
+  if (!begun) near.observe(element);
+  else if (element.near) element.due();
 }
+
+const near = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    target.near = isIntersecting;
+    if (isIntersecting) target.due?.();
+  }
+}, { rootMargin: "600px 0px" });
+addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((plot) => plot.due?.()));
 
 // The part of a chart that a reader zoomed to holds as long as its axes mean the same.
 function zoomKey(element) {
@@ -233,6 +248,10 @@ function readTrials(page) {
 
 function cell(trial, name) {
   return TRIALS.rows[trial][COLUMN[name]] ?? null;
+}
+
+function valuesOf(name) {
+  return new Set(TRIALS.rows.map((_, trial) => cell(trial, name)));
 }
 
 function columnsOf(role, varied = true) {
@@ -387,4 +406,12 @@ function groupings() {
   const varied = settingsThatDiffer();
   return [...new Set([...(TRIALS.labels.length <= 40 ? ["setting"] : []), "net", ...varied, "status"])]
     .filter((name) => name === "setting" || name === "net" || (name in COLUMN && TRIALS.columns[COLUMN[name]].varied));
+}
+
+// Returns by what trials are coloured at first: the finest grouping that has enough colours.
+function defaultGrouping() {
+  if (TRIALS.labels.length <= 8) return "setting";
+  const most = PALETTES.light.length;
+  if (TRIALS.nets.length <= most) return "net";
+  return settingsThatDiffer().find((name) => !["case", "run"].includes(name) && valuesOf(name).size <= most) ?? "net";
 }

@@ -46,7 +46,7 @@ KINDS.curves = (place) => {
   const shape = choice(controls, "draw", ["mean ± std", "each trial"], "draw", repeated ? "mean ± std" : "each trial");
   const axis = choice(controls, "over", ["epoch", "step", "time"], "x");
   const scale = choice(controls, "scale", ["auto", "log", "linear"], "scale");
-  const by = choice(controls, "colour by", groupings(), "by", many ? "net" : groupings()[0]);
+  const by = choice(controls, "colour by", groupings(), "by", defaultGrouping());
   const smoothing = slider(controls, "smoothing", { min: 0, max: 0.98, step: 0.02 }, "smooth", 0);
   const sets = add(controls, "span", { className: "set" });
   const defaults = (many ? splits.slice(0, 1) : splits).join("~");
@@ -62,7 +62,6 @@ KINDS.curves = (place) => {
   if (TRIALS.stride > 1) {
     add(place, "p", { className: "note", textContent: `One of ${TRIALS.stride} epochs is drawn, and the last of each trial.` });
   }
-  let listening = false;
   onUpdate(() => {
     const shown = shownTrials();
     const entries = grouped(shown, by.value);
@@ -79,25 +78,30 @@ KINDS.curves = (place) => {
     const values = traces.filter((trace) => !trace.low).flatMap((trace) => trace.y).filter((y) => y !== null);
     const positive = values.length > 0 && values.every((y) => y > 0);
     const log = scale.value === "log" || (scale.value === "auto" && isLoss(quantity.value) && positive);
+    const range = scale.value === "auto" && log ? rangeWithoutOutliers(values) : null;
     for (const trace of traces) if (log && trace.low) trace.y = trace.low;
     draw(plot, traces, {
       xaxis: { title: { text: axis.value === "time" ? "Time of training of the batch (s)" : axis.value === "step" ? "Step" : "Epoch" } },
-      yaxis: { title: { text: spoken(quantity.value) }, ...valueAxis(values, log) },
+      yaxis: {
+        title: { text: spoken(quantity.value) + (range ? ", highest 1 % cut off (scale: log shows them)" : "") },
+        ...valueAxis(values, log), ...(range && { range, ...valueAxis(range.map((end) => 10 ** end), true) }),
+      },
       annotations: values.length ? [] : [{ text: "Nothing to draw: no trial shown has such a curve.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
-    });
-    if (!listening) {
-      listening = true;
-      plot.on("plotly_click", ({ points: [point] }) => {
-        if (typeof point.customdata === "number") toggle(point.customdata);
-      });
-    }
+    }, ({ customdata }) => { if (typeof customdata === "number") toggle(customdata); });
   });
 };
 
-// Over a decade and more, digits between powers of ten would only be clutter.
+// Over a decade and more, digits between powers of ten would only be clutter, and over many, each power.
 function valueAxis(values, log) {
   const span = log ? values.reduce((a, b) => Math.max(a, b), 0) / values.reduce((a, b) => Math.min(a, b), Infinity) : 1;
-  return { type: log ? "log" : "linear", dtick: span > 20 ? 1 : span > 3 ? "D2" : undefined };
+  return { type: log ? "log" : "linear", dtick: span > 20 ? Math.ceil(Math.log10(span) / 12) : span > 3 ? "D2" : undefined };
+}
+
+// Returns the ends of a logarithmic axis if a few losses, of trials that diverge, would use most of it up.
+function rangeWithoutOutliers(values) {
+  const logs = values.map(Math.log10).sort((a, b) => a - b);
+  const [low, high, top] = [logs[0], logs[Math.floor(0.99 * (logs.length - 1))], logs.at(-1)];
+  return top - low > 2 * (high - low) ? [low - 0.1, high + 0.3] : null;
 }
 
 // Returns the traces of an entry of the legend: its lines are one trace, with gaps between them.

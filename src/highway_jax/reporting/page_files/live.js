@@ -39,7 +39,7 @@ function replacePage(page) {
   ));
   const open = document.querySelector(".chooser")?.open;
   const { name, selectionStart } = document.activeElement;
-  document.querySelectorAll(".plot").forEach((plot) => Plotly.purge(plot));
+  document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.purge(plot));
   const main = page.querySelector("main");
   main.style.minHeight = `${document.querySelector("main").offsetHeight}px`;
   for (const part of ["h1", "nav", "main"]) document.querySelector(part).replaceWith(page.querySelector(part));

@@ -14,24 +14,28 @@ KINDS.maps = (place, data) => {
     const words = map.loss.map((row, i) => row.map((loss, j) => `${where(i, j)}: ${loss === null ? (map.diverged[i][j] ? "diverged" : "not drawn") : short(loss, 3)}`));
     const shared = { x: map.x, y: map.y, type: "heatmap", text: words, hovertemplate: "%{text}<extra></extra>" };
     const traces = [
-      { ...shared, z: map.diverged.map((row) => row.map((value) => (value ? 1 : null))), showscale: false, zmin: 0, zmax: 1, colorscale: [[0, css("--soft")], [1, css("--soft")]] },
+      { ...shared, z: map.diverged.map((row) => row.map((value) => (value ? 1 : null))), showscale: false, zmin: 0, zmax: 1, colorscale: [[0, "#bfbfbf"], [1, "#bfbfbf"]] },
       {
         ...shared, z: map.loss.map((row) => row.map((loss) => (loss === null ? null : Math.log10(Math.max(loss, 10 ** low))))),
         colorscale: SCALES.loss, zmin: low, zmax: high, colorbar: { ...colorbar("log10 of training loss") },
       },
     ];
-    if (data.guideline.length) {
-      traces.push({
-        x: data.guideline.map(([, bias]) => bias), y: data.guideline.map(([depth]) => depth), mode: "lines+markers",
-        line: { color: css("--text"), width: 2 }, marker: { size: 7, color: css("--back"), line: { color: css("--text"), width: 2 } },
-        hovertemplate: "the paper's guideline: %{x} at %{y} layers<extra></extra>",
-      });
+    // Black on white is seen on every colour of the map, and in both themes.
+    const line = (x, y, width, others) => traces.push(
+      { x, y, mode: "lines", line: { color: "white", width: width + 2 }, hoverinfo: "skip" },
+      { x, y, mode: "lines", ...others, line: { color: "black", width, dash: others.dash } },
+    );
+    for (const x of data.copied) {
+      line([x, x], [map.y[0], map.y.at(-1)], 1.5, { dash: "dash", hovertemplate: "%{x}: a common choice at every depth<extra></extra>" });
     }
+    line(data.guideline.map(([, bias]) => bias), data.guideline.map(([depth]) => depth), 2, {
+      mode: "lines+markers", marker: { size: 7, color: "white", line: { color: "black", width: 2 } },
+      hovertemplate: "the paper's guideline: %{x} at %{y} layers<extra></extra>",
+    });
     draw(plots[number], traces, {
       title: { text: escaped(map.title), font: { size: 13 }, x: 0, xref: "paper", xanchor: "left" },
       xaxis: { title: { text: data.x }, type: data.log ? "log" : "linear", showgrid: false, dtick: data.log ? 1 : undefined },
-      yaxis: { title: { text: "Layers" }, type: "log", showgrid: false, tickvals: map.depths, ticktext: map.depths.map(String) },
-      shapes: data.copied.map((x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: css("--text"), width: 1, dash: "dash" } })),
+      yaxis: { title: { text: "Layers" }, type: "log", showgrid: false, range: [map.y[0], map.y.at(-1)].map(Math.log10), tickvals: map.depths, ticktext: map.depths.map(String) },
     });
   }));
 };

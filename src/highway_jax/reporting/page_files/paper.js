@@ -101,6 +101,9 @@ KINDS.inside = (place, data) => {
         title: heading(name), xaxis: { title: { text: "Block" }, showgrid: false },
         yaxis: { title: { text: "Layer" }, autorange: "reversed", showgrid: false },
         shapes: [{ type: "rect", xref: "paper", x0: 0, x1: 1, y0: chosen - 0.5, y1: chosen + 0.5, line: { color: css("--accent"), width: 1 } }],
+      }, (point) => {
+        row.value = point.y;
+        row.dispatchEvent(new Event("input"));
       });
     }
     draw(layer, [["mean", net.mean], ["the example", net.gates[sample.value - 1]]].map(([name, values], i) => ({
@@ -136,12 +139,6 @@ KINDS.inside = (place, data) => {
       });
     }
   });
-  for (const plot of Object.values(plots)) {
-    plot.on("plotly_click", ({ points: [point] }) => {
-      row.value = point.y;
-      row.dispatchEvent(new Event("input"));
-    });
-  }
 };
 
 function showSample(net, index, canvas, words) {

@@ -10,9 +10,11 @@ KINDS.sweep = (place) => {
   const controls = add(place, "div", { className: "controls" });
   const metric = choice(controls, "result", metrics, "metric", best);
   parallel(panel(place, "Parallel coordinates", "Drag along an axis to filter all charts; click on a line to select its trial."), settings, metric);
-  const levels = (name) => new Set(TRIALS.rows.map((_, trial) => cell(trial, name))).size;
+  const levels = (name) => valuesOf(name).size;
   const first = settings.reduce((a, b) => (levels(b) > levels(a) ? b : a));
-  const grid = settings.filter((name) => levels(name) <= MAX_LEVELS);
+  // A case or a run stands for other settings, so that a map of it and one of them has a diagonal only.
+  const grid = settings.filter((name) => levels(name) <= MAX_LEVELS)
+    .sort((a, b) => ["case", "run"].includes(a) - ["case", "run"].includes(b));
   inRow(place, [
     ["One setting", (own) => scatter(own, settings, metric, first)],
     grid.length > 1 && ["Two settings", (own) => heatMap(own, grid, metric)],
@@ -207,10 +209,9 @@ function axisOf(name, values) {
 function scatter(place, settings, metric, first) {
   const controls = add(place, "div", { className: "controls" });
   const x = choice(controls, "setting", settings, "sx", first);
-  const by = choice(controls, "colour", groupings(), "sby", TRIALS.labels.length > TOO_MANY ? "net" : groupings()[0]);
+  const by = choice(controls, "colour", groupings(), "sby", defaultGrouping());
   const plot = add(place, "div", { className: "plot" });
   const keys = add(place, "div", { className: "legend" });
-  let listening = false;
   onUpdate(() => {
     const shown = shownTrials().filter((trial) => cell(trial, metric.value) !== null);
     const entries = grouped(shown, by.value);
@@ -232,11 +233,7 @@ function scatter(place, settings, metric, first) {
     draw(plot, traces, {
       xaxis: axisOf(x.value, traces.flatMap((trace) => trace.x)),
       yaxis: axisOf(metric.value, traces.flatMap((trace) => trace.y)),
-    });
-    if (!listening) {
-      listening = true;
-      plot.on("plotly_click", ({ points: [point] }) => toggle(point.customdata));
-    }
+    }, (point) => toggle(point.customdata));
   });
 }
 
