@@ -85,8 +85,8 @@ def view(browser, live):  # noqa: F811
 
 
 def _ask(view):
-    """Asks until the answer is another one: the server rests after a page, for longer under load."""
-    shown = "document.documentElement.dataset.live + document.querySelector('.live output').innerText"
+    """Asks until the answer is another one: the server rests after it has made a page."""
+    shown = "document.documentElement.dataset.live + document.querySelector('output').innerText"
     before = view.evaluate(shown)
     for _ in range(100):
         view.evaluate("ask()")
