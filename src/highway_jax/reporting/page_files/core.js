@@ -150,6 +150,10 @@ function layout(changes = {}) {
   };
 }
 
+function heading(text) {
+  return { text, font: { size: 13 }, x: 0, xref: "paper", xanchor: "left" };
+}
+
 function colorbar(text = "") {
   return { thickness: 10, outlinewidth: 0, exponentformat: "power", tickfont: { color: css("--soft") }, title: { text, side: "right" } };
 }
@@ -373,7 +377,7 @@ function grouped(trials, by) {
     ? Array.from({ length: BINS }, (_, i) => values.slice(Math.floor((i * values.length) / BINS), Math.floor(((i + 1) * values.length) / BINS)))
     : values.map((value) => [value]);
   if (all.includes(null)) chunks.push([null]);
-  const number = (value) => (typeof value === "number" ? String(Number(value.toPrecision(3))) : text(value));
+  const number = (value) => (typeof value === "number" ? short(value, 3) : text(value));
   return chunks.map((chunk, i) => {
     const members = new Set(chunk);
     const ends = chunk.length > 1 ? `${number(chunk[0])} to ${number(chunk.at(-1))}` : number(chunk[0]);
@@ -385,13 +389,18 @@ function grouped(trials, by) {
   }).filter((entry) => entry.trials.length);
 }
 
+// Returns settings with the names of cases and runs after all others: they stand for several of these.
+function namesLast(settings) {
+  const rank = (name) => ["case", "run"].indexOf(name);
+  return [...settings].sort((a, b) => rank(a) - rank(b));
+}
+
 // Returns the varied settings, one of those that divide the trials alike: what a case or a run is
 // called says less than the settings in which it differs.
 function settingsThatDiffer() {
   const names = columnsOf("setting").map((column) => column.name);
-  const order = [...names.filter((name) => !["run", "case"].includes(name)), ...names.filter((name) => ["case", "run"].includes(name)).reverse()];
   const seen = new Set();
-  const kept = order.filter((name) => {
+  const kept = namesLast(names).filter((name) => {
     const numbers = new Map();
     const division = TRIALS.rows.map((_, trial) => {
       const value = cell(trial, name);
@@ -404,8 +413,8 @@ function settingsThatDiffer() {
 
 function groupings() {
   const varied = settingsThatDiffer();
-  return [...new Set([...(TRIALS.labels.length <= 40 ? ["setting"] : []), "net", ...varied, "status"])]
-    .filter((name) => name === "setting" || name === "net" || (name in COLUMN && TRIALS.columns[COLUMN[name]].varied));
+  const status = TRIALS.columns[COLUMN.status]?.varied ? ["status"] : [];
+  return [...(TRIALS.labels.length <= 40 ? ["setting"] : []), "net", ...varied, ...status];
 }
 
 // Returns by what trials are coloured at first: the finest grouping that has enough colours.
@@ -413,5 +422,5 @@ function defaultGrouping() {
   if (TRIALS.labels.length <= 8) return "setting";
   const most = PALETTES.light.length;
   if (TRIALS.nets.length <= most) return "net";
-  return settingsThatDiffer().find((name) => !["case", "run"].includes(name) && valuesOf(name).size <= most) ?? "net";
+  return namesLast(settingsThatDiffer()).find((name) => valuesOf(name).size <= most) ?? "net";
 }

@@ -1,6 +1,7 @@
 // Curves of all trials: means over the seeds of a setting, or single trials.
 
 const SPLITS = { train: "solid", valid: "dash", test: "dot" };
+const SPLIT_NAMES = { train: "train", valid: "validation", test: "test" };
 const TOO_MANY = 8;
 
 function smoothed(values, weight) {
@@ -50,12 +51,12 @@ KINDS.curves = (place) => {
   const smoothing = slider(controls, "smoothing", { min: 0, max: 0.98, step: 0.02 }, "smooth", 0);
   const sets = add(controls, "span", { className: "set" });
   const defaults = (many ? splits.slice(0, 1) : splits).join("~");
+  const isShown = (split) => State.get("splits", defaults).split("~").includes(split);
   for (const split of splits) {
-    const box = checkbox(sets, split === "valid" ? "validation" : split, State.get("splits", defaults).split("~").includes(split), (checked) => {
-      const chosen = splits.filter((s) => (s === split ? checked : State.get("splits", defaults).split("~").includes(s)));
-      State.set("splits", chosen.join("~"), defaults);
+    const box = checkbox(sets, SPLIT_NAMES[split], isShown(split), (checked) => {
+      State.set("splits", splits.filter((s) => (s === split ? checked : isShown(s))).join("~"), defaults);
     });
-    box.parentElement.classList.add("dash", { solid: "solid", dash: "dashed", dot: "dot" }[SPLITS[split]]);
+    box.parentElement.classList.add("line", SPLITS[split]);
   }
   const plot = add(place, "div", { className: "plot tall" });
   const keys = add(place, "div", { className: "legend" });
@@ -68,9 +69,8 @@ KINDS.curves = (place) => {
     const hidden = legend(keys, entries, "hide");
     const visible = entries.filter((entry) => !hidden.has(entry.label));
     const chosen = selectedOf(shown);
-    const shownSplits = State.get("splits", defaults).split("~");
     const traces = [];
-    for (const split of splits.filter((s) => shownSplits.includes(s))) {
+    for (const split of splits.filter(isShown)) {
       const metric = `${split}_${quantity.value}`;
       const read = (trial) => points(trial, metric, axis.value, Number(smoothing.value));
       for (const entry of visible) traces.push(...entryTraces(entry, shape.value, read, chosen, split));
@@ -110,16 +110,18 @@ function entryTraces(entry, shape, read, chosen, split) {
   const base = (opacity, width) => ({
     mode: "lines", connectgaps: false, hoverinfo: "text", opacity,
     line: { color: entry.color, width, dash: SPLITS[split] },
-    hovertemplate: `%{text}<br>${split === "valid" ? "validation" : split} %{y:.4g} at %{x}<extra></extra>`,
+    hovertemplate: `%{text}<br>${SPLIT_NAMES[split]} %{y:.4g} at %{x}<extra></extra>`,
   });
-  const lines = { x: [], y: [], text: [], customdata: [] };
-  const single = { x: [], y: [], text: [], customdata: [] };
-  const bright = { x: [], y: [], text: [], customdata: [] };
+  const [lines, single, bright] = [0, 1, 2].map(() => ({ x: [], y: [], text: [], customdata: [] }));
   const band = { x: [], y: [], floor: [] };
   const put = (into, xs, ys, name, id) => {
     const target = xs.length === 1 ? single : into;
-    xs.forEach((x, i) => { target.x.push(x); target.y.push(ys[i]); target.text.push(name); target.customdata.push(id); });
-    target.x.push(null); target.y.push(null); target.text.push(name); target.customdata.push(id);
+    for (let i = 0; i <= xs.length; i += 1) {  // A gap after the last point.
+      target.x.push(xs[i] ?? null);
+      target.y.push(ys[i] ?? null);
+      target.text.push(name);
+      target.customdata.push(id);
+    }
   };
   const each = (trial, into) => {
     const curve = read(trial);

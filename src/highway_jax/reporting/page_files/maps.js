@@ -1,5 +1,3 @@
-"use strict";
-
 // Maps of training loss over a setting and depth, one for each case, on one scale of colours.
 
 KINDS.maps = (place, data) => {
@@ -33,7 +31,7 @@ KINDS.maps = (place, data) => {
       hovertemplate: "the paper's guideline: %{x} at %{y} layers<extra></extra>",
     });
     draw(plots[number], traces, {
-      title: { text: escaped(map.title), font: { size: 13 }, x: 0, xref: "paper", xanchor: "left" },
+      title: heading(escaped(map.title)),
       xaxis: { title: { text: data.x }, type: data.log ? "log" : "linear", showgrid: false, dtick: data.log ? 1 : undefined },
       yaxis: { title: { text: "Layers" }, type: "log", showgrid: false, range: [map.y[0], map.y.at(-1)].map(Math.log10), tickvals: map.depths, ticktext: map.depths.map(String) },
     });

@@ -5,7 +5,7 @@ KINDS.lines = (place, data) => {
   const groups = [...new Set(data.lines.map(group))];
   const plot = add(place, "div", { className: "plot" });
   const keys = add(place, "div", { className: "legend" });
-  const state = `lines${document.querySelectorAll(".chart").length}-${[...document.querySelectorAll(".chart")].indexOf(place)}`;
+  const state = `lines${[...document.querySelectorAll(".chart")].indexOf(place)}`;
   const positive = data.lines.every((line) => line.y.every((value) => value === null || value > 0));
   const tint = (name) => (name === "authors' log" ? css("--soft") : color(groups.filter((g) => g !== "authors' log").indexOf(name)));
   onUpdate(() => {
@@ -78,7 +78,6 @@ KINDS.inside = (place, data) => {
   const kinds = add(both, "div", { className: "legend" });
   const pairs = add(more, "div", { className: "plot" });
   let before = nets[0].title;
-  const heading = (words) => ({ text: words, font: { size: 13 }, x: 0, xref: "paper", xanchor: "left" });
   onUpdate(() => {
     const net = nets.find((other) => other.title === which.value);
     if (ofClass.options.length !== net.classes.length || before !== net.title) {

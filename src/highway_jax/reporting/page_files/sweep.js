@@ -12,9 +12,7 @@ KINDS.sweep = (place) => {
   parallel(panel(place, "Parallel coordinates", "Drag along an axis to filter all charts; click on a line to select its trial."), settings, metric);
   const levels = (name) => valuesOf(name).size;
   const first = settings.reduce((a, b) => (levels(b) > levels(a) ? b : a));
-  // A case or a run stands for other settings, so that a map of it and one of them has a diagonal only.
-  const grid = settings.filter((name) => levels(name) <= MAX_LEVELS)
-    .sort((a, b) => ["case", "run"].includes(a) - ["case", "run"].includes(b));
+  const grid = namesLast(settings.filter((name) => levels(name) <= MAX_LEVELS));
   inRow(place, [
     ["One setting", (own) => scatter(own, settings, metric, first)],
     grid.length > 1 && ["Two settings", (own) => heatMap(own, grid, metric)],
@@ -292,25 +290,24 @@ function rungs(place, search) {
   onUpdate(() => {
     const shown = new Set(shownTrials());
     const chosen = selected();
-    const lines = { kept: { x: [], y: [] } };
+    const lines = { x: [], y: [] };
     const dots = { kept: [], dropped: [], selected: [] };
     const counts = search.rungs.map(() => [0, 0]);
     search.trials.forEach((trial, i) => {
       const curve = TRIALS.curves[trial];
       if (!shown.has(trial) || !curve?.train_loss) return;
       search.rungs.forEach((epoch, rung) => {
-        const at = curve.epoch.indexOf(epoch);
-        const y = at < 0 ? null : curve.train_loss[at];
+        const y = curve.train_loss[curve.epoch.indexOf(epoch)] ?? null;
         if (y === null) return;
         const kept = search.kept[i] > rung;
         counts[rung][0] += 1;
         counts[rung][1] += kept;
-        dots[chosen.has(trial) ? "selected" : kept ? "kept" : "dropped"].push([epoch, y, trial]);
-        lines.kept.x.push(epoch);
-        lines.kept.y.push(y);
+        dots[chosen.has(trial) ? "selected" : kept ? "kept" : "dropped"].push({ x: String(epoch), y, trial });
+        lines.x.push(String(epoch));
+        lines.y.push(y);
       });
-      lines.kept.x.push(null);
-      lines.kept.y.push(null);
+      lines.x.push(null);
+      lines.y.push(null);
     });
     const kinds = {
       dropped: { color: css("--soft"), symbol: "circle-open", size: 6 },
@@ -318,18 +315,15 @@ function rungs(place, search) {
       selected: { color: color(1), symbol: "circle", size: 12 },
     };
     const traces = Object.entries(kinds).map(([kind, marker]) => ({
-      x: dots[kind].map(([epoch]) => String(epoch)), y: dots[kind].map(([, y]) => y), mode: "markers", name: kind, marker,
-      text: dots[kind].map(([, , trial]) => escaped(TRIALS.names[trial])),
+      x: dots[kind].map(({ x }) => x), y: dots[kind].map(({ y }) => y), mode: "markers", name: kind, marker,
+      text: dots[kind].map(({ trial }) => escaped(TRIALS.names[trial])),
       hovertemplate: `%{text}<br>train loss %{y:.4g} at epoch %{x}, ${kind}<extra></extra>`,
     }));
-    traces.unshift({
-      x: lines.kept.x.map((epoch) => (epoch === null ? null : String(epoch))), y: lines.kept.y, mode: "lines",
-      hoverinfo: "skip", showlegend: false, line: { color: faded(color(0), 0.3), width: 1 },
-    });
+    traces.unshift({ ...lines, mode: "lines", hoverinfo: "skip", showlegend: false, line: { color: faded(color(0), 0.3), width: 1 } });
     note.textContent = `Training loss at each rung. ${search.rungs.map((epoch, i) => `Epoch ${epoch}: ${counts[i][1]} of ${counts[i][0]} trials kept`).join("; ")}.`;
     draw(plot, traces, {
       xaxis: { title: { text: "Epoch of the rung" }, type: "category", categoryorder: "array", categoryarray: search.rungs.map(String) },
-      yaxis: { title: { text: "train loss" }, ...valueAxis(lines.kept.y.filter((y) => y !== null), true) },
+      yaxis: { title: { text: "train loss" }, ...valueAxis(lines.y.filter((y) => y !== null), true) },
       showlegend: true, legend: { orientation: "h", y: 1.12 },
     });
   });

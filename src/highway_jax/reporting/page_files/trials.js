@@ -106,8 +106,7 @@ KINDS.trials = (place) => {
         const value = cell(trial, name);
         const item = add(line, "td", { className: TRIALS.columns[COLUMN[name]].number ? "number" : "" });
         if (i === 0) {
-          const box = add(item, "input", { type: "checkbox", checked: chosen.has(trial), ariaLabel: `select ${TRIALS.names[trial]}` });
-          box.tabIndex = 0;
+          add(item, "input", { type: "checkbox", checked: chosen.has(trial), ariaLabel: `select ${TRIALS.names[trial]}` });
         }
         item.append(name === "status" ? badge(value) : text(value));
       });
