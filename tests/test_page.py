@@ -292,6 +292,23 @@ def test_curves_of_a_sweep(sweep_page, open_page):
     assert "learning_rate 0.02 to 0.025" in names
 
 
+def test_outliers_do_not_use_up_the_axis(open_page, tmp_path):
+    lines = [
+        {"trial": 0, "epoch": epoch, "step": epoch, "train_loss": 1e20 if epoch == 1 else 1 / epoch}
+        for epoch in range(1, 201)
+    ]
+    _write_run(tmp_path / "run", [], lines)
+    report.report([tmp_path / "run"], tmp_path / "out")
+    view = open_page(tmp_path / "out" / "report.html")
+    axis = _layout(view, CURVES)["yaxis"]
+    assert axis["title"]["text"] == "loss, highest 1 % cut off (scale: log shows them)"
+    assert axis["range"] == pytest.approx(
+        [np.log10(1 / 200) - 0.1, np.log10(1 / 3) + 0.3], abs=0.01
+    )
+    _choose(view, CURVES, "scale", "log")
+    assert _layout(view, CURVES)["yaxis"]["range"][1] > 20
+
+
 def test_means_over_seeds_and_single_seeds(seeds_page, open_page):
     view = open_page(seeds_page)
     traces = {(t["name"], t["line"].get("dash")): t for t in _data(view, CURVES)}

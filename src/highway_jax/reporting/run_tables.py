@@ -28,9 +28,11 @@ def overview(found: Sequence[Run]) -> Section:
     if not lines:
         return Section("What was run", [cards(found), "No batch of trials is finished yet."])
     columns = {name: [line[name] for line in lines] for name in lines[0]}
-    for name in ("run", "settings", "validation accuracy (%)"):
-        if len(found) == 1 if name == "run" else not set(columns[name]) - {"", "-"}:
+    for name in ("settings", "validation accuracy (%)"):
+        if not set(columns[name]) - {"", "-"}:
             del columns[name]
+    if len(found) == 1:
+        del columns["run"]
     words = [i for i, name in enumerate(columns) if name in ("run", "net", "settings", "data")]
     rows = list(zip(*columns.values(), strict=True))
     return Section("What was run", [cards(found), Table(tuple(columns), rows, words), _NOTE])
