@@ -24,6 +24,13 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+# The nets of the tests are so small that they compile far longer than they run: here without the
+# compiler's optimizations, unless XLA_FLAGS are given. Processes that the tests start use them.
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    jax.devices()  # Reads the flags.
+    del os.environ["XLA_FLAGS"]
+
 # Not the linen modules: linen rewrites the fields of its dataclasses, which a checker refuses.
 _CHECKED = (
     "analysis.statistics",
@@ -37,9 +44,11 @@ _CHECKED = (
     "training.train",
 )
 
-with install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype.beartype"):
-    import highway_jax
-    from highway_jax.config import config as config_lib
+# For the whole session: the package imports its modules when they are used.
+install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype.beartype")
+
+import highway_jax  # noqa: E402
+from highway_jax.config import config as config_lib  # noqa: E402
 
 
 def pytest_unconfigure():

@@ -118,6 +118,10 @@ def test_shapes_that_do_not_fit_are_refused(x):
         Highway(nn.Dense).init(jax.random.key(0), x)
     with pytest.raises(TypeError, match=r"gate is <.*; allowed: a flax.linen.Module"):
         Highway(nn.Dense(6), gate=jnp.tanh).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="transform_bias is 'low'; allowed: a number"):
+        Highway(nn.Dense(6), transform_bias="low").init(jax.random.key(0), x)
+    with pytest.raises(TypeError, match=r"x is \[\[1.0\]\]; allowed: an array"):
+        Highway(nn.Dense(1)).init(jax.random.key(0), [[1.0]])
     with pytest.raises(ValueError, match=r"gate maps the shape \(4, 6\) to \(4, 1, 6\); allowed"):
         Highway(nn.Dense(6), gate).init(jax.random.key(0), x)
 

@@ -258,7 +258,11 @@ FILES = [
     ),
     ("x = '\0'\n", "SyntaxError: source code string cannot contain null bytes"),
     ("config = default_config()\n", "NameError: name 'default_config' is not defined (line 1)"),
-    ("config.model.depht = 3\n", 'Did you mean "depth" instead of "depht"?\' (line 4)'),
+    (
+        "config.model.depht = 3\n",
+        "py: config.model.depht is not a key; did you mean config.model.depth? (line 4)",
+    ),
+    ("config.modle.depth = 3\n", "py: config.modle is not a key; did you mean config.model?"),
     ("config.model.depth = '3'\n", "TypeError: Could not override field 'depth'"),
     ("config.model.depth = -3\n", "config.model.depth is -3; allowed: a whole number from 1"),
     ("config.cases.a = 3\n", "config.cases.a is 3; allowed: a ConfigDict of settings"),

@@ -174,9 +174,9 @@ def test_defaults_are_valid_locked_and_in_the_order_of_the_schema():
     for free in FREE_SECTIONS:
         section(config, free).some = 1
     for name in ("model", "optimizer"):
-        with pytest.raises(AttributeError, match="locked"):
+        with pytest.raises(AttributeError, match="not a key"):
             config[name].no_such_key = 1
-    with pytest.raises(AttributeError, match="locked"):
+    with pytest.raises(AttributeError, match="not a key"):
         config.no_such_key = 1
 
 
@@ -338,6 +338,38 @@ def test_a_misspelt_key_is_refused_with_the_nearest(prefix, key, nearest):
     assert _refusal(config) == (
         f"config.{prefix}{key} is not a key; did you mean config.{prefix}{nearest}?"
     )
+
+
+@pytest.mark.parametrize(
+    ("use", "line"),
+    [
+        (
+            lambda c: setattr(c.model, "depht", 3),
+            "model.depht is not a key; did you mean model.depth?",
+        ),
+        (lambda c: c.model["depht"], "model.depht is not a key; did you mean model.depth?"),
+        (lambda c: c["model.depht"], "model.depht is not a key; did you mean model.depth?"),
+        (lambda c: c.modle.depth, "modle is not a key; did you mean model?"),
+        (lambda c: setattr(c, "depth", 3), "depth is not a key; did you mean model.depth?"),
+        (lambda c: c.update({"case": {}}), "case is not a key; did you mean cases?"),
+        (lambda c: c.sweep.grids, "sweep.grids is not a key; did you mean sweep.grid?"),
+        (lambda c: c[3], "3 is not a key; --keys lists all of them"),
+    ],
+)
+def test_a_misspelt_key_is_refused_where_it_is_set_or_read(use, line):
+    with pytest.raises(UserError) as refusal:
+        use(default_config())
+    assert str(refusal.value) == "config." + line.replace("mean ", "mean config.")
+
+
+def test_a_config_lacks_an_unknown_key_as_any_object_and_mapping_do():
+    config = default_config()
+    assert not hasattr(config.model, "depht")
+    assert config.model.get("depht", 3) == 3
+    assert copy.deepcopy(config) == config
+    with config.unlocked():
+        config.new = 3
+    assert config.new == 3
 
 
 def test_a_key_unlike_any_other_is_refused():
@@ -680,7 +712,7 @@ def test_settings_make_a_config_again():
     assert again.to_dict() == config.to_dict()
     again.model.depth = 8
     assert config.model.depth == 7
-    with pytest.raises(AttributeError, match="locked"):
+    with pytest.raises(AttributeError, match="not a key"):
         again.model.no_such_key = 1
 
 

@@ -70,21 +70,18 @@ def test_the_command_train_takes_the_flags_of_a_training(capsys):
     assert capsys.readouterr().out.startswith("usage: highway-jax train --config=FILE")
 
 
-def test_the_wheel_holds_the_experiments(tmp_path):
+def test_the_wheel_holds_the_package_and_the_experiments_without_results(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w"]
-    source = tmp_path / "source"
+    source, unwanted = tmp_path / "source", shutil.ignore_patterns("*.egg-info", "__pycache__")
     source.mkdir()
     for name in ("src", "experiments"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.egg-info"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copytree(ROOT / name, source / name, ignore=unwanted)
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     subprocess.run([sys.executable, "-m", *build, tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    found = [Path(name).stem for name in names if name.startswith("highway_jax/experiments/")]
-    assert sorted(found) == NAMES
-    packages = {path.parent.name for path in (ROOT / "src").glob("highway_jax/*/__init__.py")}
-    assert packages == {Path(n).parent.name for n in names if n.endswith("__init__.py")} - {
-        "highway_jax"
-    }
+    names = {Path(n) for n in zipfile.ZipFile(wheel).namelist() if n.startswith("highway_jax/")}
+    files = (path for path in (source / "src" / "highway_jax").rglob("*") if path.is_file())
+    wanted = {path.relative_to(source / "src") for path in files}
+    assert names == wanted | {Path(f"highway_jax/experiments/{name}.py") for name in NAMES}

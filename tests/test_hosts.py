@@ -18,10 +18,11 @@ from highway_jax.runtime import multihost
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "--config=experiments/digits.py",
-    "--config.model.depth=4",
-    "--config.training.epochs=30",
+    "--config.model.depth=3",
+    "--config.model.width=10",
+    "--config.training.epochs=12",
     "--config.runtime.tensorboard=False",
-    "--config.evaluation.every_epochs=10",
+    "--config.evaluation.every_epochs=4",
 ]
 SECONDS = 240
 

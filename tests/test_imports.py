@@ -45,9 +45,10 @@ def test_a_block_loads_flax_and_little_else():
         "from highway_jax.storage import results",
         "from highway_jax import report",
         "from highway_jax.paper import claims",
+        "from highway_jax.main import main; main(['highway-jax', '--config=none.py'])",
     ],
 )
-def test_reading_saved_runs_loads_no_jax(code):
+def test_saved_runs_and_bad_command_lines_load_no_jax(code):
     assert not _modules(code) & {"jax", "flax", "optax", "orbax", "sklearn", "tensorflow_datasets"}
 
 

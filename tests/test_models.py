@@ -131,6 +131,22 @@ _BLOCK = functools.partial(BLOCKS["highway"], 4)
             "block is the class HighwayBlock; allowed: an",
         ),
         (lambda: _scan("highway"), TypeError, "block is of the class str; allowed: an instance"),
+        (lambda: _scan(_BLOCK, [[1.0] * 4]), TypeError, r"x is \[\[1\.0, .*; allowed: an array"),
+        (
+            lambda: _scan(_BLOCK, jnp.ones((3, 4), jnp.int32)),
+            TypeError,
+            "x is an array of int32; allowed: a float type",
+        ),
+        (
+            lambda: _scan(functools.partial(_BLOCK, transform_bias="low")),
+            ValueError,
+            "transform_bias is 'low'; allowed: a number",
+        ),
+        (
+            lambda: _scan(_BLOCK, collect="gates"),
+            ValueError,
+            "collect is 'gates'; allowed: True, False, or a function",
+        ),
         (
             lambda: _scan(_BLOCK, num_blocks=-1),
             ValueError,

@@ -211,8 +211,6 @@ def _blaming(spec: str, path: Path) -> Iterator[None]:
     except BaseException as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         text = error.msg if isinstance(error, SyntaxError) else str(error)
-        # For a misspelt key, ml_collections lists all other keys before its suggestion.
-        text = re.sub(r' Other fields present: ".*?}"(\\n)?', " ", text)
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None

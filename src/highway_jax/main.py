@@ -14,10 +14,10 @@ from typing import IO, Any
 # compilation cache, though each runs where it was compiled. The level is read when jax is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from ml_collections import ConfigDict
+
 from highway_jax import command_line
 from highway_jax.errors import Lost, UserError, in_one_line
-from highway_jax.runs import experiment
-from highway_jax.runtime import multihost
 from highway_jax.runtime.output import discard
 from highway_jax.runtime.progress import Display, Output
 from highway_jax.runtime.signals import Stopped
@@ -42,8 +42,7 @@ def main(argv: list[str]) -> int:
         elif arguments.topology:
             _compile_only(arguments)
         else:
-            with multihost.watching():
-                _train(arguments)
+            _train(arguments)
         status, message = 0, ""
     except UserError as error:
         status, message = 2, in_one_line(error)
@@ -59,27 +58,41 @@ def main(argv: list[str]) -> int:
     if message:
         with contextlib.suppress(OSError, ValueError):  # The status remains.
             print(message.rstrip(), file=sys.stderr)
-    if not shared:
+    multihost = sys.modules.get("highway_jax.runtime.multihost")  # Imported by `_train`.
+    if multihost and not shared:
         multihost.leave(status)
     return status
 
 
 def _train(arguments: command_line.Arguments) -> None:
+    # Help and errors in the command line need neither jax nor Orbax, which take a second to import.
+    from highway_jax.runs import experiment
+    from highway_jax.runtime import multihost
+
     config = arguments.config
     assert config is not None, "only given together with a question"
-    multihost.start(*arguments.processes)
-    workdir = arguments.workdir or Path("runs") / config.name
-    display = Display(enabled=config.runtime.progress)
-    rows = experiment.run(config, workdir, extend=arguments.extend, display=display)
-    if multihost.is_first():
-        if config.sweep.trials:
-            display.search_table(summarize_search(rows, config))
-        else:
-            display.table(summarize(rows))
-        display.say(f"Records and checkpoints: {workdir}")
-        if display.failure:
-            summary, results = workdir / "summary.csv", workdir / "results.csv"
-            logging.warning("%s; the results are in %s and %s", display.failure, summary, results)
+    with multihost.watching():
+        multihost.start(*arguments.processes)
+        workdir = arguments.workdir or Path("runs") / config.name
+        display = Display(enabled=config.runtime.progress)
+        rows = experiment.run(config, workdir, extend=arguments.extend, display=display)
+        if multihost.is_first():
+            _show(rows, config, workdir, display)
+        _check(rows, workdir)
+
+
+def _show(rows: list[dict[str, Any]], config: ConfigDict, workdir: Path, display: Display) -> None:
+    if config.sweep.trials:
+        display.search_table(summarize_search(rows, config))
+    else:
+        display.table(summarize(rows))
+    display.say(f"Records and checkpoints: {workdir}")
+    if display.failure:
+        summary, results = workdir / "summary.csv", workdir / "results.csv"
+        logging.warning("%s; the results are in %s and %s", display.failure, summary, results)
+
+
+def _check(rows: list[dict[str, Any]], workdir: Path) -> None:
     if rows and all(row["status"] == outcomes.FAILED for row in rows):
         raise UserError(
             f"{workdir / 'results.csv'}: every trial failed, for the reasons above; remove their"

@@ -71,17 +71,37 @@ _SECTIONS = {key.rpartition(".")[0] for key in SCHEMA} - {""}
 _MAX_STEPS = 2**31 - 1
 
 
+class UnknownKeyError(UserError, AttributeError, KeyError):
+    """A key that a config does not have was set or read, as an attribute or as an item."""
+
+    __str__ = Exception.__str__  # That of KeyError puts the message in quotes.
+
+
 class RunConfig(ConfigDict):
     """A config, or a section of one, whose renamed keys may be set and read by earlier names."""
 
     def __getattr__(self, attribute: str) -> Any:
-        return super().__getattr__(attribute)
+        return self[attribute]
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        try:
+            super().__setattr__(attribute, value)
+        except AttributeError as error:
+            if isinstance(error.args[0], UnknownKeyError):
+                raise error.args[0] from None
+            raise
 
     def __getitem__(self, key: str) -> Any:
-        return super().__getitem__(self._current(key))
+        key = self._current(key)
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            raise self._unknown(key) from None
 
     def __setitem__(self, key: str, value: Any) -> None:
         key = self._current(key)
+        if self.is_locked and key not in self:
+            raise self._unknown(key)
         if type(value) is ConfigDict and key in self and isinstance(self[key], RunConfig):
             value = RunConfig(value)  # Sections keep their type.
         super().__setitem__(key, value)
@@ -92,6 +112,15 @@ class RunConfig(ConfigDict):
             return key
         logging.warning("the config key %s is now %s", key, new)
         return new
+
+    def _unknown(self, key: Any) -> UnknownKeyError:
+        # A section does not know where it stands, but no two have the same keys.
+        settings = [name for name in self if not isinstance(_value(self, name), ConfigDict)]
+        for place in ("", *(f"{section}." for section in _SECTIONS)):
+            if settings and all(f"{place}{name}" in SCHEMA for name in settings):
+                known = (*SCHEMA, *_SECTIONS, *FREE_SECTIONS)
+                return UnknownKeyError(str(unknown_key(f"{place}{key}", known, "config.")))
+        return UnknownKeyError(str(unknown_key(str(key), [*map(str, self)], "")))
 
 
 def default_config() -> RunConfig:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, UInt8
 
 from highway_jax.config.sections import Config, Data
 from highway_jax.data.dataset import Dataset
@@ -253,7 +253,7 @@ def zca(
     return mean, ((components * scales) @ components.T).astype(np.float32)
 
 
-def is_flipped(index: Int[Array, "*batch"], epoch: Int[Array, ""]) -> Bool[Array, "*batch"]:
+def is_flipped(index: Integer[Array, "*batch"], epoch: Int[Array, ""]) -> Bool[Array, "*batch"]:
     """Returns which training images `data.alternating_flip` flips: each in every other epoch.
 
     A hash of an image's index decides whether it is flipped in even or in odd epochs, so that each
@@ -287,7 +287,7 @@ def augmentation(config: Data) -> Callable[..., Array]:
     def augment(
         key: PRNGKeyArray,
         x: Float[Array, "batch height width channels"],
-        index: Int[Array, "batch"] | None = None,
+        index: Integer[Array, "batch"] | None = None,
         epoch: Int[Array, ""] | None = None,
     ) -> Float[Array, "batch height width channels"]:
         crop_key, mirror_key = jax.random.split(key)

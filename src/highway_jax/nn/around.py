@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from highway_jax.nn import custom
-from highway_jax.nn.blocks import Block, BlockActivations, force
+from highway_jax.nn.blocks import Block, BlockActivations, check_array, constant, force
 
 
 class Highway(nn.Module):
@@ -65,9 +65,11 @@ class Highway(nn.Module):
                 transform gate.
 
         Raises:
-            TypeError: If H or T is not a linen module.
-            ValueError: If H changes the shape of x, or T does not broadcast to it.
+            TypeError: If x is not an array, or H or T is not a linen module.
+            ValueError: If H changes the shape of x, T does not broadcast to it, or b_T is not a
+                number.
         """
+        check_array(x)
         custom.check(self.transform, "transform")
         h: Array = _own(self.transform, self, "transform")(x)
         if h.shape != x.shape:
@@ -75,7 +77,7 @@ class Highway(nn.Module):
                 f"transform maps the shape {x.shape} to {h.shape}; allowed: a module that keeps it"
             )
         if self.gate is None:
-            bias = nn.initializers.constant(self.transform_bias)
+            bias = constant("transform_bias", self.transform_bias)
             logits: Any = nn.Dense(x.shape[-1], bias_init=bias, name="gate")
         else:
             custom.check(self.gate, "gate")

@@ -59,6 +59,19 @@ def choose(field: str, value: Any, allowed: Any) -> Any:
     return value
 
 
+def check_array(x: Any) -> None:
+    """Raises `TypeError` unless x is an array."""
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise TypeError(f"x is {show(x)}; allowed: an array [batch, ...]")
+
+
+def constant(field: str, value: Any) -> Callable[..., Array]:
+    """Returns the initializer of a constant, or raises `ValueError` that names its field."""
+    if not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
+        raise ValueError(f"{field} is {show(value)}; allowed: a number")
+    return nn.initializers.constant(value)
+
+
 def _entry(registry: Registry, field: str, value: Any) -> Any:
     """Returns the entry of a name; a function stands for itself."""
     if callable(value):
@@ -167,7 +180,8 @@ class Block(nn.Module):
         return function(activations)
 
     def check(self, x: Array) -> None:
-        """Raises `ValueError` if the block cannot take this input."""
+        """Raises `TypeError` or `ValueError` if the block cannot take this input."""
+        check_array(x)
         kind = type(self).__name__
         for field, value, least in (("width", self.width, 1), ("kernel_size", self.kernel_size, 0)):
             if not isinstance(value, int | np.integer) or value < least:
@@ -213,7 +227,7 @@ class Block(nn.Module):
             initial: Names of the parameters, and their initial values.
         """
         vectors = [
-            self.param(name, nn.initializers.constant(value), (self.width,), jnp.float32)
+            self.param(name, constant(name, value), (self.width,), jnp.float32)
             for name, value in initial.items()
         ]
         return jnp.concatenate(vectors)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from highway_jax.nn.blocks import Block, BlockActivations, force
+from highway_jax.nn.blocks import Block, BlockActivations, constant, force
 from highway_jax.registry import BLOCKS
 
 
@@ -62,7 +62,7 @@ class ReZeroBlock(_Ungated):
         """Returns all that the block computes, with a * H(x) as h; it has no gates."""
         self.check(x)
         (z,) = self.affine(x, bias=0.0)
-        initial = nn.initializers.constant(self.residual_scale)
+        initial = constant("residual_scale", self.residual_scale)
         scale = self.param("scale", initial, (), jnp.float32)
         return self._sum(x, scale * self.nonlinear(z))
 

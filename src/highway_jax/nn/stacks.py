@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from highway_jax.errors import show
 from highway_jax.nn import architectures, pooling
-from highway_jax.nn.blocks import BlockActivations, PlainBlock, choose
+from highway_jax.nn.blocks import BlockActivations, PlainBlock, check_array, choose
 from highway_jax.registry import BLOCKS
 
 Params = Any
@@ -82,12 +82,14 @@ def scan_blocks(
         `BlockActivations` of arrays [blocks, batch, ..., width]; None if nothing was.
 
     Raises:
-        TypeError: If `block` is not a block.
+        TypeError: If `block` is not a block, or `x` not an array of floats.
         ValueError: If another argument is not allowed, or the block is not a submodule of a module
             that is being initialized or applied.
     """
-    _check_scan(block, num_blocks, unroll)
+    _check_scan(block, x, num_blocks, unroll)
     choose("remat", remat, REMATS)
+    if not (callable(collect) or isinstance(collect, bool)):
+        raise ValueError(f"collect is {show(collect)}; allowed: True, False, or a function")
     if num_blocks == 0:
         return x, None
     if gates is not None:
@@ -117,7 +119,7 @@ def scan_blocks(
     return scan(block, x, gates)
 
 
-def _check_scan(block: Any, num_blocks: int, unroll: int) -> None:
+def _check_scan(block: Any, x: Any, num_blocks: int, unroll: int) -> None:
     needed = ("activations", "output", "observe")
     if not isinstance(block, nn.Module) or not all(hasattr(block, name) for name in needed):
         kind = block if isinstance(block, type) else type(block)
@@ -125,6 +127,9 @@ def _check_scan(block: Any, num_blocks: int, unroll: int) -> None:
             f"block is {'the class' if block is kind else 'of the class'} {kind.__name__};"
             " allowed: an instance of a Block such as HighwayBlock(width)"
         )
+    check_array(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"x is an array of {x.dtype}; allowed: a float type, such as float32")
     for name, value, least in (("num_blocks", num_blocks, 0), ("unroll", unroll, 1)):
         if not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}; allowed: a whole number of at least {least}")
@@ -284,6 +289,7 @@ class DenseStack(nn.Module):
         collect: Callable[[BlockActivations], Any] | bool = False,
     ) -> tuple[Float[Array, "batch classes"], Any]:
         """Returns float32 logits, and what is to be collected of the blocks (see `scan_blocks`)."""
+        check_array(x)
         if jnp.ndim(x) < 2:
             raise ValueError(f"the input has shape {jnp.shape(x)}; allowed: [batch, ...]")
         if not isinstance(self.depth, int | np.integer) or self.depth < 1:
@@ -355,6 +361,7 @@ class ConvStack(nn.Module):
             dropout_keys: A key for each image, with which units are dropped; None drops none.
             dropout_scale: None, or a factor of the rates at which they are dropped.
         """
+        check_array(x)
         if jnp.ndim(x) != 4:
             raise ValueError(
                 f"images have shape {jnp.shape(x)}; allowed: [batch, height, width, channels]"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
 from highway_jax.nn.stacks import set_logit_scale
 from highway_jax.sweep.trials import AnyHyperparameters
@@ -32,7 +32,7 @@ class DeviceData(NamedTuple):
     images: UInt8[_AnyArray, "examples *shape"] | Float[_AnyArray, "examples *shape"]
     labels: Int[_AnyArray, "examples"]
 
-    def take(self, index: Int[Array, "batch"]) -> "DeviceData":
+    def take(self, index: Integer[Array, "batch"]) -> "DeviceData":
         """Returns the examples at `index`."""
         return jax.tree.map(lambda a: jnp.take(a, index, axis=0, mode="clip"), self)
 
@@ -121,7 +121,7 @@ def train_step(
     task: Task,
     state: TrialState,
     batch: DeviceData,
-    index: Int[Array, "batch"],
+    index: Integer[Array, "batch"],
     epoch: Int[Array, ""],
 ) -> TrialState:
     """Takes one training step.
