@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import typing
 
 # Tests compile the same programs again and again, here, in the other workers of pytest-xdist and in
 # the processes that they start: all share a compilation cache, which is this session's alone.
@@ -17,8 +18,9 @@ if not IS_WORKER:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from beartype import beartype  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import AbstractArray, install_import_hook  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
@@ -44,8 +46,21 @@ _CHECKED = (
     "training.train",
 )
 
+
+def check_arrays(function):
+    """Checks the arrays that a function takes and returns; other types are checked by pyright."""
+
+    def is_array(hint):
+        hints = (hint, *typing.get_args(hint))
+        return any(isinstance(h, type) and issubclass(h, AbstractArray) for h in hints)
+
+    hints = function.__annotations__.items()
+    function.__annotations__ = {name: hint for name, hint in hints if is_array(hint)}
+    return beartype(function)
+
+
 # For the whole session: the package imports its modules when they are used.
-install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "beartype.beartype")
+install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "conftest.check_arrays")
 
 import highway_jax  # noqa: E402
 from highway_jax.config import config as config_lib  # noqa: E402

@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import TypeCheckError
 
 from highway_jax.nn.convolution import conv2d
 from highway_jax.nn.pooling import global_avg_pool, max_pool
@@ -20,6 +21,12 @@ from highway_jax.nn.stacks import REMATS
 
 def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def test_shapes_are_checked_while_the_tests_run():
+    """See `conftest.check_arrays`."""
+    with pytest.raises(TypeCheckError, match="parameter 'x'"):
+        conv2d(jnp.ones((2, 3)), jnp.ones((3, 3, 1, 1)))
 
 
 def native_max_pool(x, window, stride):
