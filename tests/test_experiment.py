@@ -91,7 +91,9 @@ def test_a_finished_run_trains_nothing(small_config, tmp_path, monkeypatch):
     assert (tmp_path / "results.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("stretches", [1, 3, 5])
+@pytest.mark.parametrize(
+    "stretches", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))]
+)
 def test_resume_is_straight_through_to_the_bit(small_config, tmp_path, stop_after, stretches):
     small_config.training.epochs = 3
     small_config.cases.highway = ConfigDict({})
@@ -108,7 +110,7 @@ def test_resume_is_straight_through_to_the_bit(small_config, tmp_path, stop_afte
     assert (cut / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_the_state_of_an_update_rule_is_resumed_to_the_bit(
     small_config, cache, tmp_path, stop_after, name
 ):

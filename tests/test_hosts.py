@@ -18,6 +18,7 @@ from highway_jax.runtime import multihost
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "--config=experiments/digits.py",
+    "--config.cases={}",
     "--config.model.depth=3",
     "--config.model.width=10",
     "--config.training.epochs=12",

@@ -69,7 +69,10 @@ def _stop_at(monkeypatch, epoch):
 
 @pytest.mark.parametrize(
     "stopped_at",
-    [3, *(pytest.param(epoch, marks=pytest.mark.faults) for epoch in (2, None))],
+    [
+        pytest.param(3, marks=pytest.mark.slow),
+        *(pytest.param(epoch, marks=pytest.mark.faults) for epoch in (2, None)),
+    ],
 )
 def test_rows_that_are_removed_come_back_as_they_were(search, tmp_path, monkeypatch, stopped_at):
     run(search, tmp_path / "whole")

@@ -42,7 +42,11 @@ _LONG = (
 
 @pytest.mark.filterwarnings("ignore")  # Of checks that do not apply.
 @pytest.mark.parametrize(
-    "is_long", [False, pytest.param(True, marks=pytest.mark.faults)], ids=["quick", "long"]
+    "is_long",
+    [
+        pytest.param(False, marks=pytest.mark.slow, id="quick"),
+        pytest.param(True, marks=pytest.mark.faults, id="long"),
+    ],
 )
 def test_it_passes_the_checks_of_scikit_learn(is_long, small):
     num_checks = 0

@@ -79,7 +79,13 @@ def test_a_terminal_that_closes_ends_nothing(cache, tmp_path):
     assert lines[-1].endswith(_where(run))
 
 
-@pytest.mark.parametrize("streams", [">&-", ">/dev/full 2>/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "streams",
+    [
+        ">&- 2>&-",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (">&-", ">/dev/full 2>/dev/full")),
+    ],
+)
 def test_without_any_stream_a_finished_run_ends_with_status_0(streams, cache, tmp_path):
     run = Run(tmp_path / "run", cache)
     lines = _finish(run, _start(run, script=f'exec "$@" {streams}'))

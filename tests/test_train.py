@@ -123,7 +123,7 @@ def test_a_step_is_the_rule_applied_to_the_gradient(data):
     np.testing.assert_allclose(after.sums.loss / BATCH, value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+@pytest.mark.parametrize("micro_batch", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
 def test_micro_batches_change_a_step_by_rounding_alone(data, micro_batch):
     plain = _task()
 
