@@ -29,7 +29,10 @@ def _start_two(run, settings, of_second=()):
     return processes
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "victim",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.faults)],
+)
 def test_one_killed_the_other_ends_and_the_next_start_goes_on(victim, cache, tmp_path):
     whole = Run(tmp_path / "whole", cache, **SETTINGS)
     whole.finish()

@@ -145,6 +145,7 @@ def _at_each(folder, cache, points):
     return killed
 
 
+@pytest.mark.slow
 def test_killed_between_the_two_tables(cache, tmp_path):
     """At the end results.csv is written and summary.csv is not."""
     assert _at_each(tmp_path, cache, ["summary.csv:2"]) == 1

@@ -224,7 +224,10 @@ def test_a_failed_device_has_a_status_of_its_own(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err == "error: a device failed\n"
 
 
-@pytest.mark.parametrize("devices", [(2, 1), pytest.param((1, 2), marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "devices",
+    [pytest.param((2, 1), marks=pytest.mark.slow), pytest.param((1, 2), marks=pytest.mark.faults)],
+)
 def test_other_devices_and_batches_go_on_with_the_same_bits(devices, cache, tmp_path):
     """Fewer or more devices, and another `max_trials`, between the starts of a run."""
     settings = {"seeds": "0,1,2", "training.epochs": 6}

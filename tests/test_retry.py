@@ -118,6 +118,7 @@ def test_a_trial_whose_checkpoints_are_gone_is_trained_again(search, tmp_path, m
     assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_better_setting_found_late_is_trained_again_too(search, tmp_path, monkeypatch, caplog):
     search.sweep.rung_epochs, search.sweep.rung_keeps = (), ()
     search.training.epochs = 2
