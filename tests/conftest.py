@@ -26,8 +26,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# The nets of the tests are so small that they compile far longer than they run: here without the
-# compiler's optimizations, unless XLA_FLAGS are given. Processes that the tests start use them.
+# The nets of the tests are so small that compiling takes far longer than running. They are compiled
+# without optimizations unless XLA_FLAGS is set. Processes that the tests start optimize as usual.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     jax.devices()  # Reads the flags.
@@ -59,7 +59,7 @@ def check_arrays(function):
     return beartype(function)
 
 
-# For the whole session: the package imports its modules when they are used.
+# Not removed after an import: the package imports its modules when they are used.
 install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "conftest.check_arrays")
 
 import highway_jax  # noqa: E402

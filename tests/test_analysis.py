@@ -281,7 +281,7 @@ def test_maps_of_a_convolutional_net_are_averaged_over_space():
 
 def test_kinds_of_lesions():
     n = np.nan
-    np.testing.assert_array_equal(trained_nets.single_lesions(2, 1.0), [[1, n], [n, 1]])
+    np.testing.assert_array_equal(trained_nets.single_lesions(2, 1), [[1, n], [n, 1]])
     np.testing.assert_array_equal(
         trained_nets.range_lesions(3, from_here=True), [[0, 0, 0], [n, 0, 0], [n, n, 0]]
     )
@@ -294,7 +294,7 @@ def test_kinds_of_lesions():
 def test_sparsity_has_the_known_values():
     even, single = np.full(8, 0.3), np.eye(8)[2]
     np.testing.assert_allclose(statistics.sparsity(np.stack([even, single])), [0, 1 - 1 / 8])
-    assert statistics.sparsity(np.array([[0.5, 0.5, np.nan]])) == pytest.approx(0)
+    assert statistics.sparsity(np.array([0.5, 0.5, np.nan])) == pytest.approx(0)
 
 
 def test_correlation_is_pearsons():
@@ -308,7 +308,7 @@ def test_correlation_is_pearsons():
 
 
 def test_reach_counts_the_blocks_that_do_most():
-    assert statistics.reach(np.array([50.0, 45, 4, 1])) == 2
-    assert statistics.reach(np.array([50.0, 44, 5, 1])) == 3
+    assert statistics.reach(np.array([50, 45, 4, 1])) == 2
+    assert statistics.reach(np.array([50, 44, 5, 1])) == 3
     assert statistics.reach(np.ones(20)) == 19
     assert statistics.reach(np.array([0.0, 0.0, 1.0])) == 3

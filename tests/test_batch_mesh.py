@@ -34,13 +34,21 @@ NETS = {
         "optimizer.weight_decay": 1e-3,
     },
 }
-# Net, mode and number of trials, and the mesh that they are trained on.
+MODES = ("map", "vmap")
+# The mesh by net and number of trials.
 SHAPES = {
-    ("dense", "map", 1): (1, 4),
-    ("dense", "vmap", 5): (2, 4),
-    ("convolutional", "map", 5): (1, 8),
-    ("convolutional", "vmap", 1): (1, 8),
+    ("dense", 1): (1, 4),
+    ("dense", 5): (2, 4),
+    ("convolutional", 1): (1, 8),
+    ("convolutional", 5): (1, 8),
 }
+QUICK = [
+    ("dense", "map", 1),
+    ("dense", "vmap", 5),
+    ("convolutional", "map", 5),
+    ("convolutional", "vmap", 1),
+]
+SLOW = [(net, mode, n) for net, n in SHAPES for mode in MODES if (net, mode, n) not in QUICK]
 
 
 def _tiny(width):
@@ -84,20 +92,22 @@ def _train(num_trials, **settings):
     return shape, jax.tree.map(np.asarray, tuple(program.trials.fetch(state))), tuple(valid)
 
 
-def _train_all():
-    """Returns what `_train` returns for `SHAPES` and for the nets on one device."""
+def _train_all(chosen):
+    """Returns what `_train` returns for nets, modes and numbers of trials, and on one device."""
     ARCHITECTURES.register("tiny")(_tiny)
     found = {}
     alone = {"runtime.batch_devices": 1, "runtime.devices": 1, "runtime.trial_axis": "map"}
     for net, settings in NETS.items():
         found[net] = _train(5, **settings | alone)
-    for net, mode, count in SHAPES:
+    for net, mode, count in chosen:
         found[net, mode, count] = _train(count, **NETS[net], **{"runtime.trial_axis": mode})
     return found
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture(
+    scope="module", params=["QUICK", pytest.param("SLOW", marks=pytest.mark.slow)], ids=str.lower
+)
+def trained(request, tmp_path_factory):
     """What `_train_all` returns in a process of eight devices."""
     path = tmp_path_factory.mktemp("mesh") / "trained"
     environment = {
@@ -105,7 +115,7 @@ def trained(tmp_path_factory):
         "JAX_NUM_CPU_DEVICES": str(NUM_DEVICES),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
-    command = [sys.executable, __file__, str(path)]
+    command = [sys.executable, __file__, request.param, str(path)]
     done = subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, check=False
     )
@@ -119,14 +129,15 @@ def _assert_close(found, expected):
     )
 
 
-@pytest.mark.parametrize(("net", "mode", "num_trials"), SHAPES)
-def test_eight_devices_train_as_one(net, mode, num_trials, trained):
-    _, *expected = trained[net]
-    shape, *found = trained[net, mode, num_trials]
-    assert shape == SHAPES[net, mode, num_trials]
-    _assert_close(found, jax.tree.map(lambda leaf: leaf[:num_trials], expected))
-    _, (_, _, counts) = found
-    assert counts.tolist() == [101] * num_trials
+def test_eight_devices_train_as_one(trained):
+    together = {key: value for key, value in trained.items() if key not in NETS}
+    assert len(together) == 4
+    for (net, mode, num_trials), (shape, *found) in together.items():
+        _, *expected = trained[net]
+        assert shape == SHAPES[net, num_trials], mode
+        _assert_close(found, jax.tree.map(lambda leaf, n=num_trials: leaf[:n], expected))
+        _, (_, _, counts) = found
+        assert counts.tolist() == [101] * num_trials
 
 
 def _together(**settings):
@@ -264,4 +275,5 @@ def test_a_run_refuses_a_number_of_devices_before_it_writes(tmp_path):
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_bytes(pickle.dumps(_train_all()))
+    chosen = {"QUICK": QUICK, "SLOW": SLOW}[sys.argv[1]]
+    Path(sys.argv[2]).write_bytes(pickle.dumps(_train_all(chosen)))

@@ -18,7 +18,6 @@ from highway_jax.runtime import multihost
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
     "--config=experiments/digits.py",
-    "--config.cases={}",
     "--config.model.depth=3",
     "--config.model.width=10",
     "--config.training.epochs=12",
@@ -62,8 +61,9 @@ def _results(workdir):
 
 
 def test_two_processes_are_as_one_stopped_and_resumed(tmp_path):
-    _finish([_start(tmp_path / "one", devices=4)])
-    two = _start_two(tmp_path / "two", "--config.runtime.chunk_seconds=0.05")
+    one_case = "--config.cases={}"
+    _finish([_start(tmp_path / "one", one_case, devices=4)])
+    two = _start_two(tmp_path / "two", one_case, "--config.runtime.chunk_seconds=0.05")
     metrics = tmp_path / "two" / "metrics.jsonl"
     began = time.monotonic()
     while not (metrics.exists() and metrics.stat().st_size):
@@ -74,7 +74,7 @@ def test_two_processes_are_as_one_stopped_and_resumed(tmp_path):
     two[1].send_signal(signal.SIGTERM)
     outputs = _finish(two, 128 + signal.SIGTERM)
     assert outputs[0][1].splitlines()[-1] == outputs[1][1].splitlines()[-1]
-    (first, _), (second, _) = _finish(_start_two(tmp_path / "two"))
+    (first, _), (second, _) = _finish(_start_two(tmp_path / "two", one_case))
     assert "resuming from the checkpoint" in first
     assert "Test accuracy" in first
     # The second prints only what its libraries do.

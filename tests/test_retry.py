@@ -86,10 +86,14 @@ def test_rows_that_are_removed_come_back_as_they_were(search, tmp_path, monkeypa
             run(search, tmp_path / "base")
     present = sorted(_rows(tmp_path / "base"))
     assert len(present) == (7 if stopped_at is None else 6)
-    # One that is dropped at each rung, the finished one, one trained again, all.
+    # One that is dropped at each rung, the finished one, one trained again, several, all.
     by_end = {(row["rung"], row["status"]): trial for trial, row in rows.items()}
     assert len(by_end) == 4
-    for removed in (*([index] for index in by_end.values() if index in present), present):
+    for removed in (
+        *([index] for index in by_end.values() if index in present),
+        [0, 1, 2],
+        present,
+    ):
         copy = tmp_path / "-".join(map(str, removed))
         shutil.copytree(tmp_path / "base", copy)
         _remove_rows(copy, lambda trial, removed=removed: trial in removed)

@@ -45,7 +45,7 @@ class Compiled(NamedTuple):
     Attributes:
         name: One of `FUNCTIONS`, or "lesions".
         seconds: Time that compiling took.
-        processor_seconds: Time that all of its threads took; other programs change it less.
+        processor_seconds: Processor time of all its threads, which other load changes less.
         memory: Bytes on each device; None if the compiler reports none, or refused the program.
         operations: Operations of a step (see `compiled_text.Operations`).
         in_loops: How many of them are in loops over layers.

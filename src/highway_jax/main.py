@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if message:
         with contextlib.suppress(OSError, ValueError):  # The status remains.
             print(message.rstrip(), file=sys.stderr)
-    multihost = sys.modules.get("highway_jax.runtime.multihost")  # Imported by `_train`.
+    multihost = sys.modules.get("highway_jax.runtime.multihost")  # Imported once a run begins.
     if multihost and not shared:
         multihost.leave(status)
     return status

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from highway_jax.storage.findings import Findings
 
@@ -77,7 +77,7 @@ def describe(numbers: dict[str, float]) -> list[tuple[str, str]]:
     return [(NUMBERS[name], text(name, value)) for name, value in numbers.items()]
 
 
-def sparsity(activity: Float[np.ndarray, "... units"]) -> Float[np.ndarray, "..."]:
+def sparsity(activity: Float[np.ndarray, "... units"]) -> Float[np.ndarray, "..."] | float:
     """Returns 1 - mean(a)^2 / mean(a^2) over the last axis, ignoring NaN.
 
     It is 0 if all units are equally active, and near 1 if few are active (Treves & Rolls 1991).
@@ -94,7 +94,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / scale) if scale > 0 else float("nan")
 
 
-def reach(amounts: Float[np.ndarray, "blocks"], share: float = 0.95) -> int:
+def reach(amounts: Real[np.ndarray, "blocks"], share: float = 0.95) -> int:
     """Returns how many first blocks it takes for their sum to reach a share of the total."""
     total = np.cumsum(amounts)
     return int(np.searchsorted(total, share * total[-1] * (1 - 1e-9)) + 1)

@@ -32,7 +32,8 @@ from highway_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_AnyArray = Array | np.ndarray
+AnyArray = Array | np.ndarray
+"""An array on a device or on the host."""
 
 _RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0)}
 _CHUNK = 1000
@@ -60,8 +61,8 @@ class Preprocessing(NamedTuple):
     whitening: np.ndarray | None = None
 
     def __call__(
-        self, images: UInt8[_AnyArray, "batch *shape"] | Float[_AnyArray, "batch *shape"]
-    ) -> Float[_AnyArray, "batch *shape"]:
+        self, images: UInt8[AnyArray, "batch *shape"] | Float[AnyArray, "batch *shape"]
+    ) -> Float[AnyArray, "batch *shape"]:
         """Returns the float32 inputs of a batch of stored examples, before whitening."""
         x = images.astype(jnp.float32) * self.scale + self.offset
         if self.contrast:

@@ -317,7 +317,7 @@ def trainability(
         axis.pcolormesh(found.x, found.y, diverged, cmap=ListedColormap(["0.75"]))
         shown = np.where(np.isfinite(found.loss), np.maximum(found.loss, low), np.nan)
         image = axis.pcolormesh(found.x, found.y, shown, **scale)
-        for value in copied:  # White below black, which the darkest fields would hide.
+        for value in copied:  # A white edge, since black is invisible on dark fields.
             axis.axvline(value, color="white", lw=2.5)
         lines = [axis.axvline(value, color="black", ls="--", lw=1.2) for value in copied]
         if guideline:

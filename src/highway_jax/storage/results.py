@@ -26,7 +26,8 @@ class Run(NamedTuple):
     """The records of one run.
 
     Attributes:
-        name: The name in its config, or `stem` if another run of the report has it.
+        name: The name in its config. Runs of the report that share it have their `stem` instead,
+            in parentheses after the name if that is the name of a run.
         stem: Prefix of its figures' file names: the name of its directory, followed by a number if
             another run of the report has the same.
         directory: Its working directory.
@@ -208,7 +209,7 @@ def read_all(directories: Iterable[Path | str]) -> list[Run]:
         stems[run.stem] += 1
         times = stems[run.stem]
         stem = f"{run.stem}-{times}" if times > 1 else run.stem
-        # Names that several runs share would tell them apart at their ends only.
+        # The stem alone: after a long name, it is what charts and tables cut off.
         own = f"{run.name} ({stem})" if stem in named else stem
         name = run.name if named[run.name] == 1 else own
         found[i] = run._replace(name=name, stem=stem)

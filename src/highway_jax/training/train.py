@@ -13,12 +13,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
+from highway_jax.data.preprocess import AnyArray
 from highway_jax.nn.stacks import set_logit_scale
 from highway_jax.sweep.trials import AnyHyperparameters
 from highway_jax.training import metrics, optimizer
 from highway_jax.training.parts import Parts
-
-_AnyArray = Array | np.ndarray
 
 
 class DeviceData(NamedTuple):
@@ -29,8 +28,8 @@ class DeviceData(NamedTuple):
         labels: Classes [examples].
     """
 
-    images: UInt8[_AnyArray, "examples *shape"] | Float[_AnyArray, "examples *shape"]
-    labels: Int[_AnyArray, "examples"]
+    images: UInt8[AnyArray, "examples *shape"] | Float[AnyArray, "examples *shape"]
+    labels: Int[AnyArray, "examples"]
 
     def take(self, index: Integer[Array, "batch"]) -> "DeviceData":
         """Returns the examples at `index`."""
