@@ -42,15 +42,15 @@ HEAD = """\
 Made by `python benchmarks/accelerators.py`: what the compilers say of each of the paper's
 experiments, on a machine without such devices. **Nothing here has run.** Of each experiment the
 batch with the deepest highway net. "Compile" is the processor time that the compiler takes for
-training, and "all" for evaluation, gates and lesions too. Other load raises the
-processor time: the CIFAR-10 net took 102 s and 144 s for v5e. Memory is of training, on each
-device, in MiB; "others" is the most that evaluation, gates or lesions take. "Most trials" fit the
-memory of a device, within 1 %; it is empty where it was not searched for. Collectives are counted in all
-programs: none exchanges data between trials; those counted are of devices that share the batches of
-a trial, where trials are fewer than devices or cannot be divided among them. "Floor" is the time of
-the matrix products of a step of a device's trials at the highest rate that its maker states for the
-precision. Operations of a step are fusions and copies on TPU and launched kernels on GPU, where the
-last column takes 3 µs for each, which is an estimate.
+training, and "all" for evaluation, gates and lesions too. Other load raises the processor time: the
+CIFAR-10 net took 102 s and 144 s for v5e. Memory is of training, on each device, in MiB; "others"
+is the most that evaluation, gates or lesions take. "Most trials" fit the memory of a device, within
+1 %; it is empty where it was not searched for. Collectives are counted in all programs: none
+exchanges data between trials; those counted are of devices that share the batches of a trial, where
+trials are fewer than devices or cannot be divided among them. "Floor" is the time of the matrix
+products of a step of a device's trials at the highest rate that its maker states for the precision.
+Operations of a step are fusions and copies on TPU and launched kernels on GPU, where the last
+column takes 3 µs for each, which is an estimate.
 """
 COLUMNS = (
     *("experiment", "trials a device", "compile, s", "all, s", "temporaries", "peak", "others"),
