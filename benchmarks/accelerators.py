@@ -5,7 +5,7 @@ accelerators.md beside this file, a table for each topology. Rows that the file 
 kept, unless they are made again or are of other versions of the compilers.
 
     python benchmarks/accelerators.py
-    python benchmarks/accelerators.py --only=table1 --topology=v5e:2x2
+    python benchmarks/accelerators.py --only=table1_mnist.py:width16 --topology=v5e:2x2
 """
 
 import argparse
@@ -64,15 +64,17 @@ def measure(spec: str, name: str, *, search: bool) -> list[str]:
     config = command_line.load(str(ROOT / "experiments" / spec))
     batches = planning.plan(config, [])
     batch = max(batches, key=lambda b: (b.config.model.block == "highway", b.config.model.depth))
-    report = compile_only.report(batch, topology, search=search)
+    report = compile_only.report(batch, topology)
     by_name = {found.name: found for found in report.compiled}
-    training = by_name.pop("training")
+    training = report.training
+    del by_name["training"]
     seconds = sum(found.processor_seconds for found in report.compiled)
     cells = [str(report.trials_per_device), f"{training.processor_seconds:.0f}"]
     if training.memory is None:
         return [*cells, f"{seconds:.0f}", brief(training.reason)]
     others = [found.memory.peak for found in by_name.values() if found.memory is not None]
     floor = report.floor
+    fitting = compile_only.most_trials(report) if search else None
     launches = training.operations * compile_only.SECONDS_A_LAUNCH
     return [
         *cells,
@@ -82,7 +84,7 @@ def measure(spec: str, name: str, *, search: bool) -> list[str]:
             for size in (training.memory.temporaries, training.memory.peak)
         ),
         f"{max(others) / MEBIBYTE:,.0f}",
-        "" if report.fitting is None else f"{report.fitting:,}",
+        "" if fitting is None else f"{fitting:,}",
         "" if floor is None else f"{1e3 * floor:.2g}",
         f"{training.operations:,}",
         f"{training.in_loops / report.program.model.num_blocks:.1f}" if training.in_loops else "",
@@ -105,7 +107,7 @@ def _version(package: str) -> str:
 def main() -> None:
     """Compiles every experiment for every topology and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="experiments with this in their name")
+    parser.add_argument("--only", default=None, choices=EXPERIMENTS, help="this experiment alone")
     parser.add_argument("--topology", default="", help="this one alone")
     parser.add_argument("--no_search", action="store_true", help="leave out the most trials")
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".md")))
@@ -118,19 +120,18 @@ def main() -> None:
     out = Path(arguments.out)
     versions = ", ".join(map(_version, PACKAGES))
     made_with = f"Compilers: {versions}; Python {platform.python_version()}."
-    rows = _read(out, made_with)
     for name in [arguments.topology] if arguments.topology else TOPOLOGIES:
-        for spec in EXPERIMENTS:
-            if arguments.only in spec:
-                command = [sys.executable, __file__, f"--one={spec}", f"--topology={name}"]
-                command += ["--no_search"] * arguments.no_search
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                failed = [f"failed: {brief(done.stderr[-300:], 200)}"]
-                cells = failed if done.returncode else json.loads(done.stdout.splitlines()[-1])
-                missing = [""] * (len(COLUMNS) - 1 - len(cells))
-                rows[name, spec] = _row([spec.replace(".py", ""), *cells, *missing])
-                print(rows[name, spec], flush=True)
-                _write(out, made_with, rows)
+        for spec in [arguments.only] if arguments.only else EXPERIMENTS:
+            command = [sys.executable, __file__, f"--one={spec}", f"--topology={name}"]
+            command += ["--no_search"] * arguments.no_search
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            failed = [f"failed: {brief(done.stderr[-300:], 200)}"]
+            cells = failed if done.returncode else json.loads(done.stdout.splitlines()[-1])
+            missing = [""] * (len(COLUMNS) - 1 - len(cells))
+            rows = _read(out, made_with)  # Another process may have added rows.
+            rows[name, spec] = _row([spec.replace(".py", ""), *cells, *missing])
+            print(rows[name, spec], flush=True)
+            _write(out, made_with, rows)
 
 
 def _read(path: Path, made_with: str) -> dict[tuple[str, str], str]:

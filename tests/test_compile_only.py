@@ -108,8 +108,8 @@ def test_the_work_of_a_trial_is_counted_where_devices_share_its_batches(mnist_co
 
 def test_the_memory_is_that_of_the_run(mnist_config):
     topology = topologies.find("cpu")
-    (report,) = compile_only.reports(mnist_config, topology, search=False)
-    training = next(found for found in report.compiled if found.name == "training")
+    (report,) = compile_only.reports(mnist_config, topology)
+    training = report.training
     (batch,) = planning.plan(mnist_config, [])
     dataset = compile_only._dataset(batch.config)
     program = Program(batch, dataset)
@@ -122,21 +122,20 @@ def test_the_memory_is_that_of_the_run(mnist_config):
 @pytest.mark.slow
 def test_the_most_trials_fit_and_more_do_not(mnist_config):
     topology = topologies.find("cpu")
-    (report,) = compile_only.reports(mnist_config, topology, search=False)
-    memory = next(found for found in report.compiled if found.name == "training").memory
-    present = memory.peak + 10**6
+    (report,) = compile_only.reports(mnist_config, topology)
+    present = report.training.memory.peak + 10**6
     chip = topology.chip._replace(memory=present)
-    (report,) = compile_only.reports(mnist_config, topology._replace(chip=chip))
+    fitting = compile_only.most_trials(report._replace(topology=topology._replace(chip=chip)))
 
     def peak(count):
         config = mnist_config.copy_and_resolve_references()
         config_lib.put(config, "seeds", tuple(range(count)))
         config_lib.put(config, "runtime.devices", 1)
-        (found,) = compile_only.reports(config, topology, search=False)
-        return next(found for found in found.compiled if found.name == "training").memory.peak
+        (found,) = compile_only.reports(config, topology)
+        return found.training.memory.peak
 
-    assert 1 < report.fitting < 100
-    assert peak(report.fitting) <= present < peak(report.fitting + 1)
+    assert 1 < fitting < 100
+    assert peak(fitting) <= present < peak(fitting + 1)
 
 
 def test_whitened_examples_are_float32_and_not_computed(small_config, monkeypatch):
@@ -145,7 +144,7 @@ def test_whitened_examples_are_float32_and_not_computed(small_config, monkeypatc
     config_lib.put(small_config, "data.name", "mnist")
     config_lib.put(small_config, "data.zca_epsilon", 0.1)
     config_lib.put(small_config, "data.scaling", "global_contrast_normalization")
-    (report,) = compile_only.reports(small_config, topologies.find("cpu"), search=False)
+    (report,) = compile_only.reports(small_config, topologies.find("cpu"))
     assert report.program.examples.images.dtype == np.float32
     assert report.program.spans["valid"].tolist() == [59_900, 60_000]
 

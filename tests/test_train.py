@@ -1,3 +1,4 @@
+import functools
 import gc
 import math
 import weakref
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from highway_jax import default_config
+from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Optimizer
 from highway_jax.nn import model as nets
+from highway_jax.registry import BLOCKS
 from highway_jax.runs import experiment
 from highway_jax.sweep import planning as trials_lib
 from highway_jax.sweep.trials import Hyperparameters
@@ -57,13 +60,19 @@ def _numbers(*rates, seeds=None):
     )
 
 
+@functools.cache
+def _functions(num_trials, num_devices, mode, task):
+    task = task or _task()
+    trials = trial_mesh.Trials(num_trials, num_devices, mode)
+    create = trials.compile(lambda n: train.create(task, n))
+    return trials, create, trials.compile(lambda s, d, n: train.train_steps(task, s, d, n))
+
+
 def _states(numbers, data, stretches, *, mode="map", num_devices=2, task=None):
     """Yields the trials' states at the start and after each chunk."""
-    task = task or _task()
-    trials = trial_mesh.Trials(len(numbers.seed), num_devices, mode)
-    state = trials.compile(lambda n: train.create(task, n))(trials.place(numbers))
+    trials, create, step = _functions(len(numbers.seed), num_devices, mode, task)
+    state = create(trials.place(numbers))
     yield trials.fetch(state)
-    step = trials.compile(lambda s, d, n: train.train_steps(task, s, d, n))
     for stretch in stretches:
         state = step(state, trials.share(data), trials.share(np.int32(stretch)))
         yield trials.fetch(state)
@@ -293,11 +302,56 @@ def test_mean_gates_of_trials_at_once_keep_no_map_of_every_block(small_config):
     batch, *_ = trials_lib.plan(small_config, [])
     program = Program(batch, experiment.load_data(small_config.data))
     params = program.create(batch.hyperparameters()).params
-    index = program.trials.share(np.arange(1000, dtype=np.int32))
-    compiled = program._gate_means.lower(params, program.data, index).compile()
+    compiled = program.lower("gates", batch.hyperparameters()).compile()
     # 8 trials, 20 blocks, 1,000 examples and 8 units.
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * 20 * 1000 * 8 * 4
     assert program.gate_means(params).shape == (8, 20, 8)
+
+
+def _program(config, **settings):
+    config = config.copy_and_resolve_references()
+    for key, value in settings.items():
+        config_lib.put(config, key, value)
+    batch, *_ = trials_lib.plan(config, [])
+    return Program(batch, experiment.load_data(batch.config.data))
+
+
+def test_programs_that_differ_in_numbers_alone_share_their_functions(small_config):
+    first = _program(small_config)
+    numbers = {"optimizer.learning_rate": 0.01, "model.transform_bias": -1.0, "seeds": (5, 6)}
+    assert _program(small_config, **numbers)._functions is first._functions
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seeds", (0, 1, 2)),
+        ("model.activation", "tanh"),
+        ("data.subtract_mean", True),
+        ("data.split_seed", 1),
+        ("data.valid_size", 101),
+        ("optimizer.weight_decay", 0.1),
+        ("optimizer.clip_norm", 1.0),
+        ("optimizer.name", "adam"),
+        ("training.epochs", 3),
+        ("training.label_smoothing", 0.1),
+        ("evaluation.batch_size", 50),
+        ("runtime.devices", 1),
+        ("runtime.trial_axis", "vmap"),
+        ("runtime.micro_batch", 10),
+    ],
+)
+def test_other_programs_have_functions_of_their_own(small_config, key, value):
+    small_config.data.subtract_mean = key == "data.split_seed"  # The mean is a constant.
+    first = _program(small_config)
+    assert _program(small_config, **{key: value})._functions is not first._functions
+
+
+def test_a_block_registered_anew_has_functions_of_its_own(small_config, monkeypatch):
+    monkeypatch.setattr(BLOCKS, "_entries", dict(BLOCKS._entries))
+    first = _program(small_config)
+    BLOCKS.register("another")(BLOCKS["plain"])
+    assert _program(small_config)._functions is not first._functions
 
 
 def test_seeds_draw_weights_and_order(data):

@@ -69,19 +69,23 @@ class Report(NamedTuple):
     Attributes:
         batch: The trials.
         topology: The devices.
+        dataset: Examples of the right shapes.
         program: Its functions.
         compiled: Its compiled programs.
         work: Operations of the products of a training step of one trial.
-        fitting: The most trials of a device whose training fits its memory; 0 if one does not, None
-            if it was not searched.
     """
 
     batch: Batch
     topology: Topology
+    dataset: Dataset
     program: Program
     compiled: list[Compiled]
     work: int
-    fitting: int | None
+
+    @property
+    def training(self) -> Compiled:
+        """The compiled training program."""
+        return next(found for found in self.compiled if found.name == "training")
 
     @property
     def trials_per_device(self) -> int:
@@ -98,13 +102,12 @@ class Report(NamedTuple):
         return None if rate is None else self.work * share / rate
 
 
-def reports(config: ConfigDict, topology: Topology, *, search: bool = True) -> Iterator[Report]:
+def reports(config: ConfigDict, topology: Topology) -> Iterator[Report]:
     """Compiles the programs of each batch of trials that a new run of a config begins with.
 
     Args:
         config: A valid config.
         topology: The devices to compile for.
-        search: Whether to search for the most trials that fit.
 
     Raises:
         UserError: If the config asks for more devices, or does not fit its data set.
@@ -122,7 +125,7 @@ def reports(config: ConfigDict, topology: Topology, *, search: bool = True) -> I
         key = (len(batch.trials), repr(_without_numbers(batch.trials[0].settings)))
         if key not in seen:
             seen.add(key)
-            yield report(batch, topology, search=search)
+            yield report(batch, topology)
 
 
 def _without_numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -130,7 +133,7 @@ def _without_numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted((key, value) for key, value in settings.items() if key not in numeric)
 
 
-def report(batch: Batch, topology: Topology, *, search: bool = True) -> Report:
+def report(batch: Batch, topology: Topology) -> Report:
     """Compiles the programs of one batch (see `reports`)."""
     dataset = _dataset(batch.config)
     preprocess.check(batch.config, dataset)
@@ -145,12 +148,8 @@ def report(batch: Batch, topology: Topology, *, search: bool = True) -> Report:
     gated = "transform_bias" in BLOCKS[batch.config.model.block].settings
     if program.model.num_blocks and gated:
         compiled.append(compile_lowered("lesions", _lower_lesions(program, numbers)))
-    training = next(found for found in compiled if found.name == "training")
     work = compiled_text.operations_of_products(_step(program, numbers))
-    found = Report(batch, topology, program, compiled, work, None)
-    if search and topology.chip.memory:
-        found = found._replace(fitting=_fitting(found, dataset, training.memory))
-    return found
+    return Report(batch, topology, dataset, program, compiled, work)
 
 
 def _dataset(config: Config) -> Dataset:
@@ -237,17 +236,27 @@ def _step(program: Program, numbers: Any) -> Any:
     return jax.make_jaxpr(step)(state, batch, index, epoch)
 
 
-def _fitting(report: Report, dataset: Dataset, memory: compiled_text.Memory | None) -> int:
-    """Returns the most trials of a device whose training fits its memory."""
+def most_trials(report: Report) -> int | None:
+    """Searches for the most trials of a device whose training fits its memory.
+
+    The programs of ten batches or so are compiled for that.
+
+    Returns:
+        A count within 1 % of the most; 0 if one trial does not fit; None if the size of the memory
+        is not known.
+    """
+    if not report.topology.chip.memory:
+        return None
 
     def needed(count):
         trials = itertools.islice(itertools.cycle(report.batch.trials), count)
         batch = report.batch._replace(trials=tuple(trials))
-        program = Program(batch, dataset, absent=report.topology.devices[:1])
+        program = Program(batch, report.dataset, absent=report.topology.devices[:1])
         lowered = program.lower("training", batch.hyperparameters())
         found = compile_lowered("training", lowered).memory
         return None if found is None else found.peak
 
+    memory = report.training.memory
     shared = sum(leaf.nbytes for leaf in report.program.examples)
     count, need = report.trials_per_device, None if memory is None else memory.peak
     if report.program.trials.parts.count > 1:  # Of a part of a batch, where one device takes all.
@@ -328,6 +337,11 @@ def run(config: ConfigDict, name: str, write: Callable[[str], Any] = print) -> N
     for found in reports(config, topology):
         for line in lines(found):
             write(line)
+        # Written last, since the search takes longer than all before it.
+        fitting = most_trials(found)
+        if fitting is not None:
+            total = fitting * found.program.trials.mesh.devices.size
+            write(f"most trials that fit: {fitting:,} a device, {total:,} in all, within 1 %")
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -346,14 +360,10 @@ def lines(report: Report) -> Iterator[str]:
     yield _ROW.format("program", "compile", "arguments", "temporaries", "peak", "of device")
     for found in report.compiled:
         yield from _lines_of_program(found, chip.memory)
-    if report.fitting is not None:
-        total = report.fitting * trials.mesh.devices.size
-        yield f"most trials that fit: {report.fitting:,} a device, {total:,} in all, within 1 %"
     giga = report.work / 1e9
     yield f"products of a step: {giga:.3g} GFLOP a trial{_floor(report)}"
-    training = next(found for found in report.compiled if found.name == "training")
-    if not training.reason:
-        yield from _lines_of_operations(report, training)
+    if not report.training.reason:
+        yield from _lines_of_operations(report, report.training)
 
 
 _ROW = "  {:<11} {:>9} {:>13} {:>13} {:>13} {:>10}"

@@ -20,7 +20,10 @@ class Registry(Generic[T]):
 
     Attributes:
         key: The config key whose value is one of the names.
+        generation: How many entries all registries together have been given so far.
     """
+
+    generation = 0
 
     def __init__(self, key: str, *modules: str):
         """Makes a registry without entries.
@@ -49,6 +52,7 @@ class Registry(Generic[T]):
 
         def add(entry: T) -> T:
             self._entries[name] = entry
+            Registry.generation += 1
             return entry
 
         return add

@@ -1,6 +1,8 @@
 """The compiled functions of one batch of trials, with the examples on their devices."""
 
+import dataclasses
 import functools
+import pickle
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +18,7 @@ from highway_jax.data.dataset import Dataset
 from highway_jax.errors import UserError
 from highway_jax.nn import model as nets
 from highway_jax.nn import stacks
+from highway_jax.registry import Registry
 from highway_jax.sweep.trials import AnyHyperparameters, Batch
 from highway_jax.training import (
     compiled_text,
@@ -40,6 +43,10 @@ FUNCTIONS = ("creation", "training", "evaluation", "gates")
 gates."""
 
 _GATE_EXAMPLES = 1000
+
+_MOST_SHARED = 8
+_COMPILED = ("model.", "data.", "optimizer.", "training.", "evaluation.batch_size")
+"""Prefixes of the keys on which the functions of a program depend."""
 
 
 def _convolves(config: Config) -> bool:
@@ -107,8 +114,42 @@ def _init(model: nets.Model, config: Config, prepare: Any, images: np.ndarray) -
     return init
 
 
+def _gate_means(
+    task: train.Task, model: nets.Model, params: Any, data: train.DeviceData, index: Any
+) -> Any:
+    """Returns the mean gates of one net over the examples at `index`, [blocks, width]."""
+    images = task.preprocess(data.take(index).images)
+    # Averaged block by block: the gates of all blocks, examples and trials of a large batch need
+    # more memory than a device has.
+    _, runs = model.activations(
+        params, images, collect=lambda block: stacks.unit_means(block.t).mean(0)
+    )
+    return stacks.join_runs(runs)
+
+
+@dataclasses.dataclass
+class _Functions:
+    """Jitted functions by name, and those of them that are compiled."""
+
+    jitted: dict[str, Any] = dataclasses.field(default_factory=dict)
+    compiled: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.compiled.get(name) or self.jitted[name]
+
+
+@functools.lru_cache(maxsize=_MOST_SHARED)
+def _shared_functions(key: Any) -> _Functions:
+    """Returns the functions of programs with this key; of one that was not seen lately, none."""
+    del key
+    return _Functions()
+
+
 class Program:
     """Creates, trains and evaluates all trials of a batch at once.
+
+    Programs that differ in nothing but values of hyperparameters and examples share their compiled
+    functions, so that a process traces and compiles them once.
 
     Attributes:
         config: The settings that the trials share.
@@ -182,16 +223,42 @@ class Program:
         )
         labels = np.concatenate([split.labels for split in splits])
         self.examples: Any = train.DeviceData(images, labels)  # pyright: ignore[reportArgumentType]
-        self._create: Any = self.trials.compile(lambda numbers: train.create(task, numbers))
-        self._train: Any = self.trials.compile(
-            lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
-            donate=True,
+        key = None if absent else self._key(batch, dataset, module, decays_weights)
+        self._functions = _Functions() if key is None else _shared_functions(key)
+        if not self._functions.jitted:
+            self._functions.jitted |= {
+                "creation": self.trials.compile(lambda numbers: train.create(task, numbers)),
+                "training": self.trials.compile(
+                    lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
+                    donate=True,
+                ),
+                "evaluation": self.trials.compile(
+                    lambda params, data, span: evaluate.evaluate(
+                        task, params, data, span, config.evaluation.batch_size
+                    )
+                ),
+                "gates": self.trials.compile(functools.partial(_gate_means, task, self.model)),
+            }
+
+    def _key(self, batch: Batch, dataset: Dataset, module: Any, decays_weights: bool) -> Any:
+        """Returns all that the functions depend on, or None if it cannot be compared."""
+        settings = batch.trials[0].settings
+        if settings["model.first_initializer"] == "patch_whitening":
+            return None  # The kernel is a constant of the functions.
+        keys = [k for k in config_lib.CASE_KEYS if k.startswith(_COMPILED)]
+        key = (
+            tuple(settings[k] for k in keys if k not in config_lib.NUMERIC.values()),
+            (pickle.dumps(self.task.preprocess), self.task.micro_batch, decays_weights),
+            (dataset.num_classes, dataset.train.size),
+            jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), self.examples),
+            (self.trials.num_slots, self.trials.mesh, self.trials.mode),
+            (type(batch.hyperparameters()), module, Registry.generation, jax.config.jax_enable_x64),
         )
-        self._evaluate: Any = self.trials.compile(
-            lambda params, data, span: evaluate.evaluate(
-                task, params, data, span, config.evaluation.batch_size
-            )
-        )
+        try:
+            hash(key)
+        except TypeError:  # A module may have fields without a hash.
+            return None
+        return key
 
     @functools.cached_property
     def data(self) -> train.DeviceData:
@@ -201,8 +268,9 @@ class Program:
     def compile(self, numbers: AnyHyperparameters) -> float:
         """Compiles training and evaluation, and returns how many seconds that took."""
         began = time.perf_counter()
-        self._train = self.lower("training", numbers).compile()
-        self._evaluate = self.lower("evaluation", numbers).compile()
+        for name in ("training", "evaluation"):
+            if name not in self._functions.compiled:
+                self._functions.compiled[name] = self.lower(name, numbers).compile()
         return time.perf_counter() - began
 
     def lower(self, name: str, numbers: AnyHyperparameters) -> jax.stages.Lowered:
@@ -212,20 +280,16 @@ class Program:
             name: The function.
             numbers: The trials' hyperparameters [trials].
         """
-        trials = self.trials
+        trials, jitted = self.trials, self._functions.jitted
         numbers = trials.placed_shapes(numbers)
         if name == "creation":
-            return self._create.lower(numbers)
-        state = trials.placed_shapes(jax.eval_shape(self._create, numbers))
+            return jitted[name].lower(numbers)
+        state = trials.placed_shapes(jax.eval_shape(jitted["creation"], numbers))
         data = trials.shared_shapes(self.examples)
         if name == "training":
-            return self._train.lower(state, data, trials.shared_shapes(np.int32(1)))
-        if name == "evaluation":
-            return self._evaluate.lower(
-                state.params, data, trials.shared_shapes(self.spans["train"])
-            )
-        index = trials.shared_shapes(self._gate_index(_GATE_EXAMPLES))
-        return self._gate_means.lower(state.params, data, index)
+            return jitted[name].lower(state, data, trials.shared_shapes(np.int32(1)))
+        index = self.spans["train"] if name == "evaluation" else self._gate_index(_GATE_EXAMPLES)
+        return jitted[name].lower(state.params, data, trials.shared_shapes(index))
 
     def memory(self) -> tuple[int, int] | None:
         """Returns the bytes that training needs on each device, and those that a device has.
@@ -233,17 +297,17 @@ class Program:
         The need is the compiler's count for the compiled program, so call `compile` first. Returns
         None where the compiler or the device reports none.
         """
-        needed = compiled_text.memory(self._train)
+        needed = compiled_text.memory(self._functions["training"])
         present = trial_mesh.device_memory(self.trials.mesh.devices.flat[0])
         return None if needed is None or present is None else (needed.peak, present)
 
     def create(self, numbers: AnyHyperparameters) -> train.TrialState:
         """Returns the state of all trials before their first step, on the devices."""
-        return self._create(self.trials.place(numbers))
+        return self._functions["creation"](self.trials.place(numbers))
 
     def shapes(self, numbers: AnyHyperparameters, num_trials: int) -> train.TrialState:
         """Returns a host state of zeros with the shapes and types of `num_trials` trials."""
-        state = jax.eval_shape(self._create, self.trials.placed_shapes(numbers))
+        state = jax.eval_shape(self._functions["creation"], self.trials.placed_shapes(numbers))
         return jax.tree.map(
             lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
             state,
@@ -251,25 +315,13 @@ class Program:
 
     def train(self, state: train.TrialState, num_steps: int) -> train.TrialState:
         """Takes steps within an epoch; the buffers of the state passed in are reused."""
-        return jax.block_until_ready(self._train(state, self.data, self._steps(num_steps)))
+        steps = self._steps(num_steps)
+        return jax.block_until_ready(self._functions["training"](state, self.data, steps))
 
     def evaluate(self, params: Any, split: str) -> metrics.Sums:
         """Returns the sums of all trials over a split, on the host."""
-        sums = self._evaluate(params, self.data, self.trials.share(self.spans[split]))
-        return self.trials.fetch(sums)
-
-    @functools.cached_property
-    def _gate_means(self) -> Any:
-        def means(params, data, index):
-            images = self.task.preprocess(data.take(index).images)
-            # Averaged block by block: the gates of all blocks, examples and trials of a large
-            # batch need more memory than a device has.
-            _, runs = self.model.activations(
-                params, images, collect=lambda block: stacks.unit_means(block.t).mean(0)
-            )
-            return stacks.join_runs(runs)
-
-        return self.trials.compile(means)
+        span = self.trials.share(self.spans[split])
+        return self.trials.fetch(self._functions["evaluation"](params, self.data, span))
 
     def gate_means(self, params: Any, num_examples: int = _GATE_EXAMPLES) -> np.ndarray:
         """Returns the mean transform-gate outputs of all trials over the first training examples.
@@ -278,7 +330,7 @@ class Program:
             [trials, blocks, width], on the host; ones where the blocks have no gates.
         """
         index = self.trials.share(self._gate_index(num_examples))
-        return self.trials.fetch(self._gate_means(params, self.data, index))
+        return self.trials.fetch(self._functions["gates"](params, self.data, index))
 
     def _gate_index(self, num_examples: int) -> np.ndarray:
         first, end = self.spans["train"]
