@@ -16,6 +16,10 @@ if not IS_WORKER:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = ""
 
+# The nets of the tests are so small that compiling takes far longer than running. Here, and in the
+# processes that the tests start, their programs are not optimized, unless XLA_FLAGS is set.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from beartype import beartype  # noqa: E402
@@ -25,13 +29,6 @@ from jaxtyping import AbstractArray, install_import_hook  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-# The nets of the tests are so small that compiling takes far longer than running. They are compiled
-# without optimizations unless XLA_FLAGS is set. Processes that the tests start optimize as usual.
-if "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    jax.devices()  # Reads the flags.
-    del os.environ["XLA_FLAGS"]
 
 # Not the linen modules: linen rewrites the fields of its dataclasses, which a checker refuses.
 _CHECKED = (

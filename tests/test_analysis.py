@@ -255,6 +255,7 @@ def test_lesioning_the_only_useful_layer_costs_what_it_must():
     np.testing.assert_allclose(found.gates().changes, [[0, 1, 0]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_maps_of_a_convolutional_net_are_averaged_over_space():
     dataset = _dataset(6, (32, 32, 3))
     net = {"architecture": "highway_a", "depth": 11, "width": 2, "initializer": "msra"}

@@ -77,6 +77,7 @@ def test_a_module_is_trained_saved_and_used_again(config, tmp_path):
     assert "| - |" in report([tmp_path], tmp_path / "report")
 
 
+@pytest.mark.slow
 def test_the_net_of_a_module_is_trained_as_the_same_net_of_a_config(config, tmp_path):
     """Equal parameters, roles and numbers: a module of a DenseStack of ours."""
     config.model.depth = 2

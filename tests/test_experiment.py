@@ -152,6 +152,7 @@ def test_cases_with_equal_shapes_share_a_program(small_config, tmp_path):
     assert rows[0]["train_loss"] != rows[1]["train_loss"]
 
 
+@pytest.mark.slow
 def test_data_settings_may_be_drawn(small_config, tmp_path):
     small_config.training.epochs = 1
     small_config.sweep.trials = 4

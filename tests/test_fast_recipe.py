@@ -77,6 +77,7 @@ def test_projections_sum_the_rates_of_one_cycle():
     np.testing.assert_allclose(sums, 0.5 * np.cumsum(factors)[4::5], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_cycle_is_that_of_the_whole_training_at_every_rung(small_config, tmp_path):
     small_config.optimizer.schedule = "one_cycle"
     small_config.training.epochs = 4
@@ -139,7 +140,7 @@ def _task(section=None, *, smoothing=None, **model):
     return task, numbers
 
 
-@pytest.mark.parametrize("micro_batch", [4, 2])
+@pytest.mark.parametrize("micro_batch", [pytest.param(4, marks=pytest.mark.slow), 2])
 def test_training_descends_the_smoothed_loss_and_reports_the_plain_one(micro_batch):
     task, numbers = _task(smoothing=0.2)
     task = task._replace(micro_batch=micro_batch)

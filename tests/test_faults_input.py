@@ -194,7 +194,7 @@ def test_a_checkpoint_of_a_stranger_executes_nothing(small_config, tmp_path):
     assert trace.exists()
 
 
-@pytest.mark.parametrize("name", ["../../victim", ".."])
+@pytest.mark.parametrize("name", ["../../victim", pytest.param("..", marks=pytest.mark.slow)])
 def test_names_in_a_table_of_a_stranger_remove_nothing(name, small_config, tmp_path):
     small_config.seeds = (0, 1)
     small_config.runtime.max_trials = 1

@@ -226,7 +226,11 @@ sys.exit(start(sys.argv))
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)]
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.faults),
+    ],
 )
 def test_asked_to_stop_in_an_evaluation_it_ends_that_and_goes_on(number, alone, tmp_path):
     expected, cache = alone

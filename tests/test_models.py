@@ -463,7 +463,7 @@ def test_bfloat16_sums_the_gradients_of_biases_in_float32(block):
     np.testing.assert_allclose(gradient, 1000 * one, rtol=1e-2 if block == "gru" else 1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["dense", "mnist10"])
+@pytest.mark.parametrize("architecture", ["dense", pytest.param("mnist10", marks=pytest.mark.slow)])
 def test_products_and_their_gradients_have_the_precision_asked_for(architecture):
     images, results = jnp.ones((2, 28, 28, 1)), []
     for precision, name in (

@@ -103,6 +103,7 @@ def test_some_blocks_start_as_the_identity_and_then_learn(name, kernel_size):
     assert np.abs(gradient[moving]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_fixup_scales_its_first_kernel_by_the_number_of_blocks():
     stack = DenseStack("fixup", 101, WIDTH, 3)
     params = stack.init(jax.random.key(0), jnp.ones((1, 4)))["params"]["blocks"]

@@ -95,7 +95,7 @@ def test_cutting_an_epoch_anywhere_gives_the_same_bits(data):
     assert whole.sums.count.tolist() == [24, 24, 24]  # of the last epoch alone
 
 
-@pytest.mark.parametrize("mode", ["map", "vmap"])
+@pytest.mark.parametrize("mode", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_a_trial_alone_is_the_trial_in_a_batch(data, mode):
     rates = (0.1, 0.2, 0.05, 0.3, 0.15)
     together = _train(_numbers(*rates), data, [4, 4], mode=mode)
@@ -235,7 +235,7 @@ def test_a_program_is_gone_once_it_is_not_used(small_config):
         gc.enable()
 
 
-@pytest.mark.parametrize("mode", ["map", "vmap"])
+@pytest.mark.parametrize("mode", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_a_diverging_trial_is_frozen_and_disturbs_no_other(data, mode):
     with_it = _train(_numbers(0.1, 1e30, 0.2), data, [4, 4, 4], mode=mode)
     without = _train(_numbers(0.1, 0.3, 0.2), data, [4, 4, 4], mode=mode)
@@ -248,7 +248,7 @@ def test_a_diverging_trial_is_frozen_and_disturbs_no_other(data, mode):
     _equal(*(jax.tree.map(lambda a: a[1], state) for state in (with_it, longer)))
 
 
-@pytest.mark.parametrize("mode", ["map", "vmap"])
+@pytest.mark.parametrize("mode", [pytest.param("map", marks=pytest.mark.slow), "vmap"])
 def test_a_diverging_trial_stays_as_it_was_before_the_step(data, mode):
     states = [
         jax.tree.map(lambda a: a[1], state)
@@ -320,6 +320,11 @@ def test_programs_that_differ_in_numbers_alone_share_their_functions(small_confi
     first = _program(small_config)
     numbers = {"optimizer.learning_rate": 0.01, "model.transform_bias": -1.0, "seeds": (5, 6)}
     assert _program(small_config, **numbers)._functions is first._functions
+    # No schedule but this one depends on the end of training.
+    assert _program(small_config, **{"training.epochs": 9})._functions is first._functions
+    cycles = [{"optimizer.schedule": "one_cycle", "training.epochs": n} for n in (8, 9)]
+    one, other = (_program(small_config, **cycle)._functions for cycle in cycles)
+    assert one is not other
 
 
 @pytest.mark.parametrize(
@@ -333,7 +338,7 @@ def test_programs_that_differ_in_numbers_alone_share_their_functions(small_confi
         ("optimizer.weight_decay", 0.1),
         ("optimizer.clip_norm", 1.0),
         ("optimizer.name", "adam"),
-        ("training.epochs", 3),
+        ("optimizer.schedule", "one_cycle"),
         ("training.label_smoothing", 0.1),
         ("evaluation.batch_size", 50),
         ("runtime.devices", 1),

@@ -208,7 +208,16 @@ def _many_numbers(config):
     config.sweep.grid.optimizer = {"learning_rate": axis, "weight_decay": axis}
 
 
-@pytest.mark.parametrize("arrange", [_many_seeds, _many_draws, _many_shapes, _many_numbers])
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        _many_shapes,
+        *(
+            pytest.param(f, marks=pytest.mark.slow)
+            for f in (_many_seeds, _many_draws, _many_numbers)
+        ),
+    ],
+)
 def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange):
     config = default_config()
     arrange(config)

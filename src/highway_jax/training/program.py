@@ -245,9 +245,12 @@ class Program:
         settings = batch.trials[0].settings
         if settings["model.first_initializer"] == "patch_whitening":
             return None  # The kernel is a constant of the functions.
-        keys = [k for k in config_lib.CASE_KEYS if k.startswith(_COMPILED)]
+        left_out = {*config_lib.NUMERIC.values()}
+        if settings["optimizer.schedule"] != "one_cycle":
+            left_out.add("training.epochs")
+        keys = [k for k in config_lib.CASE_KEYS if k.startswith(_COMPILED) and k not in left_out]
         key = (
-            tuple(settings[k] for k in keys if k not in config_lib.NUMERIC.values()),
+            tuple(settings[k] for k in keys),
             (pickle.dumps(self.task.preprocess), self.task.micro_batch, decays_weights),
             (dataset.num_classes, dataset.train.size),
             jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), self.examples),
