@@ -335,9 +335,12 @@ def test_training_by_depth_is_drawn_of_several_depths(tmp_path):
     ]
     _write_run(tmp_path / "deep", rows, lines)
     _write_run(tmp_path / "alike", rows[:1], lines[:2])
-    text = report.report([tmp_path / "deep", tmp_path / "alike"], tmp_path / "out")
+    _write_run(tmp_path / "short", rows, lines[::2])
+    text = report.report([tmp_path / n for n in ("deep", "alike", "short")], tmp_path / "out")
     assert "## Training by depth: deep" in text
+    # One depth, and one epoch, which would be an empty figure.
     assert "## Training by depth: alike" not in text
+    assert "## Training by depth: short" not in text
     drawing = (tmp_path / "out" / "depth-deep.svg").read_text()
     assert "<!-- highway, 10 layers -->" in drawing
     assert "<!-- highway, 1000 layers -->" in drawing

@@ -1,6 +1,7 @@
 """Tables and maps of which nets train."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -87,6 +88,8 @@ def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
     assert biases["maps"][0]["loss"] == [[1.01, None, 0.01], [2.0, None, 1.0]]
     assert biases["maps"][0]["diverged"] == [[0, 0, 0], [0, 0, 0]]
     assert biases["copied"] == (-1.0, -3.0)
+    ends = biases["maps"][0]["y"][0], biases["maps"][0]["y"][-1]
+    assert biases["rule"] == [(depth, -math.log(depth)) for depth in ends]
 
 
 def _without_drawing(parts):
@@ -139,13 +142,16 @@ def test_edges_hold_their_numbers():
 def test_guideline_and_copied_biases_are_drawn_into_the_maps():
     x, y = np.array([-3.5, -2.5, -1.5]), np.array([5.0, 20.0, 80.0])
     found = trainability.Map("highway", x, y, (10, 40), np.array([[0.1, INF], [NAN, 2.0]]))
-    figure = figures.trainability([found] * 4, "Bias", trainability.GUIDELINE, (-1.0, -3.0))
+    lines = trainability._lines("biases", [found])
+    figure = figures.trainability([found] * 4, "Bias", **lines)
     axes = figure.axes[:4]
     assert [axis.get_title() for axis in axes] == ["highway"] * 4
     assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["10", "40"]
     lines = [line.get_xydata().tolist() for line in axes[0].lines]
     assert [[-1, 10], [-2, 20], [-3, 30]] in lines
-    assert {line[0][0] for line in lines if len(line) == 2} == {-1.0, -3.0}
+    assert {line[0][0] for line in lines if len(line) == 2} == {-1.0, -3.0, -math.log(5)}
+    assert [[-math.log(5), 5], [-math.log(80), 80]] in lines
+    assert axes[0].get_xlim()[0] == -3.5  # The rule does not widen the map.
     grey, loss = axes[0].collections
     assert grey.get_array().compressed().tolist() == [1.0]
     assert loss.get_array().compressed().tolist() == [0.1, 2.0]

@@ -285,6 +285,7 @@ def trainability(
     x: str,
     guideline: Sequence[tuple[int, float]] = (),
     copied: Sequence[float] = (),
+    rule: Sequence[tuple[float, float]] = (),
 ) -> Any:
     """Draws maps of training loss over a setting and depth, on one scale of colours.
 
@@ -294,6 +295,7 @@ def trainability(
         x: The setting; an axis of learning rates is logarithmic.
         guideline: Depths and values of the setting, drawn as a line.
         copied: Values of the setting, drawn as dashed lines.
+        rule: Depths and values of the setting at them, -log(depth), drawn as a solid line.
 
     Returns:
         A matplotlib figure.
@@ -305,7 +307,9 @@ def trainability(
 
     columns = min(len(maps), 3)
     rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(0.9 + 3.6 * columns, 0.7 + 2.7 * rows), layout="constrained")
+    # The keys below the maps are beside one another where there is room.
+    height = 0.7 + 2.7 * rows + (0.75 if columns == 1 and copied else 0)
+    figure = Figure(figsize=(0.9 + 3.6 * columns, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     known = np.concatenate([m.loss[np.isfinite(m.loss) & (m.loss > 0)] for m in maps])
     low, high = (known.min(), min(known.max(), LARGEST_LOSS)) if known.size else (0.1, 1.0)
@@ -324,6 +328,12 @@ def trainability(
             depths, values = zip(*guideline, strict=True)
             axis.plot(values, depths, color="white", lw=3.5)
             lines += axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
+        if rule:
+            depths, values = zip(*rule, strict=True)
+            limits = axis.axis()
+            axis.plot(values, depths, color="white", lw=3)
+            lines += axis.plot(values, depths, color="black", lw=1.5)
+            axis.axis(limits)
         axis.set(title=found.title, yscale="log", xscale="linear" if copied else "log")
         axis.set_yticks(found.depths, [str(depth) for depth in found.depths])
         axis.yaxis.minorticks_off()
@@ -343,9 +353,13 @@ def trainability(
         lines[0].set_label(f"{values}: common choices at every depth")
         keys.append(lines[0])
     if guideline:
-        lines[-1].set_label("the paper's guideline")
+        lines[len(copied)].set_label("the paper's guideline")
+        keys.append(lines[len(copied)])
+    if rule:
+        lines[-1].set_label("−log(layers)")
         keys.append(lines[-1])
-    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False)
+    ncols = {1: 1, 2: 2, 3: 4}[columns]
+    figure.legend(handles=keys, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
 
 

@@ -161,7 +161,7 @@ def figure(make: Callable[[Run], Section]) -> Callable[[Run], Section]:
 
 @figure
 def by_depth(run: Run) -> Section:
-    """Shows how nets of several depths train; empty for a search, which Figure 1 is about."""
+    """Shows how nets of several depths train; empty for a search and for runs of one epoch."""
     title = f"Training by depth: {run.name}"
     if run.config["sweep"]["trials"] or len({row["depth"] for row in run.rows}) < 2:
         return Section(title, [])
@@ -169,6 +169,8 @@ def by_depth(run: Run) -> Section:
     for row in run.rows:
         curve = figures.Curve.of(run.curve(row["trial"], "train_loss"))
         nets.setdefault((row["block"], row["depth"]), []).append(curve)
+    if not any(len(curve[0]) > 1 for curves in nets.values() for curve in curves):
+        return Section(title, [])  # One epoch is no curve.
     words = "Training cross-entropy by depth"
     draw = partial(figures.training_by_depth, nets, run.name)
     return Section(title, [Picture(f"depth-{run.stem}", words, draw)])

@@ -32,7 +32,8 @@ _MAPS = (
 )
 _LINES = (
     f"Dashed: biases of {COPIED[0]:g} and {COPIED[1]:g}, which implementations commonly use at"
-    " every depth. Circles: what the paper suggests for 10, 20 and 30 convolutional layers."
+    " every depth. Circles: what the paper suggests for 10, 20 and 30 convolutional layers. Solid:"
+    " -log(layers), at which all layers together carry 1 / e of their input at the start."
 )
 
 
@@ -92,7 +93,7 @@ def _section(runs: list[Run]) -> Section:
     ):
         if maps:
             words = f"Training loss by {x.lower()} and depth"
-            draw = partial(figures.trainability, maps, x, *_lines(name))
+            draw = partial(figures.trainability, maps, x, **_lines(name, maps))
             parts.append(Picture(f"{name}-{runs[0].stem}", words, draw))
             parts.append(Chart("maps", _chart(maps, x, name)))
             parts += [_LINES] if name == "biases" else []
@@ -107,9 +108,13 @@ def _has_gates(row: Row) -> bool:
         return False
 
 
-def _lines(name: str) -> tuple[Sequence[tuple[int, float]], Sequence[float]]:
-    """Returns what is drawn into the maps: depths and biases, and biases at every depth."""
-    return (GUIDELINE, COPIED) if name == "biases" else ((), ())
+def _lines(name: str, maps: Sequence[Map]) -> dict[str, Sequence[Any]]:
+    """Returns what is drawn into the maps (see `figures.trainability`)."""
+    if name != "biases" or not maps:
+        return {"guideline": (), "copied": (), "rule": ()}
+    ends = maps[0].y[0], maps[0].y[-1]  # On the logarithmic axis, the rule is a straight line.
+    rule = [(float(layers), -math.log(layers)) for layers in ends]
+    return {"guideline": GUIDELINE, "copied": COPIED, "rule": rule}
 
 
 # ---- Tables of cases and depths
@@ -219,7 +224,6 @@ def _maps(rows: Sequence[Row], column: str, edges: Float[np.ndarray, "edges"]) -
 
 def _chart(maps: list[Map], x: str, name: str) -> dict[str, Any]:
     """Returns the data of the page's maps."""
-    guideline, copied = _lines(name)
     shown = [
         {
             "title": found.title,
@@ -233,5 +237,5 @@ def _chart(maps: list[Map], x: str, name: str) -> dict[str, Any]:
     ]
     return {
         **{"x": x, "log": name == "rates", "maps": shown, "most": figures.LARGEST_LOSS},
-        **{"guideline": guideline, "copied": copied},
+        **_lines(name, maps),
     }

@@ -1,4 +1,4 @@
-// Draws the page: the theme, the navigation, then one chart after the other.
+// Draws the page: the theme, the navigation, the table of trials, then one chart after the other.
 
 applyTheme();
 const theme = document.querySelector("select[name=theme]");
@@ -31,15 +31,19 @@ function drawChart(place) {
 }
 
 readTrials(document);
-const waiting = prepare();
+const places = prepare();
+// The table needs no library of charts, which the page has after this script.
+const [tables, charts] = [true, false].map((wanted) => places.filter((place) => (place.dataset.kind === "trials") === wanted));
+tables.forEach(drawChart);
+
 // A chart at a time, so that the page can be read and scrolled in the meantime.
-(function next() {
-  const place = waiting.shift();
+function drawCharts() {
+  const place = charts.shift();
   if (place) {
     drawChart(place);
-    setTimeout(next);
+    setTimeout(drawCharts);
   } else {
     document.documentElement.dataset.drawn = "yes";
     if ("live" in document.documentElement.dataset) follow();
   }
-})();
+}

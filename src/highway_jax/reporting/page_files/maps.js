@@ -30,9 +30,12 @@ KINDS.maps = (place, data) => {
       mode: "lines+markers", marker: { size: 7, color: "white", line: { color: "black", width: 2 } },
       hovertemplate: "the paper's guideline: %{x} at %{y} layers<extra></extra>",
     });
+    if (data.rule.length) {
+      line(data.rule.map(([, bias]) => bias), data.rule.map(([depth]) => depth), 2, { hovertemplate: "−log(layers): %{x:.1f}<extra></extra>" });
+    }
     draw(plots[number], traces, {
       title: heading(escaped(map.title)),
-      xaxis: { title: { text: data.x }, type: data.log ? "log" : "linear", showgrid: false, dtick: data.log ? 1 : undefined },
+      xaxis: { title: { text: data.x }, type: data.log ? "log" : "linear", range: [map.x[0], map.x.at(-1)].map((x) => (data.log ? Math.log10(x) : x)), showgrid: false, dtick: data.log ? 1 : undefined },
       yaxis: { title: { text: "Layers" }, type: "log", showgrid: false, range: [map.y[0], map.y.at(-1)].map(Math.log10), tickvals: map.depths, ticktext: map.depths.map(String) },
     });
   }));
