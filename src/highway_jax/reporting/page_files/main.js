@@ -32,9 +32,16 @@ function drawChart(place) {
 
 readTrials(document);
 const places = prepare();
-// The table needs no library of charts, which the page has after this script.
 const [tables, charts] = [true, false].map((wanted) => places.filter((place) => (place.dataset.kind === "trials") === wanted));
 tables.forEach(drawChart);
+
+// The library of the charts is text until the browser has shown the page, which need not wait for it.
+function loadLibrary() {
+  const library = document.getElementById("library");
+  add(document.head, "script", { textContent: library.textContent });
+  library.remove();
+  drawCharts();
+}
 
 // A chart at a time, so that the page can be read and scrolled in the meantime.
 function drawCharts() {
@@ -47,3 +54,6 @@ function drawCharts() {
     if ("live" in document.documentElement.dataset) follow();
   }
 }
+
+if (document.hidden) loadLibrary();
+else requestAnimationFrame(() => setTimeout(loadLibrary));
