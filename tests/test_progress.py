@@ -146,6 +146,26 @@ def test_a_wide_table_is_wrapped_and_keeps_its_numbers():
         assert number in text
 
 
+def test_a_table_of_two_settings_keeps_their_columns_beside_diverged_trials():
+    rows = [
+        _results("net", learning_rate=0.1, diverged=1, transform_bias=-i, depth=1000, trials=1)
+        | _accuracy("valid_accuracy", 0.9)
+        for i in range(2)
+    ]
+    text = _printed(progress.Display.table, [row | {"test_accuracy_std": math.nan} for row in rows])
+    assert max(map(len, text.splitlines())) <= 80
+    assert "transform" in text.partition("─")[0]
+    assert text.count("(1 diverged)") == 2
+
+
+def test_the_first_of_many_rows_are_shown():
+    text = _printed(progress.Display.table, [_summary(f"net{i}") for i in range(1042)])
+    assert "net39 " in text
+    assert "net40 " not in text
+    assert text.endswith("\n1,002 more rows are in summary.csv\n")
+    assert "more rows" not in _printed(progress.Display.table, [_summary("net")] * 40)
+
+
 @pytest.mark.parametrize("length", [5, 20, 60])
 def test_no_cell_is_cut(length):
     rows = [

@@ -20,6 +20,7 @@ from highway_jax.errors import UserError
 from highway_jax.storage.summaries import differing, layers, of_best, percent, texts
 
 LOG_SECONDS = 10.0
+_MOST_ROWS = 40
 CLOSED = "standard output is closed"
 
 
@@ -173,7 +174,13 @@ class Display:
         self._print(cells, columns)
 
     def _print(self, rows: Sequence[dict[str, Any]], columns: dict[str, list[str]]) -> None:
-        """Prints a table of rows in the first form that fits the console, or the narrowest."""
+        """Prints a table of rows in the first form that fits the console, or the narrowest.
+
+        Of many rows, only the first are printed.
+        """
+        left_out = len(rows) - _MOST_ROWS
+        rows = rows[:_MOST_ROWS]
+        columns = {heading: cells[:_MOST_ROWS] for heading, cells in columns.items()}
         cases = [row["case"] for row in rows]
         varied = {key: texts([row[key] for row in rows]) for key in differing(rows, ["depth"])}
         # A case is often named after the block, or another setting, that only it has.
@@ -195,6 +202,7 @@ class Display:
         for table in (
             _table(names, first | varied | parameters | last),
             _table(names, first | varied | last),
+            _table([name.replace(" (", "\n(") for name in names], first | varied | last, " ("),
             _table(merged, first | parameters | last, " ("),
             _table(merged, first | last, " (", " ± "),
         ):
@@ -205,6 +213,8 @@ class Display:
         self.console.width = max(width, needed)
         self.console.print(table, soft_wrap=False)
         self.console.width = width
+        if left_out > 0:
+            self.console.print(f"{left_out:,} more rows are in summary.csv", soft_wrap=True)
 
 
 def _table(names: list[str], columns: dict[str, list[str]], *breaks: str) -> Table:
