@@ -15,7 +15,8 @@ Result on MNIST, one CPU core, 38 minutes (experiments/results/extreme_depth):
     test accuracy, %  96.35   96.05   95.49   94.49
 
 `tuned` trains 1000 layers on MNIST, or 10,000 on the digits, with a gate bias for that depth
-(docs/blocks.md), a one-cycle schedule, and two learning rates on MNIST.
+(docs/blocks.md), a one-cycle schedule, and two learning rates on MNIST. Test accuracies are 97.63 %
+and 93.89 %.
 """
 
 from ml_collections import ConfigDict
