@@ -50,7 +50,8 @@ def test_committed_runs_are_read(path):
         value = tuple(value) if isinstance(value, list) else value
         assert config[key] == aliases.current_value(key, value)
     read = results.read(path.parent)
-    assert {row["schedule"] for row in read.rows} <= {"exponential", "constant", "multistep"}
+    schedules = {"exponential", "constant", "multistep", "one_cycle"}
+    assert {row["schedule"] for row in read.rows} <= schedules
     assert read.config["optimizer"]["name"] == "momentum"
 
 

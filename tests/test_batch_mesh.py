@@ -21,10 +21,10 @@ from highway_jax.sweep import planning
 from highway_jax.training.parts import arrange
 from highway_jax.training.program import Program
 
-NUM_DEVICES, NUM_STEPS = 8, 3
+NUM_DEVICES, NUM_STEPS = 4, 3
 NETS = {
-    # Two rows of four devices.
-    "dense": {"model.depth": 3, "runtime.batch_devices": 4},
+    # Two rows of two devices.
+    "dense": {"model.depth": 3, "runtime.batch_devices": 2},
     # As many devices a trial as are fastest.
     "convolutional": {
         "model.architecture": "tiny",
@@ -37,10 +37,10 @@ NETS = {
 MODES = ("map", "vmap")
 # The mesh by net and number of trials.
 SHAPES = {
-    ("dense", 1): (1, 4),
-    ("dense", 5): (2, 4),
-    ("convolutional", 1): (1, 8),
-    ("convolutional", 5): (1, 8),
+    ("dense", 1): (1, 2),
+    ("dense", 5): (2, 2),
+    ("convolutional", 1): (1, 4),
+    ("convolutional", 5): (1, 4),
 }
 QUICK = [("dense", "vmap", 5), ("convolutional", "map", 5)]
 SLOW = [(net, mode, n) for net, n in SHAPES for mode in MODES if (net, mode, n) not in QUICK]
@@ -103,7 +103,7 @@ def _train_all(chosen):
     scope="module", params=["QUICK", pytest.param("SLOW", marks=pytest.mark.slow)], ids=str.lower
 )
 def trained(request, tmp_path_factory):
-    """What `_train_all` returns in a process of eight devices."""
+    """What `_train_all` returns in a process of four devices."""
     path = tmp_path_factory.mktemp("mesh") / "trained"
     environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(NUM_DEVICES)}
     command = [sys.executable, __file__, request.param, str(path)]
@@ -120,7 +120,7 @@ def _assert_close(found, expected):
     )
 
 
-def test_eight_devices_train_as_one(trained):
+def test_four_devices_train_as_one(trained):
     together = {key: value for key, value in trained.items() if key not in NETS}
     assert len(together) in (len(QUICK), len(SLOW))
     for (net, mode, num_trials), (shape, *found) in together.items():

@@ -91,6 +91,7 @@ def test_where_every_trial_diverges_the_end_says_so(cache, tmp_path):
     assert [row["status"] for row in _rows(one.workdir)] == ["diverged"] * 2
 
 
+@pytest.mark.slow
 def test_what_memory_refuses_costs_its_batch_only(cache, tmp_path):
     cases = "{'a':{},'b':{'model':{'width':1000000}},'c':{'model':{'width':5}}}"
     settings = {"cases": cases, "seeds": "0"}
