@@ -65,14 +65,13 @@ def measure(spec: str, name: str, *, search: bool) -> list[str]:
     batches = planning.plan(config, [])
     batch = max(batches, key=lambda b: (b.config.model.block == "highway", b.config.model.depth))
     report = compile_only.report(batch, topology)
-    by_name = {found.name: found for found in report.compiled}
     training = report.training
-    del by_name["training"]
     seconds = sum(found.processor_seconds for found in report.compiled)
     cells = [str(report.trials_per_device), f"{training.processor_seconds:.0f}"]
     if training.memory is None:
         return [*cells, f"{seconds:.0f}", brief(training.reason)]
-    others = [found.memory.peak for found in by_name.values() if found.memory is not None]
+    memories = [found.memory for found in report.compiled if found is not training]
+    others = [memory.peak for memory in memories if memory is not None]
     floor = report.floor
     fitting = compile_only.most_trials(report) if search else None
     launches = training.operations * compile_only.SECONDS_A_LAUNCH

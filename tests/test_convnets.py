@@ -124,8 +124,8 @@ def test_units_are_dropped_in_training_alone():
     still = jax.jit(_model(dropout=False).apply)(params, x, keys[:4])
     np.testing.assert_allclose(still, calm, rtol=1e-6)
     # What is dropped of an image does not depend on the others.
-    some = apply(params, x[jnp.array([3, 1, 2, 0])], keys[jnp.array([4, 1, 2, 5])])
-    np.testing.assert_allclose(some[1:3], one[1:3], rtol=1e-5, atol=1e-6)
+    some = apply(params, x[1:3], keys[1:3])
+    np.testing.assert_allclose(some, one[1:3], rtol=1e-5, atol=1e-6)
     # Equal images with keys of their own lose other units.
     logits = apply(params, jnp.ones_like(x), keys[:4])
     assert len(np.unique(np.round(logits[:, 0], 4))) == 4

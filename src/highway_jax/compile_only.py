@@ -18,7 +18,6 @@ from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from highway_jax.analysis import trained_nets
-from highway_jax.config import config as config_lib
 from highway_jax.config.sections import Config
 from highway_jax.data import archives, preprocess
 from highway_jax.data.dataset import Dataset, Split, check_validation
@@ -122,15 +121,10 @@ def reports(config: ConfigDict, topology: Topology) -> Iterator[Report]:
     seen = set()
     for batch in planning.plan(config, []):
         # Batches of as many trials that differ in numbers alone have the same program.
-        key = (len(batch.trials), repr(_without_numbers(batch.trials[0].settings)))
+        key = (len(batch.trials), repr(sorted(batch.static.items())))
         if key not in seen:
             seen.add(key)
             yield report(batch, topology)
-
-
-def _without_numbers(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-    numeric = set(config_lib.NUMERIC.values())
-    return sorted((key, value) for key, value in settings.items() if key not in numeric)
 
 
 def report(batch: Batch, topology: Topology) -> Report:
@@ -239,7 +233,7 @@ def _step(program: Program, numbers: Any) -> Any:
 def most_trials(report: Report) -> int | None:
     """Searches for the most trials of a device whose training fits its memory.
 
-    The programs of ten batches or so are compiled for that.
+    Compiles about ten training programs.
 
     Returns:
         A count within 1 % of the most; 0 if one trial does not fit; None if the size of the memory

@@ -20,7 +20,7 @@ class Registry(Generic[T]):
 
     Attributes:
         key: The config key whose value is one of the names.
-        generation: How many entries all registries together have been given so far.
+        generation: The number of entries registered so far, in all registries.
     """
 
     generation = 0

@@ -295,7 +295,7 @@ def trainability(
         x: The setting; an axis of learning rates is logarithmic.
         guideline: Depths and values of the setting, drawn as a line.
         copied: Values of the setting, drawn as dashed lines.
-        rule: Depths and values of the setting at them, -log(depth), drawn as a solid line.
+        rule: Depths and the values -log(depth) of the setting, drawn as a solid line.
 
     Returns:
         A matplotlib figure.

@@ -147,6 +147,12 @@ class Batch(NamedTuple):
         return Config.from_settings(self.trials[0].settings)
 
     @property
+    def static(self) -> dict[str, Any]:
+        """The settings that all trials share by dotted key: those that determine the program."""
+        numeric = set(config_lib.NUMERIC.values())
+        return {k: v for k, v in self.trials[0].settings.items() if k not in numeric}
+
+    @property
     def label(self) -> str:
         """A short name of its net for messages; other batches may have the same."""
         model = self.config.model

@@ -140,7 +140,7 @@ class _Functions:
 
 @functools.lru_cache(maxsize=_MOST_SHARED)
 def _shared_functions(key: Any) -> _Functions:
-    """Returns the functions of programs with this key; of one that was not seen lately, none."""
+    """Returns the functions of the programs with this key, which are empty at first."""
     del key
     return _Functions()
 
@@ -148,8 +148,8 @@ def _shared_functions(key: Any) -> _Functions:
 class Program:
     """Creates, trains and evaluates all trials of a batch at once.
 
-    Programs that differ in nothing but values of hyperparameters and examples share their compiled
-    functions, so that a process traces and compiles them once.
+    Programs that differ only in the values of hyperparameters and examples share their functions,
+    so that a process traces and compiles them once.
 
     Attributes:
         config: The settings that the trials share.
@@ -242,20 +242,19 @@ class Program:
 
     def _key(self, batch: Batch, dataset: Dataset, module: Any, decays_weights: bool) -> Any:
         """Returns all that the functions depend on, or None if it cannot be compared."""
-        settings = batch.trials[0].settings
+        settings = batch.static
         if settings["model.first_initializer"] == "patch_whitening":
             return None  # The kernel is a constant of the functions.
-        left_out = {*config_lib.NUMERIC.values()}
         if settings["optimizer.schedule"] != "one_cycle":
-            left_out.add("training.epochs")
-        keys = [k for k in config_lib.CASE_KEYS if k.startswith(_COMPILED) and k not in left_out]
+            del settings["training.epochs"]
+        is_x64 = getattr(jax.config, "jax_enable_x64")  # noqa: B009
         key = (
-            tuple(settings[k] for k in keys),
+            tuple(sorted(item for item in settings.items() if item[0].startswith(_COMPILED))),
             (pickle.dumps(self.task.preprocess), self.task.micro_batch, decays_weights),
             (dataset.num_classes, dataset.train.size),
             jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), self.examples),
             (self.trials.num_slots, self.trials.mesh, self.trials.mode),
-            (type(batch.hyperparameters()), module, Registry.generation, jax.config.jax_enable_x64),
+            (type(batch.hyperparameters()), module, Registry.generation, is_x64),
         )
         try:
             hash(key)

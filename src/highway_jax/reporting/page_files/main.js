@@ -32,8 +32,9 @@ function drawChart(place) {
 
 readTrials(document);
 const places = prepare();
-const [tables, charts] = [true, false].map((wanted) => places.filter((place) => (place.dataset.kind === "trials") === wanted));
-tables.forEach(drawChart);
+const isTable = (place) => place.dataset.kind === "trials";
+const charts = places.filter((place) => !isTable(place));
+places.filter(isTable).forEach(drawChart);
 
 // The library of the charts is text until the browser has shown the page, which need not wait for it.
 function loadLibrary() {
