@@ -100,6 +100,9 @@ def test_unrolling_changes_neither_parameters_nor_gradients():
         )
     # A loop forward and one back; none where all blocks are in one body.
     assert [loops for *_, loops in found] == [2, 2, 0]
+    # Creation compiles a single block, whatever training does.
+    assert "unroll=6" in str(jax.make_jaxpr(Stack(6).apply)(params, x))
+    assert "unroll=6" not in str(jax.make_jaxpr(Stack(6).init)(jax.random.key(1), x))
 
 
 def _scan(block, x=None, num_blocks=2, **options):

@@ -87,6 +87,8 @@ def scan_blocks(
             that is being initialized or applied.
     """
     _check_scan(block, x, num_blocks, unroll)
+    if block.is_initializing():
+        unroll = 1  # Parameters are drawn once, so the loop that compiles fastest is the best.
     choose("remat", remat, REMATS)
     if not (callable(collect) or isinstance(collect, bool)):
         raise ValueError(f"collect is {show(collect)}; allowed: True, False, or a function")
@@ -418,9 +420,7 @@ class ConvStack(nn.Module):
         else:
             block = BlockGroup(self.block, sizes, x.shape[-1], options, name=name)
             gates = gates if gates is None else gates.reshape(layer.count, len(sizes))
-        # Drawing the parameters is done once: there a loop is only faster to compile.
-        unroll = 1 if self.is_initializing() else self.unroll
-        settings = {"collect": collect, "remat": self.remat, "unroll": unroll}
+        settings = {"collect": collect, "remat": self.remat, "unroll": self.unroll}
         x, found = scan_blocks(block, x, layer.count, gates, **settings)
         if collect and len(sizes) > 1:
             found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
