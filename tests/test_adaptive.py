@@ -226,7 +226,7 @@ def test_killed_between_and_within_asks_it_ends_as_if_left_alone(
     expected = fault_tools.left(workdir)
     rates = [row["learning_rate"] for row in expected["results"]]
     assert rates[:2] == [
-        str(t.numbers["learning_rate"]) for t in design.cells(config)[0].trials[:2]
+        str(t.hyperparameters["learning_rate"]) for t in design.cells(config)[0].trials[:2]
     ]
     assert len(set(rates)) == 4
     for owner, name, calls, rows in (

@@ -320,4 +320,4 @@ def test_what_is_not_a_block_is_not_registered(block, words):
 
 def test_a_name_of_a_block_is_registered_once():
     with pytest.raises(ValueError, match="'highway' is registered already; choose another name"):
-        highway_jax.register_block("highway")
+        highway_jax.register_block("highway")(type("Mine", (HighwayBlock,), {}))

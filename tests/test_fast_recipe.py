@@ -26,7 +26,7 @@ from highway_jax.nn import stacks
 from highway_jax.runtime.signals import Stopped
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import planning
-from highway_jax.sweep.trials import AdaptiveHyperparameters, Hyperparameters, _kind
+from highway_jax.sweep.trials import Hyperparameters, _kind
 from highway_jax.training import metrics, optimizer, train
 from highway_jax.training.program import Program
 
@@ -36,7 +36,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 def _numbers(**others):
     """Returns hyperparameters with a learning rate of 0.5 and, beside the usual ones, `others`."""
     values = [jnp.uint32(0), *(jnp.float32(v) for v in (0.5, 0.0, 1.0, 0.0, -1.0))]
-    return _kind(True, tuple(others))(*values, *(jnp.float32(v) for v in others.values()))
+    return _kind(tuple(others))(*values, *(jnp.float32(v) for v in others.values()))
 
 
 # The one-cycle schedule.
@@ -300,7 +300,8 @@ def test_constants_are_not_updated_and_not_clipped(name):
     params = {"kernel": jnp.ones(()), "scale": jnp.ones(())}
     roles = {"kernel": "weight", "scale": "constant"}
     grads = {"kernel": jnp.float32(3.0), "scale": jnp.float32(1e6)}
-    rule = optimizer.build(section, 2, _numbers(), roles, decays_weights=True)
+    given = _numbers(beta1=0.9, beta2=0.999, epsilon=1e-8)
+    rule = optimizer.build(section, 2, given, roles, decays_weights=True)
     state = rule.init(params)
     for _ in range(2):
         updates, state = rule.update(grads, state, params)
@@ -453,7 +454,8 @@ def test_by_default_no_ingredient_is_part_of_a_program(small_config):
     np.testing.assert_allclose(found.label_smoothing, [0.1, 0.1, 0.2, 0.2])
     assert type(found) is type(smooth.hyperparameters())
     small_config.optimizer.name = "adam"
-    assert type(planning.plan(small_config, [])[0].hyperparameters()) is AdaptiveHyperparameters
+    adaptive = planning.plan(small_config, [])[0].hyperparameters()
+    assert adaptive._fields == (*Hyperparameters._fields, "beta1", "beta2", "epsilon")
     program = Program(plain, highway_jax.runs.experiment.load_data(small_config.data))
     state = program.shapes(plain.hyperparameters(), 2)
     # Rate and velocity; what checkpoints of earlier versions hold.

@@ -14,7 +14,7 @@ from highway_jax.errors import UserError
 from highway_jax.nn import model as nets
 from highway_jax.nn.roles import roles as roles_of
 from highway_jax.registry import BLOCKS, OPTIMIZERS
-from highway_jax.sweep.trials import Hyperparameters
+from highway_jax.sweep.trials import Hyperparameters, _kind
 from highway_jax.training.optimizer import build, learning_rate, register_optimizer
 
 NUMBERS = Hyperparameters(
@@ -33,7 +33,10 @@ ROLES = {"kernel": "weight", "bias": "bias"}
 def _run(section, grads, *, decays_weights=False, steps_per_epoch=100):
     """Steps a kernel and a bias, both from 1.0, through the same gradients; returns both paths."""
     params = {"kernel": jnp.ones(()), "bias": jnp.ones(())}
-    rule = build(section, steps_per_epoch, NUMBERS, ROLES, decays_weights=decays_weights)
+    names = ("beta1", "beta2", "epsilon")
+    values = (jnp.float32(getattr(section, name)) for name in names)
+    given = _kind(names)(*NUMBERS, *values)
+    rule = build(section, steps_per_epoch, given, ROLES, decays_weights=decays_weights)
     state = rule.init(params)
     paths = []
     for g in grads:
@@ -225,7 +228,7 @@ def test_a_registered_rule_is_chosen_by_its_name_and_clipped(monkeypatch):
     np.testing.assert_allclose(kernel[0], 1 - 0.5 * 1.25)
     np.testing.assert_allclose(bias, [0.5, 0.0, 0.5])
     with pytest.raises(ValueError, match="registered already"):
-        register_optimizer("signs")
+        register_optimizer("signs")(lambda parts: parts.descend)
 
 
 def test_a_registered_rule_that_returns_no_transformation_is_named(monkeypatch):

@@ -1,5 +1,6 @@
 """Registries of named entries."""
 
+import importlib
 import sys
 
 import pytest
@@ -35,6 +36,42 @@ def test_a_name_is_registered_once_and_is_an_identifier(name):
     with pytest.raises(ValueError, match=r"choose another name|a Python identifier"):
         registry.register(name)(2)
     assert registry["one"] == 1
+
+
+def test_a_definition_that_is_run_again_replaces_the_earlier_one():
+    """As a notebook's cell does."""
+    registry = Registry("model.block")
+
+    def run_cell(value):
+        @registry.register("mine")
+        class Mine:
+            number = value
+
+    run_cell(1)
+    run_cell(2)
+    assert registry["mine"].number == 2
+    with pytest.raises(ValueError, match="registered already"):
+
+        @registry.register("mine")
+        class Other:
+            pass
+
+
+def test_modules_that_could_not_be_imported_are_imported_when_asked_for_again(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "home_of_errors.py").write_text(
+        "import no_such_module_yet\nfrom __main__ import REGISTRY\nREGISTRY.register('late')(3)\n"
+    )
+    registry = Registry("model.block", "home_of_errors")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys.modules["__main__"], "REGISTRY", registry, raising=False)
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_yet"):
+            registry.names()
+    (tmp_path / "no_such_module_yet.py").touch()
+    importlib.invalidate_caches()
+    assert registry["late"] == 3
 
 
 def test_the_modules_of_built_in_entries_are_imported_when_they_are_asked_for(

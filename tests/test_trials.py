@@ -124,11 +124,11 @@ def test_draws_do_not_depend_on_what_else_is_drawn(search):
     for cell in few:
         other = many[cell.case, cell.settings["model.depth"]]
         for a, b in zip(cell.trials, other.trials, strict=False):
-            assert (a.numbers, a.seed) == (b.numbers, b.seed)
-    settings = [t.numbers["learning_rate"] for c in few for t in c.trials]
+            assert (a.hyperparameters, a.seed) == (b.hyperparameters, b.seed)
+    settings = [t.hyperparameters["learning_rate"] for c in few for t in c.trials]
     assert len(set(settings)) == len(settings)
     search.sweep.seed = 1
-    assert planning.cells(search)[0].trials[0].numbers != few[0].trials[0].numbers
+    assert planning.cells(search)[0].trials[0].hyperparameters != few[0].trials[0].hyperparameters
 
 
 def test_draws_are_those_of_a_numpy_generator_for_each_trial(search):
@@ -181,7 +181,7 @@ def test_the_trials_of_saved_results_are_drawn_again(name):
         trial = known[int(row["trial"])]
         assert trial.seed == int(row["seed"])
         assert trial.settings["model.activation"] == row["activation"]
-        for name, value in trial.numbers.items():
+        for name, value in trial.hyperparameters.items():
             assert float(row[name]) == value
 
 
@@ -295,7 +295,7 @@ def test_the_best_setting_is_trained_again(search, numbering):
     assert all(row["status"] in outcomes.SETTLED for row in rows)
     found = planning.find(search, rows, known)
     assert [found[t.index] for t in retrained] == retrained
-    rows = [row | found[row["trial"]].numbers for row in rows]
+    rows = [row | found[row["trial"]].hyperparameters for row in rows]
     assert planning.outdated(search, rows, known) == []
     # A better setting that comes late is trained too, where the one before has its rows.
     last = max(row["trial"] for row in rows)

@@ -8,7 +8,7 @@ them.
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from highway_jax.errors import show
 
@@ -40,17 +40,20 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Returns a decorator that registers a class or a function under a name.
 
+        A definition that is run again, as of a notebook's cell, replaces what it registered before.
+
         Raises:
-            ValueError: If the name is not an identifier, or names another entry.
+            ValueError: If the name is not an identifier, or, from the decorator, names another
+                entry.
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(
                 f"{self.key}: {show(name)} is not a name; allowed: a Python identifier"
             )
-        if name in self._entries:
-            raise ValueError(f"{self.key}: {name!r} is registered already; choose another name")
 
         def add(entry: T) -> T:
+            if name in self._entries and not _same_definition(self._entries[name], entry):
+                raise ValueError(f"{self.key}: {name!r} is registered already; choose another name")
             self._entries[name] = entry
             Registry.generation += 1
             return entry
@@ -81,11 +84,21 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def _load(self) -> None:
-        modules, self._modules = self._modules, ()
-        for name in modules:
-            path = getattr(importlib.import_module(name), "__path__", ())
-            for module in pkgutil.iter_modules(path, f"{name}."):
-                importlib.import_module(module.name)
+        modules, self._modules = self._modules, ()  # While they are imported, they may ask.
+        try:
+            for name in modules:
+                path = getattr(importlib.import_module(name), "__path__", ())
+                for module in pkgutil.iter_modules(path, f"{name}."):
+                    importlib.import_module(module.name)
+        except BaseException:
+            self._modules = modules
+            raise
+
+
+def _same_definition(a: Any, b: Any) -> bool:
+    """Returns whether two classes or functions are of the same name in the same module."""
+    names = ("__module__", "__qualname__")
+    return all(getattr(a, n, None) == getattr(b, n, a) for n in names)
 
 
 BLOCKS: Registry = Registry(

@@ -91,7 +91,7 @@ def params(
 
 def _shapes(batch: Batch, model: Model) -> train.TrialState:
     """Returns the shapes of the saved state of a batch, as arrays of zeros."""
-    decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
+    decays_weights = any(trial.hyperparameters["weight_decay"] for trial in batch.trials)
     section = batch.config.optimizer
     task = train.Task(
         init=model.init,

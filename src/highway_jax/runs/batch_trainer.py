@@ -38,7 +38,7 @@ class BatchRun:
         self._display = context.display
         self._checkpoints = context.checkpoints(batch.name)
         self._program = Program(batch, dataset, context.module)
-        self._numbers = batch.hyperparameters()
+        self._hyperparameters = batch.hyperparameters()
         self._indices = [trial.index for trial in batch.trials]
         self._total_steps = self._program.steps_per_epoch * batch.epochs
         self._seconds = {"compile": 0.0, "train": 0.0}
@@ -73,7 +73,7 @@ class BatchRun:
         """
         reason, memory = "", None
         try:
-            self._seconds["compile"] += self._program.compile(self._numbers)
+            self._seconds["compile"] += self._program.compile(self._hyperparameters)
             memory = self._program.memory()
         except JaxRuntimeError as error:
             if not trial_mesh.is_memory(error):
@@ -117,7 +117,7 @@ class BatchRun:
                     self._saved_in = names[0]
         context.lead(lambda: context.records.rewind(self._indices, self._recorded))
         if restored is None:
-            return self._program.create(self._numbers), 0
+            return self._program.create(self._hyperparameters), 0
         return self._program.trials.place(restored.state), restored.step
 
     def _train(self, state: train.TrialState, step: int) -> train.TrialState:
@@ -165,7 +165,7 @@ class BatchRun:
             curves["test"] = program.evaluate(weights, "test")
         diverged = program.trials.fetch(state.diverged)
         step = epoch * program.steps_per_epoch
-        rates = program.learning_rates(self._numbers, step - 1)
+        rates = program.learning_rates(self._hyperparameters, step - 1)
         lines = rows.epoch_lines(self._batch, epoch, step, rates, curves, diverged)
         self._context.lead(lambda: self._context.records.add_epoch(lines))
         self._recorded = epoch
@@ -215,7 +215,7 @@ class BatchRun:
         sums = optimizer.summed_rates(
             self._config.optimizer,
             self._program.steps_per_epoch,
-            self._numbers,
+            self._hyperparameters,
             self._config.training.epochs,
         )
         return [

@@ -39,12 +39,12 @@ def restore(batch: Batch, program: Program, context: RunContext) -> Restored | N
     names = _sources(batch, context)
     if not names:
         return None
-    numbers = batch.hyperparameters()
+    hyperparameters = batch.hyperparameters()
 
     def shapes(extra: dict[str, Any]) -> TrialState:
         if not is_extra(extra):
             raise ValueError("its manifest does not hold seconds, epoch and trials")
-        return program.shapes(numbers, len(extra["trials"]))
+        return program.shapes(hyperparameters, len(extra["trials"]))
 
     parts, steps, extra = {}, set(), {}
     for name in names:
@@ -59,7 +59,7 @@ def restore(batch: Batch, program: Program, context: RunContext) -> Restored | N
             f" {batch.name} resumes; restore the directory, or use another workdir"
         )
     state = jax.tree.map(lambda *leaves: np.stack(leaves), *(parts[index] for index in indices))
-    pairs = zip(state.numbers, numbers, strict=True)
+    pairs = zip(state.numbers, hyperparameters, strict=True)
     other = np.any([found != expected for found, expected in pairs], axis=0)
     if other.any():
         wrong = planning.name_trials([int(index) for index in np.asarray(indices)[other]])

@@ -107,7 +107,7 @@ def _describe(trial: Trial, batch: Batch) -> Row:
     return (
         trial.settings
         | {name: trial.settings[key] for name, key in SETTINGS.items()}
-        | trial.numbers
+        | trial.hyperparameters
         | {
             "batch": batch.name,
             "trial": trial.index,

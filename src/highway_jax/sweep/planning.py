@@ -194,8 +194,8 @@ def outdated(
         if len(cell.retrained) == len(
             current
         ):  # In format 1, the index does not depend on the setting.
-            numbers = cell.trials[best].numbers.items()
-            current = {i for i in current.intersection(indices) if numbers <= disk.rows[i].items()}
+            values = cell.trials[best].hyperparameters.items()
+            current = {i for i in current.intersection(indices) if values <= disk.rows[i].items()}
         if stale := sorted({*indices} - current):
             lines.append(
                 f"{cell.case}-best: {name_trials(stale)} trained a setting that is no longer the"

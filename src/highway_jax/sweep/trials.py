@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # Would import jax, which readers of saved runs do not need.
 
 
 class Hyperparameters(NamedTuple):
-    """The hyperparameters of one trial of momentum SGD, or arrays [trials] of those of a batch.
+    """The hyperparameters that every trial has, or arrays [trials] of those of a batch.
 
     Attributes:
         seed: Seed of the initial weights and of the order of the examples.
@@ -43,41 +43,12 @@ class Hyperparameters(NamedTuple):
     transform_bias: Float[Array, "*trials"]
 
 
-class AdaptiveHyperparameters(NamedTuple):
-    """The hyperparameters of one trial of any other update rule than momentum.
-
-    Momentum has none of the last three, so that checkpoints of earlier versions fit.
-
-    Attributes:
-        seed: Seed of the initial weights and of the order of the examples.
-        learning_rate: Initial learning rate.
-        momentum: Momentum coefficient.
-        decay: Factor of the learning rate at each decay.
-        weight_decay: Coefficient of weight decay.
-        transform_bias: Initial bias b_T of transform gates.
-        beta1: Decay rate of the first moment estimate.
-        beta2: Decay rate of the second moment estimate.
-        epsilon: Constant in the denominator of the update.
-    """
-
-    seed: UInt32[Array, "*trials"]
-    learning_rate: Float[Array, "*trials"]
-    momentum: Float[Array, "*trials"]
-    decay: Float[Array, "*trials"]
-    weight_decay: Float[Array, "*trials"]
-    transform_bias: Float[Array, "*trials"]
-    beta1: Float[Array, "*trials"]
-    beta2: Float[Array, "*trials"]
-    epsilon: Float[Array, "*trials"]
-
-
 AnyHyperparameters = Any
-"""`Hyperparameters` or `AdaptiveHyperparameters`, or a named tuple with the fields of one of them,
-followed by the names of further hyperparameters that the trials have (see `further`)."""
+"""`Hyperparameters`, or a named tuple with their fields and further ones (see `further`)."""
 
 
 def further(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the hyperparameters that a trial has beside those of its update rule.
+    """Returns the hyperparameters that a trial has beside those of momentum SGD.
 
     All trials of a batch have the same. A hyperparameter that is not among them has no part in the
     program.
@@ -88,18 +59,18 @@ def further(settings: Mapping[str, Any]) -> tuple[str, ...]:
     cycle = settings["optimizer.schedule"] == "one_cycle"
     keys = {name: config_lib.NUMERIC[name] for name in config_lib.OPTIONAL}
     return (
+        *(() if settings["optimizer.name"] == "momentum" else ("beta1", "beta2", "epsilon")),
         *(("warmup_fraction", "final_fraction") if cycle else ()),
         *(name for name, key in keys.items() if settings[key] != SCHEMA[key].default),
     )
 
 
 @functools.cache
-def _kind(is_momentum: bool, names: tuple[str, ...]) -> Any:
+def _kind(names: tuple[str, ...]) -> Any:
     """Returns the named tuple of a trial's hyperparameters; equal trees have the same type."""
-    kind = Hyperparameters if is_momentum else AdaptiveHyperparameters
     if not names:
-        return kind
-    return collections.namedtuple(kind.__name__, (*kind._fields, *names))
+        return Hyperparameters
+    return collections.namedtuple("Hyperparameters", (*Hyperparameters._fields, *names))
 
 
 class Trial(NamedTuple):
@@ -118,7 +89,7 @@ class Trial(NamedTuple):
     seed: int
 
     @property
-    def numbers(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, float]:
         """Its numeric hyperparameters that have columns in every table, by name."""
         names = Hyperparameters._fields[1:]
         return {name: float(self.settings[config_lib.NUMERIC[name]]) for name in names}
@@ -164,7 +135,7 @@ class Batch(NamedTuple):
     def hyperparameters(self) -> AnyHyperparameters:
         """Returns the trials' hyperparameters as arrays [trials]."""
         settings = self.trials[0].settings
-        kind = _kind(settings["optimizer.name"] == "momentum", further(settings))
+        kind = _kind(further(settings))
         arrays: dict[str, Any] = {"seed": np.asarray([t.seed for t in self.trials], np.uint32)}
         for name in kind._fields[1:]:
             values = [float(trial.settings[config_lib.NUMERIC[name]]) for trial in self.trials]

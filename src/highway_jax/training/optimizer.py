@@ -5,7 +5,7 @@ are registered by name in `OPTIMIZERS`; `register_optimizer` adds one:
 
     @register_optimizer("lion")
     def lion(parts: Parts) -> optax.GradientTransformation:
-        moments = optax.scale_by_lion(parts.numbers.beta1, parts.numbers.beta2)
+        moments = optax.scale_by_lion(parts.hyperparameters.beta1, parts.hyperparameters.beta2)
         return optax.chain(moments, *parts.decay, *parts.bias_rate, parts.descend)
 """
 
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from highway_jax.config.sections import Optimizer
 from highway_jax.errors import show
 from highway_jax.registry import OPTIMIZERS
-from highway_jax.sweep.trials import AdaptiveHyperparameters, AnyHyperparameters
+from highway_jax.sweep.trials import AnyHyperparameters
 
 
 class Parts(NamedTuple):
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
 
     Attributes:
         config: The `optimizer` section.
-        numbers: The trial's hyperparameters, traced.
+        hyperparameters: The trial's hyperparameters, traced.
         decay: Transformations that add weight decay to their input; none if no trial of the
             program decays weights.
         bias_rate: Transformations that multiply the updates of biases by
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
     """
 
     config: Optimizer
-    numbers: AdaptiveHyperparameters
+    hyperparameters: AnyHyperparameters
     decay: tuple[optax.GradientTransformation, ...]
     bias_rate: tuple[optax.GradientTransformation, ...]
     descend: optax.GradientTransformation
@@ -81,7 +81,7 @@ def momentum(parts: Parts) -> Sequence[optax.GradientTransformation]:
         *parts.decay,
         *parts.bias_rate,
         parts.descend,
-        optax.trace(decay=parts.numbers.momentum, nesterov=parts.config.nesterov),
+        optax.trace(decay=parts.hyperparameters.momentum, nesterov=parts.config.nesterov),
     )
 
 
@@ -98,8 +98,10 @@ def adamw(parts: Parts) -> optax.GradientTransformation:
 
 
 def _adam(parts: Parts) -> optax.GradientTransformation:
-    numbers = parts.numbers
-    rule = optax.scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon)
+    hyperparameters = parts.hyperparameters
+    rule = optax.scale_by_adam(
+        hyperparameters.beta1, hyperparameters.beta2, hyperparameters.epsilon
+    )
 
     def update(updates, state, params=None):
         # It raises the decay rates, which are float32 arrays here, to an integer power.
@@ -112,7 +114,7 @@ def _adam(parts: Parts) -> optax.GradientTransformation:
 def learning_rate(
     config: Optimizer,
     steps_per_epoch: int,
-    numbers: AnyHyperparameters,
+    hyperparameters: AnyHyperparameters,
     step: Int[Array, ""],
     epochs: int | None = None,
 ) -> Float[Array, ""]:
@@ -123,26 +125,28 @@ def learning_rate(
     Args:
         config: The `optimizer` section: schedule, decay_every, boundaries, decay_shape.
         steps_per_epoch: Steps of an epoch.
-        numbers: The trial's hyperparameters.
+        hyperparameters: The trial's hyperparameters.
         step: Number of steps taken before this one.
         epochs: Epochs of the whole training, which the one-cycle schedule depends on.
     """
     if config.schedule == "constant":
-        return numbers.learning_rate
+        return hyperparameters.learning_rate
     if config.schedule == "one_cycle":
         if epochs is None:
             raise ValueError("epochs is None; allowed: a whole number with the one-cycle schedule")
         steps = steps_per_epoch * epochs
-        return numbers.learning_rate * _one_cycle(config.decay_shape, steps, numbers, step)
+        return hyperparameters.learning_rate * _one_cycle(
+            config.decay_shape, steps, hyperparameters, step
+        )
     if config.schedule == "exponential":
         decays = step // steps_per_epoch if config.decay_every == "epoch" else step
     else:
         decays = jnp.sum(step >= jnp.asarray(config.boundaries, jnp.int32))
-    return numbers.learning_rate * numbers.decay ** decays.astype(jnp.float32)
+    return hyperparameters.learning_rate * hyperparameters.decay ** decays.astype(jnp.float32)
 
 
 def _one_cycle(
-    shape: str, num_steps: int, numbers: AnyHyperparameters, step: Int[Array, ""]
+    shape: str, num_steps: int, hyperparameters: AnyHyperparameters, step: Int[Array, ""]
 ) -> Float[Array, ""]:
     """Returns the factor of the learning rate at a step of the one-cycle schedule.
 
@@ -153,12 +157,12 @@ def _one_cycle(
     where d falls from 1 at 0 to final_fraction at 1, linearly or as a half cosine. So the first
     step has a rate above 0, and so has the last one, even if final_fraction is 0.
     """
-    warmup = numbers.warmup_fraction * num_steps
+    warmup = hyperparameters.warmup_fraction * num_steps
     done = step.astype(jnp.float32)
     rise = jnp.minimum((done + 1) / jnp.maximum(warmup, 1), 1)
     progress = jnp.maximum(done - warmup, 0) / jnp.maximum(num_steps - warmup, 1)
     left = 1 - progress if shape == "linear" else (1 + jnp.cos(jnp.pi * progress)) / 2
-    return rise * (numbers.final_fraction + (1 - numbers.final_fraction) * left)
+    return rise * (hyperparameters.final_fraction + (1 - hyperparameters.final_fraction) * left)
 
 
 class WeightAverage(NamedTuple):
@@ -204,14 +208,14 @@ def averaged_weights(optimizer_state: Any, params: Any) -> Any:
 
 
 def summed_rates(
-    config: Optimizer, steps_per_epoch: int, numbers: AnyHyperparameters, epochs: int
+    config: Optimizer, steps_per_epoch: int, hyperparameters: AnyHyperparameters, epochs: int
 ) -> np.ndarray:
     """Returns the sums of the learning rates of all steps until the end of each epoch.
 
     Args:
         config: The `optimizer` section, as for `learning_rate`.
         steps_per_epoch: Steps of an epoch.
-        numbers: Hyperparameters of the trials, arrays [trials].
+        hyperparameters: Hyperparameters of the trials, arrays [trials].
         epochs: Epochs of the whole training.
 
     Returns:
@@ -219,12 +223,14 @@ def summed_rates(
     """
     steps = jnp.arange(steps_per_epoch, dtype=jnp.int32)
 
-    def of_trial(numbers, first):
-        rates = jax.vmap(lambda step: learning_rate(config, steps_per_epoch, numbers, step, epochs))
+    def of_trial(hyperparameters, first):
+        rates = jax.vmap(
+            lambda step: learning_rate(config, steps_per_epoch, hyperparameters, step, epochs)
+        )
         return jnp.sum(rates(first + steps))
 
     def of_epoch(epoch):
-        return jax.vmap(of_trial, (0, None))(numbers, epoch * steps_per_epoch)
+        return jax.vmap(of_trial, (0, None))(hyperparameters, epoch * steps_per_epoch)
 
     sums = jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32))
     return np.cumsum(np.asarray(sums, np.float64), axis=0).T
@@ -233,7 +239,7 @@ def summed_rates(
 def build(
     config: Optimizer,
     steps_per_epoch: int,
-    numbers: AnyHyperparameters,
+    hyperparameters: AnyHyperparameters,
     roles: Any,
     *,
     decays_weights: bool,
@@ -244,7 +250,7 @@ def build(
     Args:
         config: The `optimizer` section.
         steps_per_epoch: Steps of an epoch.
-        numbers: The trial's hyperparameters; may be traced.
+        hyperparameters: The trial's hyperparameters; may be traced.
         roles: "weight", "bias", "gain" or "constant" for each parameter, a tree like the
             parameters'. Constants are never updated.
         decays_weights: Whether any trial of the program decays weights; if none does, the term is
@@ -254,9 +260,9 @@ def build(
     decay, bias_rate = [], []
     if decays_weights:
         weights = jax.tree.map(lambda role: role == "weight", roles)
-        decay.append(optax.add_decayed_weights(numbers.weight_decay, mask=weights))
+        decay.append(optax.add_decayed_weights(hyperparameters.weight_decay, mask=weights))
         if config.head_weight_decay_multiplier != 1:
-            more = (config.head_weight_decay_multiplier - 1) * numbers.weight_decay
+            more = (config.head_weight_decay_multiplier - 1) * hyperparameters.weight_decay
             decay.append(optax.add_decayed_weights(more, mask=_head_only(weights)))
     if config.bias_learning_rate_multiplier != 1:
         biases = jax.tree.map(lambda role: role == "bias", roles)
@@ -264,12 +270,10 @@ def build(
         bias_rate.append(optax.masked(scale, biases))
 
     def descent(step):
-        return -learning_rate(config, steps_per_epoch, numbers, step, epochs)
+        return -learning_rate(config, steps_per_epoch, hyperparameters, step, epochs)
 
-    own = {name: jnp.float32(getattr(config, name)) for name in ("beta1", "beta2", "epsilon")}
-    own |= numbers._asdict()
-    given = AdaptiveHyperparameters(**{name: own[name] for name in AdaptiveHyperparameters._fields})
-    parts = Parts(config, given, tuple(decay), tuple(bias_rate), optax.scale_by_schedule(descent))
+    descend = optax.scale_by_schedule(descent)
+    parts = Parts(config, hyperparameters, tuple(decay), tuple(bias_rate), descend)
     rule = OPTIMIZERS[config.name](parts)
     if isinstance(rule, optax.GradientTransformation):
         rule = (rule,)
@@ -280,7 +284,9 @@ def build(
         )
     clip = (optax.clip_by_global_norm(config.clip_norm),) if config.clip_norm else ()
     average = (
-        (average_weights(numbers.weight_average),) if hasattr(numbers, "weight_average") else ()
+        (average_weights(hyperparameters.weight_average),)
+        if hasattr(hyperparameters, "weight_average")
+        else ()
     )
     constants = jax.tree.map(lambda role: role == "constant", roles)
     still = (

@@ -201,17 +201,17 @@ class Program:
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
         # The task must not hold this program, so that its arrays are freed once it is unused.
         steps_per_epoch, roles = self.steps_per_epoch, self.model.roles
-        decays_weights = any(trial.numbers["weight_decay"] for trial in batch.trials)
+        decays_weights = any(trial.hyperparameters["weight_decay"] for trial in batch.trials)
         images, prepare = preprocess.examples(config.data, dataset)
         self.task = task = train.Task(
             init=_init(self.model, config, prepare, images[: dataset.train.size]),
             apply=self.model.apply,
             preprocess=prepare,
             augment=preprocess.augmentation(config.data),
-            optimizer=lambda numbers: optimizer.build(
+            optimizer=lambda hyperparameters: optimizer.build(
                 config.optimizer,
                 steps_per_epoch,
-                numbers,
+                hyperparameters,
                 roles,
                 decays_weights=decays_weights,
                 epochs=config.training.epochs,
@@ -227,7 +227,9 @@ class Program:
         self._functions = _Functions() if key is None else _shared_functions(key)
         if not self._functions.jitted:
             self._functions.jitted |= {
-                "creation": self.trials.compile(lambda numbers: train.create(task, numbers)),
+                "creation": self.trials.compile(
+                    lambda hyperparameters: train.create(task, hyperparameters)
+                ),
                 "training": self.trials.compile(
                     lambda state, data, num_steps: train.train_steps(task, state, data, num_steps),
                     donate=True,
@@ -267,26 +269,26 @@ class Program:
         """The examples on every device."""
         return self.trials.share(self.examples)
 
-    def compile(self, numbers: AnyHyperparameters) -> float:
+    def compile(self, hyperparameters: AnyHyperparameters) -> float:
         """Compiles training and evaluation, and returns how many seconds that took."""
         began = time.perf_counter()
         for name in ("training", "evaluation"):
             if name not in self._functions.compiled:
-                self._functions.compiled[name] = self.lower(name, numbers).compile()
+                self._functions.compiled[name] = self.lower(name, hyperparameters).compile()
         return time.perf_counter() - began
 
-    def lower(self, name: str, numbers: AnyHyperparameters) -> jax.stages.Lowered:
+    def lower(self, name: str, hyperparameters: AnyHyperparameters) -> jax.stages.Lowered:
         """Returns one of `FUNCTIONS` for the shapes of its arguments, before it is compiled.
 
         Args:
             name: The function.
-            numbers: The trials' hyperparameters [trials].
+            hyperparameters: The trials' hyperparameters [trials].
         """
         trials, jitted = self.trials, self._functions.jitted
-        numbers = trials.placed_shapes(numbers)
+        hyperparameters = trials.placed_shapes(hyperparameters)
         if name == "creation":
-            return jitted[name].lower(numbers)
-        state = trials.placed_shapes(jax.eval_shape(jitted["creation"], numbers))
+            return jitted[name].lower(hyperparameters)
+        state = trials.placed_shapes(jax.eval_shape(jitted["creation"], hyperparameters))
         data = trials.shared_shapes(self.examples)
         if name == "training":
             return jitted[name].lower(state, data, trials.shared_shapes(np.int32(1)))
@@ -303,13 +305,15 @@ class Program:
         present = trial_mesh.device_memory(self.trials.mesh.devices.flat[0])
         return None if needed is None or present is None else (needed.peak, present)
 
-    def create(self, numbers: AnyHyperparameters) -> train.TrialState:
+    def create(self, hyperparameters: AnyHyperparameters) -> train.TrialState:
         """Returns the state of all trials before their first step, on the devices."""
-        return self._functions["creation"](self.trials.place(numbers))
+        return self._functions["creation"](self.trials.place(hyperparameters))
 
-    def shapes(self, numbers: AnyHyperparameters, num_trials: int) -> train.TrialState:
+    def shapes(self, hyperparameters: AnyHyperparameters, num_trials: int) -> train.TrialState:
         """Returns a host state of zeros with the shapes and types of `num_trials` trials."""
-        state = jax.eval_shape(self._functions["creation"], self.trials.placed_shapes(numbers))
+        state = jax.eval_shape(
+            self._functions["creation"], self.trials.placed_shapes(hyperparameters)
+        )
         return jax.tree.map(
             lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
             state,
@@ -338,16 +342,16 @@ class Program:
         first, end = self.spans["train"]
         return np.arange(first, min(end, first + num_examples), dtype=np.int32)
 
-    def learning_rates(self, numbers: AnyHyperparameters, step: int) -> np.ndarray:
+    def learning_rates(self, hyperparameters: AnyHyperparameters, step: int) -> np.ndarray:
         """Returns the learning rate of each trial at a step, [trials]."""
 
-        def rate(numbers):
+        def rate(hyperparameters):
             section, epochs = self.config.optimizer, self.config.training.epochs
             return optimizer.learning_rate(
-                section, self.steps_per_epoch, numbers, jnp.int32(step), epochs
+                section, self.steps_per_epoch, hyperparameters, jnp.int32(step), epochs
             )
 
-        return np.asarray(jax.vmap(rate)(numbers))
+        return np.asarray(jax.vmap(rate)(hyperparameters))
 
     def _steps(self, num_steps: int) -> jax.Array:
         return self.trials.share(np.int32(num_steps))

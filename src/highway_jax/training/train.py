@@ -74,7 +74,7 @@ class TrialState(NamedTuple):
     """All that is needed to resume a trial.
 
     Attributes:
-        numbers: The trial's hyperparameters.
+        numbers: The trial's hyperparameters, by the name that checkpoints give them.
         params: The net's parameters.
         optimizer_state: The optimizer's state.
         step: Steps taken.
@@ -90,21 +90,21 @@ class TrialState(NamedTuple):
     diverged: Bool[Array, ""]
 
 
-def _keys(numbers: AnyHyperparameters) -> tuple[Array, Array, Array]:
-    init_key, data_key, noise_key = jax.random.split(jax.random.key(numbers.seed), 3)
+def _keys(hyperparameters: AnyHyperparameters) -> tuple[Array, Array, Array]:
+    init_key, data_key, noise_key = jax.random.split(jax.random.key(hyperparameters.seed), 3)
     return init_key, data_key, noise_key
 
 
-def create(task: Task, numbers: AnyHyperparameters) -> TrialState:
+def create(task: Task, hyperparameters: AnyHyperparameters) -> TrialState:
     """Returns the state of a trial before its first step."""
-    init_key, _, _ = _keys(numbers)
-    params = task.init(init_key, numbers.transform_bias)
-    if hasattr(numbers, "logit_scale"):
-        params = set_logit_scale(params, numbers.logit_scale)
+    init_key, _, _ = _keys(hyperparameters)
+    params = task.init(init_key, hyperparameters.transform_bias)
+    if hasattr(hyperparameters, "logit_scale"):
+        params = set_logit_scale(params, hyperparameters.logit_scale)
     return TrialState(
-        numbers=numbers,
+        numbers=hyperparameters,
         params=params,
-        optimizer_state=task.optimizer(numbers).init(params),
+        optimizer_state=task.optimizer(hyperparameters).init(params),
         step=jnp.int32(0),
         sums=metrics.zeros(),
         diverged=jnp.asarray(False),
