@@ -314,7 +314,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     text = report.report([tmp_path / "run1", tmp_path / "run2"], tmp_path / "out")
     for number in (1, 2):
         assert f"| **Highway, width 32, ours**: 1 seed, 20 steps (run{number}) |" in text
-        # What was run, and where the numbers come from.
+        # What was run, and its provenance.
         assert text.count(f"\n| run{number} | ") == 2
     text = report.report([tmp_path / "run1"], tmp_path / "out")
     assert "1 seed, 20 steps |" in text

@@ -1,4 +1,4 @@
-"""Sections of a report that any run has: its results, settings, and where the numbers come from."""
+"""Sections of a report that any run has: its results, settings, and their provenance."""
 
 import json
 import math
@@ -198,7 +198,7 @@ def differences(found: Sequence[Run]) -> Section:
 
 
 def provenance(found: Iterable[Run]) -> Section:
-    """Returns the section that says where the numbers come from."""
+    """Returns the section with the devices, versions and commit of each run."""
     heads = ("run", "trials", "seconds of training", "device", "jax", "commit")
     cells = [
         (
@@ -208,7 +208,7 @@ def provenance(found: Iterable[Run]) -> Section:
         )
         for run in found
     ]
-    return Section("Where the numbers come from", [Table(heads, cells, (0, 3, 4, 5))])
+    return Section("Provenance", [Table(heads, cells, (0, 3, 4, 5))])
 
 
 def train_seconds(run: Run) -> float:
