@@ -158,6 +158,21 @@ def test_a_table_of_two_settings_keeps_their_columns_beside_diverged_trials():
     assert text.count("(1 diverged)") == 2
 
 
+def test_settings_without_room_for_columns_are_below_each_row():
+    names = ("learning_rate", "momentum", "decay", "weight_decay", "transform_bias")
+    rows = [
+        _results(f"net{i}", diverged=i, **dict.fromkeys(names, 0.5 + i))
+        | _accuracy("valid_accuracy", 0.9 - i / 10)
+        for i in range(2)
+    ]
+    lines = _printed(progress.Display.table, rows).splitlines()
+    assert max(map(len, lines)) <= 80
+    first, second = (i for i, line in enumerate(lines) if line.startswith("net"))
+    below = "learning rate {0}, momentum {0}, decay {0}, weight decay {0}, transform bias {0}"
+    assert " ".join(map(str.strip, lines[first + 1 : second])) == below.format(0.5)
+    assert " ".join(map(str.strip, lines[second + 1 :])) == f"1 diverged, {below.format(1.5)}"
+
+
 def test_the_first_of_many_rows_are_shown():
     text = _printed(progress.Display.table, [_summary(f"net{i}") for i in range(1042)])
     assert "net39 " in text

@@ -1,6 +1,7 @@
 """The terminal output of a run: introduction, progress bar, table of results."""
 
 import contextlib
+import itertools
 import logging
 import math
 import sys
@@ -176,7 +177,8 @@ class Display:
     def _print(self, rows: Sequence[dict[str, Any]], columns: dict[str, list[str]]) -> None:
         """Prints a table of rows in the first form that fits the console, or the narrowest.
 
-        Of many rows, only the first are printed.
+        Where settings in which rows differ have no room for columns, they are below each row. Of
+        many rows, only the first are printed.
         """
         left_out = len(rows) - _MOST_ROWS
         rows = rows[:_MOST_ROWS]
@@ -184,7 +186,8 @@ class Display:
         cases = [row["case"] for row in rows]
         varied = {key: texts([row[key] for row in rows]) for key in differing(rows, ["depth"])}
         # A case is often named after the block, or another setting, that only it has.
-        varied = {key: values for key, values in varied.items() if values != cases}
+        own = [case.removesuffix("-best") for case in cases]
+        varied = {key: values for key, values in varied.items() if values != own}
         varied = dict(zip(_short(varied), varied.values(), strict=True))
         names = [
             row["case"] + (f" ({row['diverged']} diverged)" if row["diverged"] else "")
@@ -193,25 +196,34 @@ class Display:
         first = {"Layers": [layers(row) for row in rows]}
         last = columns
         parameters = {"Params": [f"{row['num_parameters']:,}" for row in rows]}
-        merged = [
-            ", ".join([name, *(f"{key} {values[i]}" for key, values in varied.items())])
-            for i, name in enumerate(names)
+        notes = [
+            ", ".join(
+                [f"{row['diverged']} diverged"] * bool(row["diverged"])
+                + [f"{key} {values[i]}" for key, values in varied.items()]
+            )
+            for i, row in enumerate(rows)
         ]
-        merged = ["\n".join(textwrap.wrap(name, 15)) for name in merged]
+        short = ["\n".join(textwrap.wrap(case, 15)) for case in cases]
         width = self.console.width
-        for table in (
-            _table(names, first | varied | parameters | last),
-            _table(names, first | varied | last),
-            _table([name.replace(" (", "\n(") for name in names], first | varied | last, " ("),
-            _table(merged, first | parameters | last, " ("),
-            _table(merged, first | last, " (", " ± "),
+        for form in (
+            (_table(names, first | varied | parameters | last), ()),
+            (_table(names, first | varied | last), ()),
+            (
+                _table([name.replace(" (", "\n(") for name in names], first | varied | last, " ("),
+                (),
+            ),
+            (_table(cases, first | parameters | last), notes),
+            (_table(cases, first | last), notes),
+            (_table(short, first | parameters | last, " ("), notes),
+            (_table(short, first | last, " (", " ± "), notes),
         ):
             options = self.console.options.update(width=1000)
-            needed = self.console.measure(table, options=options).maximum
+            needed = self.console.measure(form[0], options=options).maximum
             if needed <= width:
                 break
+        table, below = form
         self.console.width = max(width, needed)
-        self.console.print(table, soft_wrap=False)
+        self.console.print(_with_notes(table, below, self.console) if any(below) else table)
         self.console.width = width
         if left_out > 0:
             self.console.print(f"{left_out:,} more rows are in summary.csv", soft_wrap=True)
@@ -238,6 +250,21 @@ def _table(names: list[str], columns: dict[str, list[str]], *breaks: str) -> Tab
     for row in zip(names, *columns.values(), strict=True):
         table.add_row(*map(Text, row))
     return table
+
+
+def _with_notes(table: Table, notes: Sequence[str], console: Console) -> Text:
+    """Returns a table as text, with a note below each row that is as wide as the console."""
+    with console.capture() as captured:
+        console.print(table)
+    lines = captured.get().splitlines()
+    rows = zip(*(map(str, column.cells) for column in table.columns), strict=True)
+    heights = [max(cell.count("\n") for cell in row) + 1 for row in rows]
+    head = len(lines) - sum(heights)
+    parts, lines = lines[:head], iter(lines[head:])
+    for height, note in zip(heights, notes, strict=True):
+        parts += itertools.islice(lines, height)
+        parts += textwrap.wrap(note, console.width - 1, initial_indent="  ", subsequent_indent="  ")
+    return Text.from_ansi("\n".join(parts))
 
 
 def _short(keys: Iterable[str]) -> list[str]:
