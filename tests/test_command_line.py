@@ -131,7 +131,10 @@ MALFORMED = [
     ("data.name=minst", "config.data.name is 'minst'; allowed: "),
     ("data.valid_size=-1", "config.data.valid_size is -1; allowed: a whole number from 0"),
     ("data.valid_size=1437", "data.valid_size=1437: allowed: 0 to 1436"),
-    ("data.scaling=zca", "config.data.scaling is 'zca'; allowed: unit, caffe, signed, global"),
+    (
+        "data.scaling=zca",
+        "config.data.scaling is 'zca'; allowed: unit, caffe, signed, standardize, global",
+    ),
     ("training.batch_size=0", "config.training.batch_size is 0; allowed: a whole number from 1"),
     ("training.batch_size=1338", "config.training.batch_size is 1338; allowed: 1 to 1337, the tr"),
     ("training.epochs=0", "config.training.epochs is 0; allowed: a whole number from 1"),

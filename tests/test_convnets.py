@@ -170,6 +170,21 @@ def test_contrast_normalization_by_hand():
     np.testing.assert_allclose(found, x - x.mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_standardized_features_have_mean_0_and_variance_1(dtype):
+    images = _images(2500).astype(dtype)
+    images[:, 2, 3, 1] = 7
+    if dtype == np.float32:
+        images[:, 0] *= 1000
+        images[:, 1] += 1e4
+    x = np.asarray(preprocess.fit(Data(scaling="standardize"), images, 255)(jnp.asarray(images)))
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=5e-5)
+    expected = np.ones((6, 5, 3))
+    expected[2, 3, 1] = 0
+    np.testing.assert_allclose(x.std(axis=0), expected, atol=1e-4)
+
+
 def test_zca_whitens_by_hand():
     generator = np.random.default_rng(0)
     x = (generator.normal(size=(400, 5)) @ generator.normal(size=(5, 5)) + 3).astype(np.float32)

@@ -26,7 +26,11 @@ def _config():
     config.training.epochs = 2
     config.runtime.progress = config.runtime.tensorboard = False
     config.cases.highway = {}
-    config.cases.plain = {"model": {"block": "plain"}, "optimizer": {"weight_decay": 1e-4}}
+    config.cases.plain = {
+        "data": {"scaling": "standardize"},
+        "model": {"block": "plain"},
+        "optimizer": {"weight_decay": 1e-4},
+    }
     config.cases.white = ConfigDict(
         {"data": {"scaling": "contrast", "zca_epsilon": 0.1, "subtract_mean": True}}
     )
@@ -241,7 +245,7 @@ def _files(path):
 def test_a_run_without_saved_preprocessing_computes_it_from_the_data_set(
     trained, copy, monkeypatch, no_data
 ):
-    assert len(_files(copy)) == 2  # One for the inputs of each kind.
+    assert len(_files(copy)) == 3  # One for the inputs of each kind.
     for file in _files(copy):
         file.unlink()
     with pytest.raises(highway_jax.UserError, match="there is no data set"):
@@ -260,7 +264,7 @@ def test_damaged_preprocessing_is_refused_and_written_again(trained, copy, caplo
         highway_jax.load(copy, 0)
     (copy / "results.csv").unlink()
     highway_jax.run(_config(), copy)
-    assert caplog.text.count("is damaged") == 2
+    assert caplog.text.count("is damaged") == 3
     assert [len(file.read_bytes()) for file in _files(copy)] == [len(c) for c in contents]
     highway_jax.load(copy, 0)
 

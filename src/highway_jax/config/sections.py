@@ -51,9 +51,9 @@ class Data:
     split_seed: int = integer(0, 0, "Seed of the train/validation split", UINT32)
     scaling: str = choice(
         "unit",
-        ("unit", "caffe", "signed", "global_contrast_normalization"),
-        "Pixel scaling: to [0, 1]; [0, 255/256] as in Caffe; [-1, 1]; or each image to mean 0"
-        " and one contrast (section 3.3)",
+        ("unit", "caffe", "signed", "standardize", "global_contrast_normalization"),
+        "Scaling: of pixels to [0, 1], [0, 255/256] as in Caffe, or [-1, 1]; of each feature to"
+        " mean 0 and variance 1; or of each image to mean 0 and one contrast (section 3.3)",
     )
     contrast_std: float = real(
         1.0,

@@ -11,6 +11,8 @@ What the settings of the `data` section mean depends on the examples:
   are, and `caffe` and `signed` are refused.
 - `scaling="global_contrast_normalization"` normalizes every image by itself, uint8 or float. For
   vectors, whose features need not have the same unit, it is refused.
+- `scaling="standardize"` brings each feature (each value of an image) to mean 0 and variance 1 over
+  the training examples, uint8 or float. A feature that is the same in all of them becomes 0.
 - `subtract_mean` and `zca_epsilon` apply to images and vectors alike.
 - `random_crop_padding`, `random_flip` and `alternating_flip` move pixels, and are refused for
   vectors.
@@ -43,7 +45,7 @@ class Preprocessing(NamedTuple):
     """The fitted constants: examples * scale + offset - mean, and optionally whitening.
 
     Attributes:
-        scale: Factor of the stored values.
+        scale: Factor of the stored values, or one for each of an example's.
         offset: Added to the scaled values.
         mean: Mean training example, or zero.
         contrast: 0, or the standard deviation to which every image is normalized before the mean
@@ -53,7 +55,7 @@ class Preprocessing(NamedTuple):
         whitening: None, or the matrix of the whitening [pixels, pixels].
     """
 
-    scale: np.float32
+    scale: np.ndarray | np.float32
     offset: np.float32
     mean: np.ndarray | np.float32
     contrast: float = 0.0
@@ -106,8 +108,8 @@ def check(config: Config, dataset: Dataset) -> None:
     data, examples = config.data, dataset.train.images
     if examples.dtype != np.uint8 and data.scaling in ("caffe", "signed"):
         raise UserError(
-            f"config.data.scaling is {data.scaling!r}; allowed: 'unit' or"
-            f" 'global_contrast_normalization', as the examples of {dataset.name} are"
+            f"config.data.scaling is {data.scaling!r}; allowed: 'unit', 'standardize'"
+            f" or 'global_contrast_normalization', as the examples of {dataset.name} are"
             f" {examples.dtype}, which has no largest value"
         )
     if examples.ndim == 4:
@@ -140,6 +142,12 @@ def fit(config: Data, images: np.ndarray, max_value: int) -> Preprocessing:
         images: Training examples as stored [n, ...].
         max_value: The largest value that a uint8 pixel can have.
     """
+    if config.scaling == "standardize":
+        mean, std = _moments(images)
+        scale = 1 / std
+        return Preprocessing(
+            scale.astype(np.float32), np.float32(0), (mean * scale).astype(np.float32)
+        )
     contrast = config.contrast_std if config.scaling == "global_contrast_normalization" else 0.0
     if images.dtype != np.uint8:
         scale, offset = 1.0, 0.0
@@ -160,6 +168,17 @@ def fit(config: Data, images: np.ndarray, max_value: int) -> Preprocessing:
     else:
         mean = images.mean(axis=0, dtype=np.float64) * scale + offset
     return fitted._replace(mean=mean.astype(np.float32))
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the standard deviation of each feature, 1 where it is constant."""
+    mean = images.mean(axis=0, dtype=np.float64)
+    squares = np.zeros_like(mean)
+    for first in range(0, len(images), _CHUNK):
+        squares += ((images[first : first + _CHUNK] - mean) ** 2).sum(axis=0)
+    std = np.sqrt(squares / len(images))
+    # A smaller one is that of the rounding of float32 values.
+    return mean, np.where(std > 1e-6 * np.abs(mean), std, 1.0)
 
 
 def fit_all(config: Data, dataset: Dataset) -> Preprocessing:
