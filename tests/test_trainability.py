@@ -168,6 +168,11 @@ def test_other_runs_have_no_such_section(tmp_path):
     assert not trainability.which_train([results.read(tmp_path / "run")])
 
 
-def test_nets_of_other_kinds_are_not_those_of_figure_1(lab):
-    assert not paper_tables.figure1_cells([results.read(lab)])
+def test_nets_of_other_kinds_or_of_few_images_are_not_those_of_figure_1(lab):
+    run = results.read(lab)
+    assert not paper_tables.figure1_cells([run])
+    rows = [row | {"block": "highway", "dataset": "mnist", "depth": 10} for row in run.rows]
+    assert paper_tables.figure1_cells([run._replace(rows=rows)])
+    config = run.config | {"data": run.config["data"] | {"valid_size": 40_000}}
+    assert not paper_tables.figure1_cells([run._replace(rows=rows, config=config)])
     assert not trainability.which_train([results.read(lab)._replace(rows=[])])
