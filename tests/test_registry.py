@@ -8,6 +8,14 @@ import pytest
 from highway_jax.registry import Registry
 
 
+def _registry(home, places, monkeypatch):
+    """Returns a registry of what a module in `places` registers, as `__main__.REGISTRY` there."""
+    registry = Registry("model.block", home)
+    monkeypatch.syspath_prepend(str(places))
+    monkeypatch.setattr(sys.modules["__main__"], "REGISTRY", registry, raising=False)
+    return registry
+
+
 def test_an_entry_is_found_by_its_name():
     registry = Registry("model.block")
 
@@ -63,9 +71,7 @@ def test_modules_that_could_not_be_imported_are_imported_when_asked_for_again(
     (tmp_path / "home_of_errors.py").write_text(
         "import no_such_module_yet\nfrom __main__ import REGISTRY\nREGISTRY.register('late')(3)\n"
     )
-    registry = Registry("model.block", "home_of_errors")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys.modules["__main__"], "REGISTRY", registry, raising=False)
+    registry = _registry("home_of_errors", tmp_path, monkeypatch)
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_module_yet"):
             registry.names()
@@ -80,9 +86,7 @@ def test_the_modules_of_built_in_entries_are_imported_when_they_are_asked_for(
     (tmp_path / "home_of_entries.py").write_text(
         "from __main__ import REGISTRY\nREGISTRY.register('late')(3)\n"
     )
-    registry = Registry("model.block", "home_of_entries")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys.modules["__main__"], "REGISTRY", registry, raising=False)
+    registry = _registry("home_of_entries", tmp_path, monkeypatch)
     assert "home_of_entries" not in sys.modules
     assert registry.names() == ("late",)
     assert registry["late"] == 3
@@ -96,7 +100,5 @@ def test_all_modules_of_a_package_are_imported(tmp_path, monkeypatch):
     for name in ("first", "second"):
         text = f"from __main__ import REGISTRY\nREGISTRY.register({name!r})({name!r})\n"
         (package / f"{name}.py").write_text(text)
-    registry = Registry("data.name", "home_of_data")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys.modules["__main__"], "REGISTRY", registry, raising=False)
+    registry = _registry("home_of_data", tmp_path, monkeypatch)
     assert registry.names() == ("first", "second")

@@ -120,7 +120,7 @@ def reports(config: ConfigDict, topology: Topology) -> Iterator[Report]:
     topology = topology._replace(devices=topology.devices[: wanted or None])
     seen = set()
     for batch in planning.plan(config, []):
-        # Batches of as many trials that differ in numbers alone have the same program.
+        # Batches of as many trials with the same static settings have the same program.
         key = (len(batch.trials), repr(sorted(batch.static.items())))
         if key not in seen:
             seen.add(key)
@@ -133,16 +133,16 @@ def report(batch: Batch, topology: Topology) -> Report:
     preprocess.check(batch.config, dataset)
     batch = _unwhitened(batch)
     program = Program(batch, dataset, absent=topology.devices)
-    numbers = batch.hyperparameters()
+    hyperparameters = batch.hyperparameters()
     compiled = [
-        compile_lowered(name, program.lower(name, numbers))
+        compile_lowered(name, program.lower(name, hyperparameters))
         for name in FUNCTIONS
         if name != "gates" or program.model.num_blocks
     ]
     gated = "transform_bias" in BLOCKS[batch.config.model.block].settings
     if program.model.num_blocks and gated:
-        compiled.append(compile_lowered("lesions", _lower_lesions(program, numbers)))
-    work = compiled_text.operations_of_products(_step(program, numbers))
+        compiled.append(compile_lowered("lesions", _lower_lesions(program, hyperparameters)))
+    work = compiled_text.operations_of_products(_step(program, hyperparameters))
     return Report(batch, topology, dataset, program, compiled, work)
 
 
@@ -206,19 +206,19 @@ def compile_lowered(name: str, lowered: jax.stages.Lowered) -> Compiled:
     )
 
 
-def _lower_lesions(program: Program, numbers: Any) -> jax.stages.Lowered:
+def _lower_lesions(program: Program, hyperparameters: Any) -> jax.stages.Lowered:
     """Lowers the lesions of every pair of blocks of one net; of single blocks if it has many."""
-    state = program.shapes(numbers, 1)
+    state = program.shapes(hyperparameters, 1)
     nets = trained_nets.Nets(program, state.params)
     pairs = nets.num_blocks <= _MOST_PAIRS
     lesions = trained_nets.pair_lesions if pairs else trained_nets.single_lesions
     return nets.lower_lesion(lesions(nets.num_blocks))
 
 
-def _step(program: Program, numbers: Any) -> Any:
+def _step(program: Program, hyperparameters: Any) -> Any:
     """Returns the jaxpr of a training step of one trial on one device."""
     task = program.task._replace(parts=Parts())
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), numbers)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), hyperparameters)
     state = jax.eval_shape(functools.partial(train.create, program.task), one)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((program.task.batch_size, *leaf.shape[1:]), leaf.dtype),

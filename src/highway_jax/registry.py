@@ -40,7 +40,7 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Returns a decorator that registers a class or a function under a name.
 
-        A definition that is run again, as of a notebook's cell, replaces what it registered before.
+        Running a definition again, such as a notebook cell, replaces its entry.
 
         Raises:
             ValueError: If the name is not an identifier, or, from the decorator, names another
@@ -52,7 +52,9 @@ class Registry(Generic[T]):
             )
 
         def add(entry: T) -> T:
-            if name in self._entries and not _same_definition(self._entries[name], entry):
+            full_name = _full_name(entry)
+            is_again = full_name is not None and full_name == _full_name(self._entries.get(name))
+            if name in self._entries and not is_again:
                 raise ValueError(f"{self.key}: {name!r} is registered already; choose another name")
             self._entries[name] = entry
             Registry.generation += 1
@@ -95,10 +97,10 @@ class Registry(Generic[T]):
             raise
 
 
-def _same_definition(a: Any, b: Any) -> bool:
-    """Returns whether two classes or functions are of the same name in the same module."""
-    names = ("__module__", "__qualname__")
-    return all(getattr(a, n, None) == getattr(b, n, a) for n in names)
+def _full_name(entry: Any) -> str | None:
+    """Returns the module and qualified name of a class or a function, None of anything else."""
+    name = getattr(entry, "__qualname__", None)
+    return None if name is None else f"{getattr(entry, '__module__', None)}.{name}"
 
 
 BLOCKS: Registry = Registry(

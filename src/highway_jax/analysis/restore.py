@@ -1,5 +1,6 @@
 """Restores the trained nets of a saved run, without the data set that they were trained on."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,21 +92,20 @@ def params(
 
 def _shapes(batch: Batch, model: Model) -> train.TrialState:
     """Returns the shapes of the saved state of a batch, as arrays of zeros."""
-    decays_weights = any(trial.hyperparameters["weight_decay"] for trial in batch.trials)
     section = batch.config.optimizer
     task = train.Task(
         init=model.init,
         apply=model.apply,
         preprocess=lambda images: images,
         # The number of steps of an epoch has no influence on shapes.
-        optimizer=lambda numbers: optimizer.build(
-            section, 1, numbers, model.roles, decays_weights=decays_weights, epochs=1
+        optimizer=lambda hyperparameters: optimizer.build(
+            section, 1, hyperparameters, model.roles, decays_weights=batch.decays_weights, epochs=1
         ),
         num_train=1,
         batch_size=1,
         micro_batch=1,
     )
-    create = jax.vmap(lambda numbers: train.create(task, numbers))
+    create = jax.vmap(functools.partial(train.create, task))
     return jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
         jax.eval_shape(create, batch.hyperparameters()),

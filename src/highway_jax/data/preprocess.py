@@ -11,7 +11,7 @@ What the settings of the `data` section mean depends on the examples:
   are, and `caffe` and `signed` are refused.
 - `scaling="global_contrast_normalization"` normalizes every image by itself, uint8 or float. For
   vectors, whose features need not have the same unit, it is refused.
-- `scaling="standardize"` brings each feature (each value of an image) to mean 0 and variance 1 over
+- `scaling="standardize"` scales each feature (each value of an image) to mean 0 and variance 1 over
   the training examples, uint8 or float. A feature that is the same in all of them becomes 0.
 - `subtract_mean` and `zca_epsilon` apply to images and vectors alike.
 - `random_crop_padding`, `random_flip` and `alternating_flip` move pixels, and are refused for
@@ -45,7 +45,7 @@ class Preprocessing(NamedTuple):
     """The fitted constants: examples * scale + offset - mean, and optionally whitening.
 
     Attributes:
-        scale: Factor of the stored values, or one for each of an example's.
+        scale: Factor of the stored values: one for all, or one for each feature.
         offset: Added to the scaled values.
         mean: Mean training example, or zero.
         contrast: 0, or the standard deviation to which every image is normalized before the mean

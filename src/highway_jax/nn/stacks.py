@@ -87,13 +87,13 @@ def scan_blocks(
             that is being initialized or applied.
     """
     _check_scan(block, x, num_blocks, unroll)
-    if block.is_initializing():
-        unroll = 1  # Parameters are drawn once, so the loop that compiles fastest is the best.
     choose("remat", remat, REMATS)
     if not (callable(collect) or isinstance(collect, bool)):
         raise ValueError(f"collect is {show(collect)}; allowed: True, False, or a function")
     if num_blocks == 0:
         return x, None
+    if block.is_initializing():
+        unroll = 1  # A loop of single blocks compiles fastest, and parameters are drawn only once.
     if gates is not None:
         gates = _as_gates(gates, num_blocks)
 

@@ -124,6 +124,11 @@ class Batch(NamedTuple):
         return {k: v for k, v in self.trials[0].settings.items() if k not in numeric}
 
     @property
+    def decays_weights(self) -> bool:
+        """Whether any trial decays weights; if none does, the program has no weight decay."""
+        return any(trial.hyperparameters["weight_decay"] for trial in self.trials)
+
+    @property
     def label(self) -> str:
         """A short name of its net for messages; other batches may have the same."""
         model = self.config.model

@@ -201,7 +201,6 @@ class Program:
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
         # The task must not hold this program, so that its arrays are freed once it is unused.
         steps_per_epoch, roles = self.steps_per_epoch, self.model.roles
-        decays_weights = any(trial.hyperparameters["weight_decay"] for trial in batch.trials)
         images, prepare = preprocess.examples(config.data, dataset)
         self.task = task = train.Task(
             init=_init(self.model, config, prepare, images[: dataset.train.size]),
@@ -213,7 +212,7 @@ class Program:
                 steps_per_epoch,
                 hyperparameters,
                 roles,
-                decays_weights=decays_weights,
+                decays_weights=batch.decays_weights,
                 epochs=config.training.epochs,
             ),
             num_train=dataset.train.size,
@@ -223,7 +222,7 @@ class Program:
         )
         labels = np.concatenate([split.labels for split in splits])
         self.examples: Any = train.DeviceData(images, labels)  # pyright: ignore[reportArgumentType]
-        key = None if absent else self._key(batch, dataset, module, decays_weights)
+        key = None if absent else self._key(batch, dataset, module)
         self._functions = _Functions() if key is None else _shared_functions(key)
         if not self._functions.jitted:
             self._functions.jitted |= {
@@ -242,7 +241,7 @@ class Program:
                 "gates": self.trials.compile(functools.partial(_gate_means, task, self.model)),
             }
 
-    def _key(self, batch: Batch, dataset: Dataset, module: Any, decays_weights: bool) -> Any:
+    def _key(self, batch: Batch, dataset: Dataset, module: Any) -> Any:
         """Returns all that the functions depend on, or None if it cannot be compared."""
         settings = batch.static
         if settings["model.first_initializer"] == "patch_whitening":
@@ -252,7 +251,7 @@ class Program:
         is_x64 = getattr(jax.config, "jax_enable_x64")  # noqa: B009
         key = (
             tuple(sorted(item for item in settings.items() if item[0].startswith(_COMPILED))),
-            (pickle.dumps(self.task.preprocess), self.task.micro_batch, decays_weights),
+            (pickle.dumps(self.task.preprocess), self.task.micro_batch, batch.decays_weights),
             (dataset.num_classes, dataset.train.size),
             jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), self.examples),
             (self.trials.num_slots, self.trials.mesh, self.trials.mode),
