@@ -5,6 +5,8 @@ import shutil
 import tempfile
 import typing
 
+import jaxlib.version
+
 # Tests compile the same programs again and again, here, in the other workers of pytest-xdist and in
 # the processes that they start: all share a compilation cache, which is this session's alone.
 # The compiler logs at length what it loads from there. That would fill the pipes of processes whose
@@ -17,8 +19,12 @@ if not IS_WORKER:
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = ""
 
 # The nets of the tests are so small that compiling takes far longer than running. Here, and in the
-# processes that the tests start, their programs are not optimized, unless XLA_FLAGS is set.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# processes that the tests start, their programs are not optimized, unless XLA_FLAGS is set. Before
+# 0.11, the former emitter of fused kernels is still there, and compiles them in half the time.
+XLA_FLAGS = "--xla_backend_optimization_level=0"
+if jaxlib.version.__version_info__ < (0, 11):
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -61,6 +67,22 @@ install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "conftest.chec
 
 import highway_jax  # noqa: E402
 from highway_jax.config import config as config_lib  # noqa: E402
+
+
+class _Notebooks:
+    """Runs notebooks, which train larger nets for longer, with optimized programs."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        with pytest.MonkeyPatch.context() as patch:
+            if item.path.suffix == ".ipynb" and os.environ["XLA_FLAGS"] == XLA_FLAGS:
+                patch.delenv("XLA_FLAGS")
+            return (yield)
+
+
+def pytest_configure(config):
+    # A hook of this file would be called for the tests of this directory alone.
+    config.pluginmanager.register(_Notebooks())
 
 
 def pytest_unconfigure():

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from fault_tools import left
+from fault_tools import assert_same_trials, left
 from ml_collections import ConfigDict
 
 import highway_jax
@@ -40,6 +40,10 @@ def _rows(workdir):
     }
 
 
+def _table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def _curves(workdir):
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return {
@@ -51,10 +55,9 @@ def _curves(workdir):
 
 
 def _assert_same(workdir, whole):
-    assert _rows(workdir) == _rows(whole)
-    assert _curves(workdir) == _curves(whole)
-    summaries = [(path / "summary.csv").read_text() for path in (workdir, whole)]
-    assert summaries[0] == summaries[1]
+    assert_same_trials(_rows(workdir), _rows(whole))
+    assert_same_trials(_curves(workdir), _curves(whole))
+    assert_same_trials(*(_table(path / "summary.csv") for path in (workdir, whole)))
 
 
 @pytest.mark.parametrize("cases", [2, pytest.param(3, marks=pytest.mark.slow)])
