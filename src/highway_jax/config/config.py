@@ -67,6 +67,9 @@ Planning holds all of them in memory, about 3 kB each, and results.csv has a row
 for each and is rewritten after each batch.
 """
 
+Tree = ConfigDict | Mapping
+"""A config, or the content of a config.json."""
+
 _SECTIONS = {key.rpartition(".")[0] for key in SCHEMA} - {""}
 _MAX_STEPS = 2**31 - 1
 
@@ -172,16 +175,16 @@ def unflatten(values: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """Returns the settings of a config by dotted key."""
-    return {k: v for k, v in _leaves(config) if not isinstance(v, ConfigDict)}
+def flatten(config: Tree) -> dict[str, Any]:
+    """Returns the settings of a config, or the leaves of nested mappings, by dotted key."""
+    return {k: v for k, v in _leaves(config) if not isinstance(v, Tree)}
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(config: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in config:
         value = _value(config, name)
         # No valid key has more than four parts. The limit ends a config that contains itself.
-        if isinstance(value, ConfigDict) and len(value) > 0 and prefix.count(".") < 4:
+        if isinstance(value, Tree) and len(value) > 0 and prefix.count(".") < 4:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -193,7 +196,7 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in leaves if k not in _SECTIONS or not isinstance(v, ConfigDict)}
 
 
-def _value(config: ConfigDict, name: str) -> Any:
+def _value(config: Tree, name: str) -> Any:
     try:
         return config[name]
     except RequiredValueError:  # A placeholder without a value.
@@ -273,6 +276,9 @@ def rename(config: ConfigDict) -> None:
                     )
             else:
                 put(config, new_path, new_value)
+                if new_path != path:  # A section that the caller made has the earlier name too.
+                    name, _, leaf = path.rpartition(".")
+                    del section(config, name)[leaf]
 
 
 def validate(config: ConfigDict, *, saved: bool = False) -> None:
@@ -470,26 +476,25 @@ def case_settings(config: ConfigDict, name: str) -> dict[str, Any]:
     return {key: changed.get(key, values[key]) for key in SCHEMA}
 
 
-def case_names(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+def case_names(config: Tree) -> tuple[str, ...]:
     """Returns the names of a run's cases; without cases, the run's name.
 
     Args:
         config: A config, or the content of a config.json.
     """
-    tree = _tree(config)
-    return tuple(tree.get("cases") or (tree["name"],))
+    return tuple(config.get("cases") or (config["name"],))
 
 
-def grid_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+def grid_keys(config: Tree) -> tuple[str, ...]:
     """Returns the keys of `sweep.grid`, in the order of `SCHEMA`.
 
     Args:
         config: A config, or the content of a config.json.
     """
-    return _ordered(_leaf_keys(_tree(config).get("sweep", {}).get("grid", {})))
+    return _ordered(flatten(config.get("sweep", {}).get("grid", {})))
 
 
-def varied_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
+def varied_keys(config: Tree) -> tuple[str, ...]:
     """Returns the keys in which trials of a run may differ, in the order of `SCHEMA`.
 
     These are the keys that `sweep.grid`, `sweep.draw` or a case sets.
@@ -498,22 +503,9 @@ def varied_keys(config: ConfigDict | Mapping[str, Any]) -> tuple[str, ...]:
         config: A config, or the content of a config.json. Sections and keys that did not exist
             when it was written may be absent; keys that this version does not have come last.
     """
-    tree = _tree(config)
-    sweep, cases = tree.get("sweep", {}), tree.get("cases", {})
+    sweep, cases = config.get("sweep", {}), config.get("cases", {})
     sections = (sweep.get("grid", {}), sweep.get("draw", {}), *cases.values())
-    return _ordered(key for section in sections for key in _leaf_keys(section))
-
-
-def _tree(config: ConfigDict | Mapping[str, Any]) -> Mapping[str, Any]:
-    return config.to_dict() if isinstance(config, ConfigDict) else config
-
-
-def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaf_keys(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+    return _ordered(key for section in sections for key in flatten(section))
 
 
 def _ordered(keys: Iterable[str]) -> tuple[str, ...]:
@@ -542,18 +534,18 @@ def steps_per_epoch(config: Config, num_train: int) -> int:
     return steps
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns the differences between two flattened configs, one phrase for each key.
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """Returns the differences between two flattened configs, a phrase by key.
 
     Keys in `UNCOMPARED` are ignored; tuples and lists compare by content.
     """
-    phrases = []
+    phrases = {}
     for key in sorted({*old, *new}):
         if key.startswith(UNCOMPARED):
             continue
         before, after = (_plain(side.get(key, "(unset)")) for side in (old, new))
         if before != after:
-            phrases.append(f"{brief(key)} from {show(before)} to {show(after)}")
+            phrases[key] = f"{brief(key)} from {show(before)} to {show(after)}"
     return phrases
 
 

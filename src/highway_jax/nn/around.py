@@ -27,7 +27,8 @@ class Highway(nn.Module):
         ...     @nn.compact
         ...     def __call__(self, x):
         ...         attention = nn.MultiHeadDotProductAttention(num_heads=2)
-        ...         return scan_blocks(Highway(attention, name="blocks"), x, 20)[0]
+        ...         layer = Highway(attention, transform_bias=-4.0, name="blocks")
+        ...         return scan_blocks(layer, x, 20)[0]
         >>> net, x = Net(), jnp.ones((2, 5, 8))
         >>> params = net.init(jax.random.key(0), x)
         >>> params["params"]["blocks"]["gate"]["kernel"].shape
@@ -40,8 +41,8 @@ class Highway(nn.Module):
             it with parameters of its own, named "transform".
         gate: A module that maps x to the logits of T, of the shape of x or one that broadcasts to
             it; None for a dense layer over the last axis. A copy of it is used, named "gate".
-        transform_bias: Initial b_T of the dense layer, at most about -log(n) in a stack of n
-            layers; a `gate` of the caller's has its own.
+        transform_bias: Initial b_T of the dense layer. In a stack of n layers it should be at most
+            -log(n) - 1/2; the default suits about ten. A `gate` of the caller's has its own.
     """
 
     transform: nn.Module

@@ -54,7 +54,8 @@ def scan_blocks(
         >>> class Net(nn.Module):
         ...     @nn.compact
         ...     def __call__(self, x):
-        ...         x, _ = scan_blocks(HighwayBlock(8, name="blocks"), x, 50)
+        ...         block = HighwayBlock(8, transform_bias=-5.0, name="blocks")
+        ...         x, _ = scan_blocks(block, x, 50)
         ...         return nn.Dense(10)(x)
         >>> net, x = Net(), jnp.ones((2, 8))
         >>> params = net.init(jax.random.key(0), x)
@@ -255,7 +256,8 @@ class DenseStack(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from highway_jax import DenseStack
-        >>> net = DenseStack("highway", depth=50, width=50, num_classes=10)
+        >>> options = {"transform_bias": -5.0}
+        >>> net = DenseStack("highway", depth=50, width=50, num_classes=10, options=options)
         >>> x = jnp.ones((2, 28, 28, 1))
         >>> logits, _ = net.apply(net.init(jax.random.key(0), x), x)
         >>> logits.shape
@@ -290,7 +292,20 @@ class DenseStack(nn.Module):
         gates: Gates | None = None,
         collect: Callable[[BlockActivations], Any] | bool = False,
     ) -> tuple[Float[Array, "batch classes"], Any]:
-        """Returns float32 logits, and what is to be collected of the blocks (see `scan_blocks`)."""
+        """Computes the logits.
+
+        Args:
+            x: Inputs; all axes but the first are flattened.
+            gates: None, or one value for each of the depth - 1 blocks (see `scan_blocks`).
+            collect: What to return of each block (see `scan_blocks`).
+
+        Returns:
+            float32 logits, and what was collected; None if nothing was.
+
+        Raises:
+            TypeError: If `x` is not an array of floats.
+            ValueError: If `x` has no batch axis, or a field or argument is not allowed.
+        """
         check_array(x)
         if jnp.ndim(x) < 2:
             raise ValueError(f"the input has shape {jnp.shape(x)}; allowed: [batch, ...]")

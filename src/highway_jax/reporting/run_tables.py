@@ -12,7 +12,7 @@ from highway_jax.errors import UserError
 from highway_jax.reporting import explorer, figures
 from highway_jax.reporting.document import Card, Cards, Picture, Section, Table
 from highway_jax.runtime.progress import of_best, percent
-from highway_jax.storage import extension, summaries, tables
+from highway_jax.storage import summaries, tables
 from highway_jax.storage.results import Run
 
 _NOTE = (
@@ -47,7 +47,7 @@ def _overview_lines(run: Run) -> list[dict[str, str]]:
         rows = summaries.summarize(run.rows)
         accuracy, loss = percent, "train_loss_mean"
     names = summaries.differing(rows)
-    names += [tables.column(key) for key in extension.flatten(run.config["sweep"]["draw"])]
+    names += [tables.column(key) for key in config_lib.flatten(run.config["sweep"]["draw"])]
     shown = [name for name in dict.fromkeys(names) if name not in ("depth", "dataset")]
     labels = {name: summaries.labels(rows, [name]) for name in shown}
     settings = [
@@ -181,7 +181,7 @@ def differences(found: Sequence[Run]) -> Section:
     title = "What differs between the runs"
     configs = [
         {k: v if isinstance(v, str) else json.dumps(v) for k, v in flat.items()}
-        for flat in (extension.flatten(run.config) for run in found)
+        for flat in (config_lib.flatten(run.config) for run in found)
     ]
     # The first two are whatever a run is called, and keys that do not change its results.
     skipped = ("name", *config_lib.UNCOMPARED)

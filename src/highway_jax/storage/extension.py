@@ -1,7 +1,9 @@
 """Which configs may extend a run by seeds and epochs."""
 
+import functools
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,12 +13,35 @@ from highway_jax.sweep import design
 from highway_jax.sweep.design import Numbering
 
 # Schedules whose rate at a step does not depend on the number of epochs.
-_OPEN_ENDED = ("constant", "exponential", "steps", "multistep")
+_OPEN_ENDED = ("constant", "exponential", "multistep")
 
 
-def refusal(old: dict[str, Any], config: ConfigDict, numbering: Numbering) -> str:
-    """Returns why a config cannot extend a run, as the values allowed, or "" if it can."""
-    changed = _changed_keys(flatten(old), flatten(json.loads(config_lib.to_json(config))))
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """Returns in what two runs differ: a phrase by key, for the contents of their config.json."""
+    found = config_lib.changes(*map(config_lib.flatten, (old, new)))
+    # The order of cases, and of the keys of the grid and of draws, numbers the trials.
+    for name in config_lib.FREE_SECTIONS:
+        if not any(key.startswith(f"{name}.") for key in found):
+            found |= config_lib.changes(*({name: _order(tree, name)} for tree in (old, new)))
+    return found
+
+
+def _order(tree: dict[str, Any], name: str) -> list[str]:
+    section = functools.reduce(lambda found, part: found.get(part, {}), name.split("."), tree)
+    return list(section if name == "cases" else config_lib.flatten(section))
+
+
+def refusal(
+    old: dict[str, Any], changed: Iterable[str], config: ConfigDict, numbering: Numbering
+) -> str:
+    """Returns why a config cannot extend a run, as the values allowed, or "" if it can.
+
+    Args:
+        old: The content of the run's config.json.
+        changed: The keys in which the config differs.
+        config: The config.
+        numbering: How the run numbers its trials.
+    """
     for key in changed:
         if key != "seeds" and not re.fullmatch(r"(cases\.[^.]+\.)?training\.epochs", key):
             return f"with extend, changes of seeds and training.epochs, not of {key}"
@@ -36,21 +61,3 @@ def refusal(old: dict[str, Any], config: ConfigDict, numbering: Numbering) -> st
                 f" {schedule!r} of {case} depends on their number"
             )
     return ""
-
-
-def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns the keys in which two flattened configs differ."""
-    keys = sorted({*old, *new})
-    return [
-        k for k in keys if config_lib.changes(*({k: c[k]} if k in c else {} for c in (old, new)))
-    ]
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of nested dicts by dotted key."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat

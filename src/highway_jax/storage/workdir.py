@@ -26,7 +26,7 @@ from highway_jax.sweep.design import NEW, Numbering
 
 _RECORDS = ("checkpoints", "metrics.jsonl", "results.csv", "summary.csv")
 # Entries of the environment that do not affect the bits of the results.
-_HARMLESS = ("num_devices ", "num_processes ", "python ", "system ")
+_HARMLESS = ("num_devices", "num_processes", "python", "system")
 _PACKAGES = ("highway-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -158,11 +158,11 @@ class Workdir:
             try:
                 old = config_lib.current(json.loads(path.read_text(encoding="utf-8")))
                 new = json.loads(config_lib.to_json(config))
-                changed = config_lib.changes(extension.flatten(old), extension.flatten(new))
+                changed = extension.changes(old, new)
             except (OSError, ValueError, AttributeError, RecursionError) as error:
                 raise _unreadable(path, error) from error
             if changed:
-                refusal = extension.refusal(old, config, numbering)
+                refusal = extension.refusal(old, changed, config, numbering)
                 if refusal or not extend:
                     advice = "the same config, or another workdir"
                     if not refusal:
@@ -171,7 +171,7 @@ class Workdir:
                         advice = refusal
                     raise UserError(
                         f"workdir={self.path} holds a run with another config: changed"
-                        f" {'; '.join(changed)}; allowed: {advice}"
+                        f" {'; '.join(changed.values())}; allowed: {advice}"
                     )
                 numbering = numbering.extended(len(old["seeds"]), len(config.seeds))
             self._check_data(config, data_fingerprint)
@@ -218,8 +218,8 @@ class Workdir:
             before.pop(name, None)
         if before and before != now:
             earlier = [*earlier, before] if isinstance(earlier, list) else [before]
-            changed = config_lib.changes(extension.flatten(before), extension.flatten(now))
-            if changed := [phrase for phrase in changed if not phrase.startswith(_HARMLESS)]:
+            changed = config_lib.changes(config_lib.flatten(before), config_lib.flatten(now))
+            if changed := [phrase for key, phrase in changed.items() if key not in _HARMLESS]:
                 logging.warning(
                     "the environment changed since the run started: %s; results may differ in the"
                     " last bits from those of an uninterrupted run",
