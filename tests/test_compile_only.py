@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import highway_jax
 from highway_jax import compile_only, main
@@ -147,6 +148,27 @@ def test_whitened_examples_are_float32_and_not_computed(small_config, monkeypatc
     (report,) = compile_only.reports(small_config, topologies.find("cpu"))
     assert report.program.examples.images.dtype == np.float32
     assert report.program.spans["valid"].tolist() == [59_900, 60_000]
+
+
+def test_whitened_examples_may_be_of_any_scaling(small_config, monkeypatch):
+    monkeypatch.setattr(compile_only, "compile_lowered", lambda *_: None)
+    config_lib.put(small_config, "data.zca_epsilon", 0.1)
+    for name, scaling in (("mnist", "signed"), ("digits", "unit")):
+        config_lib.put(small_config, "data.name", name)
+        config_lib.put(small_config, "data.scaling", scaling)
+        (report,) = compile_only.reports(small_config, topologies.find("cpu"))
+        assert report.program.examples.images.dtype == np.float32
+
+
+def test_batches_whose_programs_differ_are_all_compiled(small_config, monkeypatch):
+    monkeypatch.setattr(compile_only, "report", lambda batch, topology: batch)
+    grid = {"training": {"label_smoothing": (0.0, 0.1)}, "optimizer": {"weight_decay": (0.0, 0.1)}}
+    small_config.sweep.grid = ConfigDict(grid, sort_keys=False)
+    assert len(planning.plan(small_config, [])) == 2
+    assert len(list(compile_only.reports(small_config, topologies.find("cpu")))) == 2
+    config_lib.put(small_config, "runtime.max_trials", 1)
+    assert len(planning.plan(small_config, [])) == 8
+    assert len(list(compile_only.reports(small_config, topologies.find("cpu")))) == 4
 
 
 @pytest.mark.parametrize("first", [1, 7, 300])

@@ -16,6 +16,7 @@ from highway_jax.config.config import (
     default_config,
     flatten,
     put,
+    rename,
     section,
     steps_per_epoch,
     to_json,
@@ -35,6 +36,7 @@ from highway_jax.registry import (
     INITIALIZERS,
     OPTIMIZERS,
 )
+from highway_jax.storage import extension
 from highway_jax.sweep import planning
 
 KEYS = st.sampled_from(sorted(SCHEMA))
@@ -766,6 +768,38 @@ def test_what_was_written_equals_what_is_read():
     validate(config)
     read = ConfigDict(json.loads(to_json(config)))
     assert changes(flatten(read), flatten(config)) == {}
+
+
+def test_the_order_that_numbers_trials_is_compared():
+    def tree(*cases, grid=(), draw=()):
+        sweep = {"grid": {"model": dict.fromkeys(grid)}, "draw": {"model": dict.fromkeys(draw)}}
+        return {"cases": {name: {} for name in cases}, "sweep": sweep}
+
+    assert extension.changes(tree("a", "b"), tree("a", "b")) == {}
+    for names in (("b", "a"), ("a",), ("a", "b", "c"), ()):
+        assert list(extension.changes(tree("a", "b"), tree(*names))) == ["cases"]
+    for name in ("grid", "draw"):
+        keys = ({name: ("depth", "width")}, {name: ("width", "depth")})
+        old, new = (tree("a", **order) for order in keys)
+        assert extension.changes(old, new) == {
+            f"sweep.{name}": f"sweep.{name} from ['model.depth', 'model.width'] to"
+            " ['model.width', 'model.depth']"
+        }
+    # A key that is added is reported by its value, and not in the order too.
+    added = tree("a", grid=("depth",))
+    added["sweep"]["grid"]["model"]["depth"] = [1]
+    assert list(extension.changes(tree("a"), added)) == ["sweep.grid.model.depth"]
+
+
+def test_a_section_with_an_earlier_name_is_renamed():
+    config = default_config()
+    with config.unlocked():
+        config.data = ConfigDict(config.data.to_dict() | {"mirror": True})
+    with config.data.unlocked():
+        del config.data["random_flip"]
+    rename(config)
+    validate(config)
+    assert config.data.random_flip is True
 
 
 def test_changes_tell_what_was_added_and_what_was_removed():

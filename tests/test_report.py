@@ -452,6 +452,42 @@ def test_curves_may_be_compressed(sweep):
     assert results.read(sweep.directory).curves == sweep.curves
 
 
+def test_damaged_curves_are_one_line(sweep):
+    plain = sweep.directory / "metrics.jsonl"
+    packed = bytearray(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    for place in range(10, len(packed)):  # After the header, whose date may be any.
+        damaged = packed[:place] + bytes([packed[place] ^ 16]) + packed[place + 1 :]
+        plain.with_suffix(".jsonl.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match="allowed: a directory of a run"):
+            results.read(sweep.directory)
+
+
+def test_every_run_has_a_stem_of_its_own(tmp_path):
+    paths = [tmp_path / place / name for place in "abc" for name in ("run", "run-2")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        _write_run(path, [], [])
+    found = results.read_all([*paths, paths[0]])
+    assert len({run.stem for run in found}) == len({run.name for run in found}) == 7
+
+
+def test_a_net_of_the_users_own_has_no_number_of_layers(tmp_path):
+    own = {"architecture": "custom", "block": "custom", "status": "finished"}
+    _write_run(tmp_path / "own", [_row(0, test_accuracy=0.5, **own)], [])
+    report.report([tmp_path / "own"], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "chosen by training loss" in page
+    assert "10 layers" not in page
+    run = results.read(tmp_path / "own")
+    assert explorer.cells(run, run.rows) == ["net"]
+
+
+def test_a_vector_is_shown_as_a_row_of_pixels():
+    vectors = made_up()._replace(sample_image=np.linspace(-1, 2, 20).reshape(4, 5))
+    assert paper_tables._inside_data(vectors)["images"]["shape"] == (4, 1, 5, 1)
+
+
 def test_what_was_found_inside_is_held_against_the_paper(tmp_path):
     _write_run(tmp_path / "run", [_row(0, status="finished")], [])
     (tmp_path / "run" / "analysis" / "trial_0000").mkdir(parents=True)

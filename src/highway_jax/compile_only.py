@@ -5,6 +5,7 @@ device, the most trials that fit, the least time of a step, and the number of op
 device starts for it. No image of MNIST or CIFAR is read: the examples are random.
 """
 
+import dataclasses
 import functools
 import itertools
 import textwrap
@@ -28,7 +29,7 @@ from highway_jax.sweep import planning
 from highway_jax.sweep.trials import Batch
 from highway_jax.training import compiled_text, topologies, train, trial_mesh
 from highway_jax.training.parts import Parts
-from highway_jax.training.program import FUNCTIONS, Program
+from highway_jax.training.program import FUNCTIONS, SPLITS, Program
 from highway_jax.training.topologies import Topology
 
 SECONDS_A_LAUNCH = 3e-6
@@ -120,8 +121,9 @@ def reports(config: ConfigDict, topology: Topology) -> Iterator[Report]:
     topology = topology._replace(devices=topology.devices[: wanted or None])
     seen = set()
     for batch in planning.plan(config, []):
-        # Batches of as many trials with the same static settings have the same program.
-        key = (len(batch.trials), repr(sorted(batch.static.items())))
+        # Such batches differ in the values of hyperparameters alone, and have the same program.
+        kind = (len(batch.trials), type(batch.hyperparameters()), batch.decays_weights)
+        key = (*kind, repr(sorted(batch.static.items())))
         if key not in seen:
             seen.add(key)
             yield report(batch, topology)
@@ -131,7 +133,7 @@ def report(batch: Batch, topology: Topology) -> Report:
     """Compiles the programs of one batch (see `reports`)."""
     dataset = _dataset(batch.config)
     preprocess.check(batch.config, dataset)
-    batch = _unwhitened(batch)
+    batch, dataset = _unwhitened(batch, dataset)
     program = Program(batch, dataset, absent=topology.devices)
     hyperparameters = batch.hyperparameters()
     compiled = [
@@ -149,7 +151,7 @@ def report(batch: Batch, topology: Topology) -> Report:
 def _dataset(config: Config) -> Dataset:
     """Returns examples of a data set's shapes: random ones where the shapes are known.
 
-    Whitened inputs are float32 zeros, since nothing is fitted to them.
+    Those to be whitened are zeros, since nothing is fitted to them.
     """
     data = config.data
     source = archives.SOURCES.get(data.name)
@@ -162,7 +164,7 @@ def _dataset(config: Config) -> Dataset:
     def split(size):
         shape = (size, *source.image_shape)
         if data.zca_epsilon:
-            images = np.broadcast_to(np.float32(0), shape)
+            images = np.broadcast_to(np.uint8(0), shape)
         else:
             images = random.integers(0, 256, shape, np.uint8)
         return Split(images, np.zeros(size, np.int32))
@@ -171,16 +173,22 @@ def _dataset(config: Config) -> Dataset:
     return Dataset(data.name, training, validation, split(sizes["test"]), source.class_names)
 
 
-def _unwhitened(batch: Batch) -> Batch:
-    """Returns a batch whose data section asks only for what the device computes.
+def _unwhitened(batch: Batch, dataset: Dataset) -> tuple[Batch, Dataset]:
+    """Returns a batch whose data section asks only for what the device computes, and its data.
 
-    Whitened inputs are computed once on the host, in a minute; a device uses them as they are.
+    Whitened inputs are computed once on the host, in a minute; a device uses them as they are, in
+    float32. Zeros take their place.
     """
     if not batch.config.data.zca_epsilon:
-        return batch
+        return batch, dataset
+
+    def whitened(split: Split) -> Split:
+        return Split(np.broadcast_to(np.float32(0), split.images.shape), split.labels)
+
+    splits = {name: whitened(getattr(dataset, name)) for name in SPLITS}
     plain = {"data.zca_epsilon": 0.0, "data.scaling": "unit", "data.subtract_mean": False}
     trials = (trial._replace(settings={**trial.settings, **plain}) for trial in batch.trials)
-    return batch._replace(trials=tuple(trials))
+    return batch._replace(trials=tuple(trials)), dataclasses.replace(dataset, **splits)
 
 
 def compile_lowered(name: str, lowered: jax.stages.Lowered) -> Compiled:

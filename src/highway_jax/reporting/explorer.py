@@ -103,7 +103,7 @@ def cells(run: Run, rows: Sequence[Row]) -> list[str]:
     grid = [tables.column(key) for key in config_lib.grid_keys(run.config)]
     points = [name for name in summaries.differing(rows, ["depth"]) if name in grid]
     return [
-        summaries.joined(f"{row['case']} {row.get('depth', '')}".strip(), point)
+        summaries.joined(f"{row['case']} {summaries.layers(row)}".removesuffix(" -"), point)
         for row, point in zip(rows, summaries.labels(rows, points), strict=True)
     ]
 

@@ -315,6 +315,9 @@ def _inside_data(net: Findings) -> dict[str, Any]:
         rounded[np.isnan(values)] = None
         return rounded.tolist()
 
+    image = net.sample_image
+    if image.ndim == 2:  # A vector is shown as a row of pixels.
+        image = image[:, None, :, None]
     return {
         "title": net.title,
         "classes": [str(name) for name in net.class_names],
@@ -324,7 +327,7 @@ def _inside_data(net: Findings) -> dict[str, Any]:
         "difference": pack(net.by_class - net.mean),
         "gates": pack(net.sample_gates),
         "outputs": pack(net.sample_outputs, bits=8),
-        "images": pack(net.sample_image, digits=0, bits=8),
+        "images": pack(image, bits=8),
         "labels": net.sample_label.tolist(),
         "predictions": net.sample_prediction.tolist(),
         "indices": np.asarray(net.sample_index).tolist(),

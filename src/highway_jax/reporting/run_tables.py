@@ -142,7 +142,9 @@ def _best_card(found: Sequence[Run], dataset: str, several: bool) -> Card:
     else:
         value, title = f"{line['train_loss_mean']:.2g}", "Best training loss"
     title = summaries.joined(title, dataset if several else "")
-    return Card(title, value, f"{line['case']}, {line['depth']} layers; chosen by {chosen_by}")
+    layers = summaries.layers(line)
+    net = line["case"] if layers == "-" else f"{line['case']}, {layers} layers"
+    return Card(title, value, f"{net}; chosen by {chosen_by}")
 
 
 FIGURES: list[Callable[[Run], Section]] = []

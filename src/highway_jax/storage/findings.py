@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,8 @@ class Findings(NamedTuple):
         mean: Mean gate output over all training examples [blocks, width].
         changes: Mean |y - x| of each block [blocks].
         sample_index: Indices of single training examples [samples].
-        sample_image: Their stored pixels [samples, height, width, channels].
+        sample_image: Their stored pixels [samples, height, width, channels], or features
+            [samples, features].
         sample_label: Their classes [samples].
         sample_prediction: Predicted classes [samples].
         sample_gates: Their gate outputs [samples, blocks, width].
@@ -112,7 +114,10 @@ def load(path: Path) -> Findings:
         for name in ("num_examples", "num_pair_examples"):
             values[name] = int(values[name])
         return Findings(**values)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, EOFError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); repeat highway_jax.analyze to write it again"
         ) from error

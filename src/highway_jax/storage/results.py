@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def read(directory: Path) -> Run:
         }
         rows, planned = _rows(directory / "results.csv", text, config, environment)
         settings |= planned | {row["trial"]: row for row in rows}
-    except (OSError, EOFError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, TypeError, RecursionError, zlib.error) as error:
         raise UserError(
             f"workdir is {str(directory)!r}; allowed: a directory of a run ({error})"
         ) from error
@@ -204,11 +205,13 @@ def read_all(directories: Iterable[Path | str]) -> list[Run]:
         UserError: As `read`.
     """
     found = [read(Path(directory)) for directory in directories]
-    named, stems = Counter(run.name for run in found), Counter()
+    named, stems = Counter(run.name for run in found), set()
     for i, run in enumerate(found):
-        stems[run.stem] += 1
-        times = stems[run.stem]
-        stem = f"{run.stem}-{times}" if times > 1 else run.stem
+        stem, times = run.stem, 1
+        while stem in stems:
+            times += 1
+            stem = f"{run.stem}-{times}"
+        stems.add(stem)
         # The stem alone: after a long name, it is what charts and tables cut off.
         own = f"{run.name} ({stem})" if stem in named else stem
         name = run.name if named[run.name] == 1 else own

@@ -162,8 +162,8 @@ def joined(*parts: str) -> str:
 
 
 def layers(row: Mapping[str, Any]) -> str:
-    """Returns the layers of a trial's net; "-" if it is a module of the user's own."""
-    return "-" if row.get("architecture") == "custom" else str(row["depth"])
+    """Returns the layers of a trial's net; "-" if not known, as of a module of the user's own."""
+    return "-" if row.get("architecture") == "custom" else str(row.get("depth", "-"))
 
 
 def best_mean_std(row: Mapping[str, Any], metric: str, form: Callable[[float], str]) -> str:

@@ -112,6 +112,8 @@ def _settings(drawn: Mapping[str, Distribution], row: Mapping[str, Any]) -> dict
     for key, (kind, *bounds) in drawn.items():
         column = outcomes.column(key)
         value = row.get(column)
+        if isinstance(value, list):  # Other processes receive rows as JSON.
+            value = tuple(value)
         if kind == "choice":
             is_right = value in bounds
         else:

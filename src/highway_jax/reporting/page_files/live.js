@@ -8,7 +8,7 @@ async function follow() {
   box.addEventListener("change", () => State.set("live", box.checked ? "on" : "off", "on"));
   let dragging = false;
   addEventListener("pointerdown", () => { dragging = true; }, true);
-  addEventListener("pointerup", () => { dragging = false; }, true);
+  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => { dragging = false; }, true);
   for (;;) {
     await new Promise((done) => setTimeout(done, 1000 * SECONDS));
     if (box.checked && !document.hidden && !dragging) await ask();

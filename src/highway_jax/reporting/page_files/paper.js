@@ -143,13 +143,14 @@ KINDS.inside = (place, data) => {
 function showSample(net, index, canvas, words) {
   const image = net.images[index];
   const [height, width] = [image.length, image[0].length];
-  const most = Math.max(1, ...image.flat(2));
+  const least = Math.min(0, ...image.flat(2));
+  const range = Math.max(1e-9, ...image.flat(2)) - least;
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
   image.flat().forEach((channels, i) => {
     const shade = channels.length === 3 ? channels : [channels[0], channels[0], channels[0]];
-    pixels.data.set([...shade.map((value) => (value / most) * 255), 255], 4 * i);
+    pixels.data.set([...shade.map((value) => ((value - least) / range) * 255), 255], 4 * i);
   });
   context.putImageData(pixels, 0, 0);
   words.textContent = `training example ${net.indices[index]}: class ${net.classes[net.labels[index]]},`

@@ -184,7 +184,7 @@ function termsOf(axis, low, high) {
   if (!axis.levels) return [...(low > 0 ? [`${axis.name}>=${axis.back(low)}`] : []), ...(high < 1 ? [`${axis.name}<=${axis.back(high)}`] : [])];
   const kept = axis.levels.filter((level) => axis.at(level) >= low && axis.at(level) <= high);
   if (kept.length === 0 || kept.length === axis.levels.length) return [];
-  const quoted = (level) => (/\s/.test(text(level)) ? `"${level}"` : level);
+  const quoted = (level) => (/^$|\s/.test(text(level)) ? `"${level}"` : level);
   if (kept.length === 1) return [`${axis.name}=${quoted(kept[0])}`];
   return axis.levels.filter((level) => !kept.includes(level)).map((level) => `${axis.name}!=${quoted(level)}`);
 }
