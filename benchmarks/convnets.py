@@ -18,6 +18,7 @@ import machine
 import numpy as np
 import ours
 
+from highway_jax.config.schema import depth
 from highway_jax.nn import architectures
 from highway_jax.registry import ARCHITECTURES
 
@@ -46,7 +47,7 @@ def settings(net: Net) -> dict[str, Any]:
     """Returns the settings of a net, by key of the config."""
     return {
         "model.architecture": net.architecture,
-        "model.depth": architectures.depth(ARCHITECTURES[net.architecture](net.width)),
+        "model.depth": depth(net.architecture, net.width),
         "model.width": net.width,
         "model.initializer": "msra",
         "model.dropout": False,

@@ -23,11 +23,11 @@ from highway_jax.config.config import (
     unflatten,
     validate,
 )
-from highway_jax.config.schema import SCHEMA
+from highway_jax.config.schema import SCHEMA, depth
 from highway_jax.config.sections import Config
 from highway_jax.errors import show
-from highway_jax.nn import architectures, stacks
 from highway_jax.nn import model as nets
+from highway_jax.nn import stacks
 from highway_jax.registry import (
     ACTIVATIONS,
     ARCHITECTURES,
@@ -219,7 +219,7 @@ def test_what_is_allowed_is_what_is_implemented(key, implemented):
     for name in implemented:
         more = {}
         if key == "model.architecture" and name != "dense":
-            more = {"model__depth": architectures.depth(ARCHITECTURES[name](8))}
+            more = {"model__depth": depth(name, 8)}
         if name == "patch_whitening":
             more = {"model__architecture": "mnist10"}
         if name == "file":

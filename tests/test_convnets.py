@@ -14,6 +14,7 @@ import pytest
 
 from highway_jax import default_config
 from highway_jax.config import config
+from highway_jax.config.schema import depth
 from highway_jax.config.sections import Data
 from highway_jax.data import preprocess
 from highway_jax.data.dataset import Dataset, Split
@@ -21,7 +22,7 @@ from highway_jax.errors import UserError
 from highway_jax.nn import architectures, stacks
 from highway_jax.nn.model import build
 from highway_jax.nn.stacks import ConvStack
-from highway_jax.registry import ARCHITECTURES, BLOCKS
+from highway_jax.registry import BLOCKS
 from highway_jax.runs import experiment
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -68,7 +69,7 @@ DEPTHS = {
 
 @pytest.mark.parametrize("name", DEPTHS)
 def test_layers_are_counted_as_the_tables_do(name):
-    assert architectures.depth(ARCHITECTURES[name](8)) == DEPTHS[name]
+    assert depth(name, 8) == DEPTHS[name]
 
 
 def _small(layers, block="highway", **fields):

@@ -432,7 +432,7 @@ def test_nets_of_one_title_are_told_apart(tmp_path):
         directory.mkdir(parents=True)
         findings.save(made_up(), directory / "findings.npz")
     text = report.report([tmp_path / "run"], tmp_path / "out")
-    assert "| number | a net, data.scaling unit | a net, data.scaling caffe |" in text
+    assert "| statistic | a net, data.scaling unit | a net, data.scaling caffe |" in text
 
 
 def test_a_run_that_just_began_has_a_report(tmp_path):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from highway_jax import default_config
 from highway_jax.config import config as config_lib
-from highway_jax.sweep import draws, outcomes, planning
+from highway_jax.sweep import outcomes, planning
 from highway_jax.sweep.design import Numbering
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
@@ -151,22 +151,6 @@ def test_draws_are_those_of_a_numpy_generator_for_each_trial(search):
                     drawn[key] = float(np.exp(rng.uniform(*np.log(bounds))))
             assert trial.settings == cell.settings | drawn
             assert trial.seed == int(rng.integers(2**32))
-
-
-def test_seeds_of_generators_are_numpys():
-    most = 2**64 - 1
-    cells = [0, 1, 2**32 - 1, 2**32, most, *map(int, np.random.PCG64(3).random_raw(50))]
-    numbers = [0, 7, 10**6]
-    pairs = list(itertools.product(cells, numbers))
-    for seed in (0, 1, 2**32 - 1):
-        words = draws._seed_words(
-            seed,
-            np.array([c for c, _ in pairs], np.uint64),
-            np.array([n for _, n in pairs], np.uint32),
-        )
-        for own, (cell, number) in zip(words, pairs, strict=True):
-            expected = np.random.SeedSequence([seed, cell, number]).generate_state(4, np.uint64)
-            np.testing.assert_array_equal(own, expected)
 
 
 @pytest.mark.parametrize("name", ["highway", "plain", "plain-larger-rates"])

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import logging
-import os
 import re
 import runpy
 import shutil
@@ -27,21 +26,11 @@ from highway_jax.config.schema import DISTRIBUTIONS, SCHEMA
 from highway_jax.errors import UserError, brief, show, suggestion
 from highway_jax.runtime.progress import Output
 
+_BOOLEANS = ("extend", "compile_only", "keys", "help", "version")
 _FLAGS = (
-    "config",
-    "workdir",
-    "extend",
-    "compile_only",
-    "topology",
-    "coordinator",
-    "num_processes",
-    "process_id",
-    "coordinator_timeout",
-    "keys",
-    "help",
-    "version",
+    *("config", "workdir", "topology", "coordinator", "num_processes", "process_id"),
+    *("coordinator_timeout", *_BOOLEANS),
 )
-_BOOLEANS = ("extend", "compile_only", "help", "keys", "version")
 _EXAMPLE = "an experiment file, such as experiments/digits.py"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
@@ -169,7 +158,10 @@ def load(spec: str) -> ConfigDict:
     # so that none of them hides an installed package.
     if is_file and (beside := str(path.resolve().parent)) not in sys.path:
         sys.path.append(beside)
-    with _blaming(spec, path), _same_directory():
+    with _blaming(spec, path), contextlib.ExitStack() as stack:
+        # Relative paths on the command line refer to the directory of now, if it still exists.
+        with contextlib.suppress(FileNotFoundError):
+            stack.enter_context(contextlib.chdir("."))
         if not is_file and path == Path(name):
             hint = suggestion(path.stem, bundled.experiments()) or f"allowed: {_EXAMPLE}"
             raise UserError(f"there is no such file; {hint}")
@@ -186,19 +178,6 @@ def load(spec: str) -> ConfigDict:
         config_lib.rename(config)
         config_lib.validate(config)
         return config.lock()
-
-
-@contextlib.contextmanager
-def _same_directory() -> Iterator[None]:
-    """Restores the working directory, to which relative paths on the command line refer."""
-    before = None
-    with contextlib.suppress(FileNotFoundError):  # The directory was removed.
-        before = Path.cwd()
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.chdir(before)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def _check(rows: list[dict[str, Any]], workdir: Path) -> None:
     if rows and all(row["diverged"] for row in rows):
         logging.warning(
             "every trial diverged: its loss became infinite or NaN, so no accuracy is reported; a"
-            " smaller learning rate or a lower clip_norm may help"
+            " smaller learning rate or clipping of gradients (optimizer.clip_norm) may help"
         )
 
 

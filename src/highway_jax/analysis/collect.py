@@ -105,28 +105,16 @@ def _analyze_batch(
     dataset = load_data(data)
     program = Program(batch, dataset)
     numbers = batch.hyperparameters()
-    params = restore.params(saved.workdir, name, indices, program.model, saved.trials)
+    params = restore.params(saved, name, indices, program.model)
     nets = trained_nets.Nets(program, params, options.batch_size)
 
     rng = np.random.default_rng(options.sample_seed)
     count = min(NUM_SAMPLES, dataset.train.size)
     index = rng.choice(dataset.train.size, count, replace=False)
-    arrays = _lesions(nets, options)
-    gates, samples = nets.gates(), nets.samples(index)
-    arrays |= {
-        "biases": nets.biases(),
-        "counts": gates.counts,
-        "by_class": gates.by_class,
-        "mean": gates.mean,
-        "changes": gates.changes,
-    }
-    arrays |= {
-        "sample_index": samples.example,
-        "sample_label": samples.label,
-        "sample_prediction": samples.prediction,
-        "sample_gates": samples.gates,
-        "sample_outputs": samples.outputs,
-    }
+    gates = nets.gates()
+    arrays = _lesions(nets, options) | gates._asdict()
+    arrays |= {"biases": nets.biases(), "mean": gates.mean}
+    arrays |= {f"sample_{name}": a for name, a in nets.samples(index)._asdict().items()}
     examples = options.num_examples or dataset.train.size
     common = {
         "class_names": np.asarray(dataset.class_names),

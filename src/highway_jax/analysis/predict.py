@@ -232,7 +232,7 @@ def load(
     if found is None:
         found = preprocessing.of(config.data, load_data(config.data))
     net = nets.build(config.model, found.example_shape, len(found.class_names), module=model)
-    params = restore.params(path, row["batch"], [chosen.index], net, saved.trials)
+    params = restore.params(saved, row["batch"], [chosen.index], net)
     params = jax.tree.map(lambda leaf: leaf[0], params)
     return TrainedNet(config, params, found, batch_size, model)
 

@@ -1,7 +1,6 @@
 """Restores the trained nets of a saved run, without the data set that they were trained on."""
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from highway_jax.storage.checkpoint import Checkpoints
 from highway_jax.storage.records import Records
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import planning
-from highway_jax.sweep.design import Cell
 from highway_jax.sweep.trials import Batch, Trial
 from highway_jax.training import optimizer, train
 
@@ -28,14 +26,12 @@ class Saved(NamedTuple):
         workdir: The run's directory.
         config: Its config.
         rows: The rows of results.csv.
-        cells: Its cells.
         trials: The trials that are known, by index.
     """
 
     workdir: Path
     config: ConfigDict
     rows: list[dict[str, Any]]
-    cells: list[Cell]
     trials: dict[int, Trial]
 
 
@@ -53,22 +49,19 @@ def read(workdir: Path) -> Saved:
         ) from error
     cells = planning.cells(config, Workdir(workdir).numbering())
     rows = Records(workdir, config, cells, writes=False).results()
-    return Saved(workdir, config, rows, cells, planning.find(config, rows, cells))
+    return Saved(workdir, config, rows, planning.find(config, rows, cells))
 
 
-def params(
-    workdir: Path, batch_name: str, indices: list[int], model: Model, trials: Mapping[int, Trial]
-) -> Any:
+def params(saved: Saved, batch_name: str, indices: list[int], model: Model) -> Any:
     """Restores the parameters of trials from the newest intact checkpoint of their batch.
 
     Where `training.weight_average` is set, they are the averaged ones.
 
     Args:
-        workdir: The run's directory.
+        saved: The run.
         batch_name: Name of the batch, as in results.csv.
         indices: The trials to restore.
         model: Their net.
-        trials: All trials of the run that are known, by index.
 
     Returns:
         A tree of host arrays [len(indices), ...].
@@ -78,10 +71,10 @@ def params(
     """
 
     def shapes(extra: dict[str, Any]) -> train.TrialState:
-        members = tuple(trials[index] for index in extra["trials"])
+        members = tuple(saved.trials[index] for index in extra["trials"])
         return _shapes(Batch(batch_name, members, 0, 0, True), model)
 
-    directory = workdir / "checkpoints" / batch_name
+    directory = saved.workdir / "checkpoints" / batch_name
     restored = Checkpoints(directory).restore(shapes)
     if restored is None:
         raise UserError(f"{directory} does not exist; allowed: a run with its checkpoints")

@@ -53,14 +53,14 @@ class Samples(NamedTuple):
     """Activations of a net for single examples.
 
     Attributes:
-        example: Positions of the examples in the training split [samples].
+        index: Positions of the examples in the training split [samples].
         label: Classes [samples].
         prediction: Predicted classes [samples].
         gates: Transform-gate outputs [samples, blocks, width].
         outputs: Block outputs [samples, blocks, width].
     """
 
-    example: Int[np.ndarray, "*nets samples"]
+    index: Int[np.ndarray, "*nets samples"]
     label: Int[np.ndarray, "*nets samples"]
     prediction: Int[np.ndarray, "*nets samples"]
     gates: Float[np.ndarray, "*nets samples blocks width"]
@@ -105,7 +105,7 @@ class Nets:
         # Each item of `_run` is computed by one device.
         self._model, self._task = program.model, program.task._replace(parts=Parts())
         self._absent = program.trials.absent
-        self._examples, self._spans = program.examples, program.spans
+        self._examples, self._span = program.examples, program.spans["train"]
         self._batch_size = batch_size or config.evaluation.batch_size
         self._num_classes = program.num_classes
         self._params = params
@@ -121,9 +121,9 @@ class Nets:
             jax.vmap(lambda p: stacks.join_runs(stacks.transform_biases(p)))(self._params)
         )
 
-    def gates(self, split: str = "train") -> Gates:
-        """Returns the gate statistics of each net over a split."""
-        examples = self._first(split)
+    def gates(self) -> Gates:
+        """Returns the gate statistics of each net over the training split."""
+        examples = self._first()
         # The devices share the examples and not the nets. A single net then uses all devices, and
         # its sums do not depend on which other nets are analyzed.
         size, parts = len(examples.labels), len(trial_mesh.devices())
@@ -157,7 +157,6 @@ class Nets:
     def lesion(
         self,
         gates: Float[np.ndarray, "lesions blocks"],
-        split: str = "train",
         num_examples: int = 0,
         at_once: int = 0,
     ) -> metrics.Sums:
@@ -166,8 +165,7 @@ class Nets:
         Args:
             gates: The forced gate output of each block, for each lesion. 0 closes the gates, so
                 that the block copies its input; 1 opens them; NaN leaves them as they are.
-            split: Name of the split.
-            num_examples: How many first examples of the split to use; 0 for all.
+            num_examples: How many first training examples to use; 0 for all.
             at_once: Lesions of a net that a device evaluates together; 0 for a number that fits
                 memory and is fast. It is halved until they fit memory. It affects the sums by
                 rounding only.
@@ -178,38 +176,30 @@ class Nets:
         Raises:
             UserError: If one net with one lesion does not fit memory.
         """
-        examples = self._first(split, num_examples)
+        examples = self._first(num_examples)
         at_once = at_once or self._lesions_at_once(len(gates))
         while True:
             try:
-                return self._lesion(np.asarray(gates, np.float32), examples, at_once)
+                sums = self._run(self._lesioned, examples, *self._lesion_items(gates, at_once))
+                return jax.tree.map(lambda a: a.reshape(self.num_nets, -1)[:, : len(gates)], sums)
             except _MemoryEnded:
                 if at_once == 1:
                     raise
             at_once = math.ceil(at_once / 2)
 
-    def lower_lesion(
-        self,
-        gates: Float[np.ndarray, "lesions blocks"],
-        split: str = "train",
-        num_examples: int = 0,
-    ) -> jax.stages.Lowered:
+    def lower_lesion(self, gates: Float[np.ndarray, "lesions blocks"]) -> jax.stages.Lowered:
         """Returns the program of `lesion`, lowered for the shapes of its arguments."""
-        examples = self._first(split, num_examples)
-        items = self._lesion_items(np.asarray(gates, np.float32), self._lesions_at_once(len(gates)))
+        items = self._lesion_items(gates, self._lesions_at_once(len(gates)))
         over, of_item = self._over(self._lesioned, len(items[0]))
-        shared = over.shared_shapes((self._params, examples))
+        shared = over.shared_shapes((self._params, self._first()))
         return over.compile(of_item).lower(over.placed_shapes(items), *shared)
-
-    def _lesion(self, gates: np.ndarray, examples: train.DeviceData, at_once: int) -> metrics.Sums:
-        sums = self._run(self._lesioned, examples, *self._lesion_items(gates, at_once))
-        return jax.tree.map(lambda a: a.reshape(self.num_nets, -1)[:, : len(gates)], sums)
 
     def _lesion_items(self, gates: np.ndarray, at_once: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the net and the lesions of each item [items], [items, at_once, blocks]."""
         num_lesions, num_chunks = len(gates), math.ceil(len(gates) / at_once)
         # Copies of the last lesion pad the last chunk; their sums are cut off below.
-        gates = gates[np.minimum(np.arange(num_chunks * at_once), num_lesions - 1)]
+        padded = np.minimum(np.arange(num_chunks * at_once), num_lesions - 1)
+        gates = np.asarray(gates, np.float32)[padded]
         gates = gates.reshape(num_chunks, at_once, self.num_blocks)
         net = np.repeat(np.arange(self.num_nets), num_chunks)
         return net, np.tile(gates, (self.num_nets, 1, 1))
@@ -229,9 +219,9 @@ class Nets:
         most = max(1, _BYTES_AT_ONCE // (size * self._batch_size))
         return min(most, math.ceil(self.num_nets * num_lesions / len(devices)))
 
-    def _first(self, split: str, num_examples: int = 0) -> train.DeviceData:
-        """Returns the first examples of a split; all of them if `num_examples` is 0."""
-        first, end = self._spans[split]
+    def _first(self, num_examples: int = 0) -> train.DeviceData:
+        """Returns the first training examples; all of them if `num_examples` is 0."""
+        first, end = self._span
         end = min(end, first + num_examples) if num_examples else end
         return jax.tree.map(lambda a: a[first:end], self._examples)
 

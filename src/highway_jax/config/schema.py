@@ -51,8 +51,8 @@ DISTRIBUTIONS = {
 """Distributions of `sweep.draw`, each as it is written in a config."""
 
 
-def _depth(net: str, width: int) -> int:
-    """Returns the layers of a convolutional net, the softmax layer included."""
+def depth(net: str, width: int) -> int:
+    """Returns the layers of a convolutional net as the paper counts them."""
     layers: Iterable[Any] = ARCHITECTURES[net](width)
     return sum(layer.depth for layer in layers) + 1
 
@@ -60,8 +60,8 @@ def _depth(net: str, width: int) -> int:
 RULES: tuple[Rule, ...] = (
     Rule(
         ("model.depth", "model.architecture", "model.width"),
-        lambda depth, net, width: net == "dense" or depth == _depth(net, width),
-        lambda net, width: f"{_depth(net, width)} where model.architecture is {net!r}",
+        lambda found, net, width: net == "dense" or found == depth(net, width),
+        lambda net, width: f"{depth(net, width)} where model.architecture is {net!r}",
         reads_registry=True,
     ),
     Rule(

@@ -1,8 +1,8 @@
 """Convolutional nets as lists of layers: those of Tables 1, 2 and 3, and a deeper one.
 
 `model.width` is the number of channels of a net's first stage; those of the others are in
-proportion. What the paper does not state, and is inferred, is noted at each net. Layers are counted
-as in the tables: the softmax layer is one of them.
+proportion. What the paper does not state, and is inferred, is noted at each net. `depth` is the
+number of layers that the paper's tables count; the softmax layer is one of them.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,7 @@ class Plain(NamedTuple):
     kernel_size: int = 3
     padding: str = "SAME"
 
-    @property
-    def depth(self) -> int:
-        """Layers that the paper's tables count."""
-        return 1
+    depth = 1
 
 
 class Blocks(NamedTuple):
@@ -43,7 +40,7 @@ class Blocks(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """Layers that the paper's tables count."""
+        """Number of blocks."""
         return self.count * len(self.kernel_sizes)
 
 
@@ -58,19 +55,13 @@ class MaxPool(NamedTuple):
     window: int = 2
     stride: int = 2
 
-    @property
-    def depth(self) -> int:
-        """Layers that the paper's tables count."""
-        return 0
+    depth = 0
 
 
 class GlobalAverage(NamedTuple):
     """The mean of each channel over the whole image."""
 
-    @property
-    def depth(self) -> int:
-        """Layers that the paper's tables count."""
-        return 0
+    depth = 0
 
 
 class Dropout(NamedTuple):
@@ -82,10 +73,7 @@ class Dropout(NamedTuple):
 
     rate: float
 
-    @property
-    def depth(self) -> int:
-        """Layers that the paper's tables count."""
-        return 0
+    depth = 0
 
 
 Layer = Plain | Blocks | MaxPool | GlobalAverage | Dropout
@@ -175,16 +163,4 @@ def count_blocks(layers: Sequence[Layer]) -> int:
         >>> count_blocks((Plain(16), Blocks(4, (1, 3)), Blocks(1)))
         9
     """
-    runs = (layer for layer in layers if isinstance(layer, Blocks))
-    return sum(run.count * len(run.kernel_sizes) for run in runs)
-
-
-def depth(layers: Sequence[Layer]) -> int:
-    """Returns the depth of a net as the paper's tables count it, its softmax layer included.
-
-    Example:
-        >>> from highway_jax.nn.architectures import depth, highway_a
-        >>> depth(highway_a(16))
-        11
-    """
-    return sum(layer.depth for layer in layers) + 1
+    return sum(layer.depth for layer in layers if isinstance(layer, Blocks))

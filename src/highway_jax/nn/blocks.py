@@ -393,14 +393,18 @@ class ResidualBlock(Block):
         (2, 8, 8, 3)
     """
 
+    def branch(self, x: Array) -> Array:
+        """Returns what the block adds to its input."""
+        (z,) = self.affine(x, bias=0.0)
+        return self.nonlinear(z)
+
     @nn.compact
     def activations(self, x: Array, gate: Any = None) -> BlockActivations:
-        """Returns all that the block computes; it has no gates."""
+        """Returns all that the block computes, with the branch as h; it has no gates."""
         self.check(x)
-        (z,) = self.affine(x, bias=0.0)
-        h = self.nonlinear(z)
-        y = (x.astype(h.dtype) + h).astype(self.dtype)
-        return BlockActivations(x, h, jnp.ones_like(h), jnp.ones_like(h), y)
+        h = self.branch(x)
+        one = jnp.ones_like(h)
+        return BlockActivations(x, h, one, one, (x.astype(h.dtype) + h).astype(self.dtype))
 
 
 @register_block("highway")

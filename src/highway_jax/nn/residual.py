@@ -21,20 +21,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from highway_jax.nn.blocks import Block, BlockActivations, constant, force
+from highway_jax.nn.blocks import Block, BlockActivations, ResidualBlock, constant, force
 from highway_jax.registry import BLOCKS
 
 
-class _Ungated(Block):
-    """A block that adds its branch to its input."""
-
-    def _sum(self, x: Array, h: Array) -> BlockActivations:
-        one = jnp.ones_like(h)
-        return BlockActivations(x, h, one, one, (x.astype(h.dtype) + h).astype(self.dtype))
-
-
 @BLOCKS.register("rezero")
-class ReZeroBlock(_Ungated):
+class ReZeroBlock(ResidualBlock):
     """The residual block with a learned factor, y = x + a * H(x).
 
     With a = 0 at first every block is the identity, so signals and gradients pass any number of
@@ -57,18 +49,15 @@ class ReZeroBlock(_Ungated):
 
     residual_scale: float = 0.0
 
-    @nn.compact
-    def activations(self, x: Array, gate: Any = None) -> BlockActivations:
-        """Returns all that the block computes, with a * H(x) as h; it has no gates."""
-        self.check(x)
-        (z,) = self.affine(x, bias=0.0)
+    def branch(self, x: Array) -> Array:
+        """Returns a * H(x)."""
+        h = super().branch(x)
         initial = constant("residual_scale", self.residual_scale)
-        scale = self.param("scale", initial, (), jnp.float32)
-        return self._sum(x, scale * self.nonlinear(z))
+        return self.param("scale", initial, (), jnp.float32) * h
 
 
 @BLOCKS.register("prenorm")
-class PreNormBlock(_Ungated):
+class PreNormBlock(ResidualBlock):
     """The residual block with normalized input, y = x + f(W LayerNorm(x) + b).
 
     Layers are normalized over units (or over the channels at each position) inside of the branch,
@@ -85,17 +74,13 @@ class PreNormBlock(_Ungated):
     # The parameters of the normalization are norm/scale and norm/bias.
     roles: ClassVar[Mapping[str, str]] = {"kernel": "weight", "bias": "bias", "scale": "gain"}
 
-    @nn.compact
-    def activations(self, x: Array, gate: Any = None) -> BlockActivations:
-        """Returns all that the block computes; it has no gates."""
-        self.check(x)
-        normalized = nn.LayerNorm(name="norm")(x.astype(jnp.float32))
-        (z,) = self.affine(normalized, bias=0.0)
-        return self._sum(x, self.nonlinear(z))
+    def branch(self, x: Array) -> Array:
+        """Returns f(W LayerNorm(x) + b)."""
+        return super().branch(nn.LayerNorm(name="norm")(x.astype(jnp.float32)))
 
 
 @BLOCKS.register("fixup")
-class FixupBlock(_Ungated):
+class FixupBlock(ResidualBlock):
     """A residual block of two layers whose initial weights replace normalization.
 
         y = x + a * W_2 (f(W (x + b_1) + b_2) + b_3) + b_4
@@ -128,10 +113,8 @@ class FixupBlock(_Ungated):
 
     num_blocks: int = 1
 
-    @nn.compact
-    def activations(self, x: Array, gate: Any = None) -> BlockActivations:
-        """Returns all that the block computes, with the whole branch as h; it has no gates."""
-        self.check(x)
+    def branch(self, x: Array) -> Array:
+        """Returns what the block adds to its input."""
         if self.num_blocks < 1:
             raise ValueError(f"num_blocks is {self.num_blocks}; allowed: at least 1")
         kernel = self.weights(self.width, scale=self.num_blocks**-0.5)
@@ -140,7 +123,7 @@ class FixupBlock(_Ungated):
         b1, b2, b3, b4 = (self.param(n, nn.initializers.zeros, (), jnp.float32) for n in names)
         scale = self.param("scale", nn.initializers.ones, (), jnp.float32)
         z = self.product(x.astype(jnp.float32) + b1, kernel) + b2
-        return self._sum(x, scale * self.product(self.nonlinear(z) + b3, last) + b4)
+        return scale * self.product(self.nonlinear(z) + b3, last) + b4
 
 
 @BLOCKS.register("constant")

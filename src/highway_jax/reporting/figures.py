@@ -33,6 +33,14 @@ LARGEST_LOSS = 5.0
 """Training losses above have one colour in maps: nets of 100 classes begin at log(100) = 4.6."""
 
 
+def _subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Any:
+    """Returns a figure of this size in inches, and its axes [rows, columns]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
 class Curve(NamedTuple):
     """A measurement over training.
 
@@ -63,10 +71,7 @@ def figure1(
     Returns:
         A matplotlib figure. Hollow markers of the same colour are the values of the paper.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
+    figure, (axes,) = _subplots(12, 4, 1, 3, sharey=True)
     for axis, block in zip(axes, _BLOCKS, strict=False):
         for depth, color in _DEPTH_COLORS.items():
             if (block, depth) in best:
@@ -116,11 +121,9 @@ def test_curves(ours: Mapping[str, Curve], authors: Curve | None, title: str) ->
         A matplotlib figure. Its axis of steps is logarithmic if our training is less than a quarter
         as long as the authors'.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axis = figure.subplots()
+    figure, ((axis,),) = _subplots(6.4, 4)
     if authors is not None:
         axis.plot(authors.x[1:], 100 * (1 - authors.y[1:]), color="0.6", lw=1, label="authors' log")
     colors = ("#1b6ca8", "#d95f02", "#66a61e", "#7b1e57", "#a6761d")
@@ -149,11 +152,9 @@ def training_by_depth(nets: Mapping[tuple[str, int], Sequence[Curve]], title: st
         A matplotlib figure.
     """
     import matplotlib as mpl
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axis = figure.subplots()
+    figure, ((axis,),) = _subplots(6.4, 4)
     depths = sorted({depth for _, depth in nets})
     # The light end of the map is hard to see on white.
     shades = mpl.colormaps["viridis"](np.linspace(0.85, 0, len(depths)))
@@ -178,12 +179,9 @@ def figure2(nets: Sequence[Findings]) -> Any:
         nets: Findings, drawn as a row of maps for each net.
 
     Returns:
-        A matplotlib figure. Rows of a map are layers, its columns are blocks.
+        A matplotlib figure. Rows of a map are layers, columns are units (the paper's blocks).
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 0.7 + 3.1 * len(nets)), layout="constrained")
-    grid = figure.subplots(len(nets), 4, squeeze=False)
+    figure, grid = _subplots(12, 0.7 + 3.1 * len(nets), len(nets), 4)
     for row, found in zip(grid, nets, strict=True):
         gates = {"cmap": MAPS["gate"], "vmin": 0, "vmax": 1}
         # Without percentiles, a few outliers would use up the range of colours.
@@ -208,11 +206,8 @@ def figure3(nets: Sequence[Findings], classes: Sequence[tuple[int, int]] = ()) -
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     classes = classes or [(0, 7) if len(net.class_names) == 10 else (0, 1) for net in nets]
-    figure = Figure(figsize=(0.7 + 6.2 * len(nets), 3.6), layout="constrained")
-    grid = figure.subplots(1, 2 * len(nets), squeeze=False)[0]
+    figure, (grid,) = _subplots(0.7 + 6.2 * len(nets), 3.6, 1, 2 * len(nets))
     for i, (found, pair) in enumerate(zip(nets, classes, strict=True)):
         shown = [found.by_class[c] - found.mean for c in pair]
         limit = np.nanmax(np.abs(shown))
@@ -233,10 +228,8 @@ def figure4(nets: Sequence[Findings]) -> Any:
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(0.4 + 4.6 * len(nets), 3.4), layout="constrained")
-    for axis, found in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
+    figure, (axes,) = _subplots(0.4 + 4.6 * len(nets), 3.4, 1, len(nets))
+    for axis, found in zip(axes, nets, strict=True):
         layers = np.arange(1, len(found.biases) + 1)
         axis.plot(layers, 100 * found.shut[1], "o-", color=_BLOCK_COLORS["highway"], ms=3.5, lw=1)
         _intact(axis, found)
@@ -253,10 +246,7 @@ def lesions(found: Findings) -> Any:
     Returns:
         A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure, (axes,) = _subplots(12, 3.6, 1, 3)
     layers = np.arange(1, len(found.biases) + 1)
     kinds = (
         (axes[0], found.shut, "this layer closed", _BLOCK_COLORS["highway"], "o-"),
@@ -301,7 +291,6 @@ def trainability(
         A matplotlib figure.
     """
     from matplotlib.colors import ListedColormap, LogNorm
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
     from matplotlib.ticker import LogLocator
 
@@ -309,13 +298,13 @@ def trainability(
     rows = -(-len(maps) // columns)
     # The keys below the maps are beside one another where there is room.
     height = 0.7 + 2.7 * rows + (0.75 if columns == 1 and copied else 0)
-    figure = Figure(figsize=(0.9 + 3.6 * columns, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure, grid = _subplots(0.9 + 3.6 * columns, height, rows, columns, sharex=True, sharey=True)
     known = np.concatenate([m.loss[np.isfinite(m.loss) & (m.loss > 0)] for m in maps])
     low, high = (known.min(), min(known.max(), LARGEST_LOSS)) if known.size else (0.1, 1.0)
     scale = {"cmap": MAPS["loss"], "norm": LogNorm(low, high if high > low else 2 * low)}
     image: Any = None
-    lines: list[Any] = []
+    keys: dict[str, Any] = {"every trial diverged": Patch(color="0.75")}
+    common = " and ".join(f"{value:g}" for value in copied)
     for axis, found in zip(grid.flat, maps, strict=False):
         diverged = np.where(np.isposinf(found.loss), 1.0, np.nan)
         axis.pcolormesh(found.x, found.y, diverged, cmap=ListedColormap(["0.75"]))
@@ -323,16 +312,19 @@ def trainability(
         image = axis.pcolormesh(found.x, found.y, shown, **scale)
         for value in copied:  # A white edge, since black is invisible on dark fields.
             axis.axvline(value, color="white", lw=2.5)
-        lines = [axis.axvline(value, color="black", ls="--", lw=1.2) for value in copied]
+        for value in copied:
+            line = axis.axvline(value, color="black", ls="--", lw=1.2)
+            keys[f"{common}: common choices at every depth"] = line
         if guideline:
             depths, values = zip(*guideline, strict=True)
             axis.plot(values, depths, color="white", lw=3.5)
-            lines += axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
+            (line,) = axis.plot(values, depths, "o-", color="black", mfc="white", ms=5, lw=1.5)
+            keys["the paper's guideline"] = line
         if rule:
             depths, values = zip(*rule, strict=True)
             limits = axis.axis()
             axis.plot(values, depths, color="white", lw=3)
-            lines += axis.plot(values, depths, color="black", lw=1.5)
+            (keys["−log(layers)"],) = axis.plot(values, depths, color="black", lw=1.5)
             axis.axis(limits)
         axis.set(title=found.title, yscale="log", xscale="linear" if copied else "log")
         axis.set_yticks(found.depths, [str(depth) for depth in found.depths])
@@ -347,19 +339,9 @@ def trainability(
     bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.ax.minorticks_off()
-    keys = [Patch(color="0.75", label="every trial diverged")]
-    if copied:
-        values = " and ".join(f"{value:g}" for value in copied)
-        lines[0].set_label(f"{values}: common choices at every depth")
-        keys.append(lines[0])
-    if guideline:
-        lines[len(copied)].set_label("the paper's guideline")
-        keys.append(lines[len(copied)])
-    if rule:
-        lines[-1].set_label("−log(layers)")
-        keys.append(lines[-1])
     ncols = {1: 1, 2: 2, 3: 4}[columns]
-    figure.legend(handles=keys, loc="outside lower center", ncols=ncols, frameon=False)
+    place = "outside lower center"
+    figure.legend([*keys.values()], [*keys], loc=place, ncols=ncols, frameon=False)
     return figure
 
 
@@ -370,12 +352,12 @@ def _intact(axis: Any, found: Findings) -> None:
 def _map(
     axis: Any, values: np.ndarray, title: str, extend: str = "neither", **options: Any
 ) -> None:
-    """Draws a map of layers (rows) and blocks (columns), both counted from 1."""
+    """Draws a map of layers (rows) and units (columns), both counted from 1."""
     rows, columns = values.shape
     extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
     image = axis.imshow(values, extent=extent, aspect="auto", interpolation="nearest", **options)
     axis.set_title(title, fontsize="medium")
-    axis.set_xlabel("Block")
+    axis.set_xlabel("Unit")
     axis.figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02, extend=extend)
 
 

@@ -269,21 +269,15 @@ def inside(found: Iterable[Run]) -> Section:
     if verdicts:
         heads = ("figure", "the paper says", "measure, and when it holds", "ours", "holds")
         cells = [
-            (
-                v.claim.figure,
-                v.claim.text,
-                v.claim.measure,
-                v.number,
-                "yes" if v.holds else "**no**",
-            )
-            for v in verdicts
+            (claim.figure, claim.text, claim.measure, number, "yes" if holds else "**no**")
+            for claim, number, holds in verdicts
         ]
         parts.append(Table(heads, cells, (0, 1, 2)))
     numbers = [statistics.describe(statistics.measure(net)) for net in shown]
     cells = [
         (words, *(column[i][1] for column in numbers)) for i, (words, _) in enumerate(numbers[0])
     ]
-    parts.append(Table(("number", *(net.title for net in shown)), cells))
+    parts.append(Table(("statistic", *(net.title for net in shown)), cells))
     parts.append(Chart("inside", [_inside_data(net) for net in shown]))
     return Section(title, parts)
 

@@ -7,7 +7,7 @@ bytes of `metrics.jsonl` and the tables are equal in an interrupted and an unint
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from highway_jax.storage import tables
 from highway_jax.storage.summaries import summarize
 from highway_jax.storage.tables import MEASURED, RESULTS, SUMMARY
 from highway_jax.storage.tensorboard import Events
-from highway_jax.storage.tracking import Tracker, Trackers
+from highway_jax.storage.tracking import Trackers
 from highway_jax.sweep import design
 from highway_jax.sweep.outcomes import NUMBERS
 
@@ -59,13 +59,12 @@ class Records:
         self._results = self._directory / "results.csv"
         tensorboard = writes and config.runtime.tensorboard
         self._events = Events(self._directory / "tensorboard") if tensorboard else None
-        self._trackers = Trackers(config, self._directory) if writes else None
+        self._trackers = Trackers(config, self._directory, writes)
         self._unsent: list[tuple[dict[str, Any], dict[str, float]]] = []
 
     def open(self) -> None:
         """Connects to the trackers; raises `UserError` if one cannot be used."""
-        if self._trackers:
-            self._trackers.open()
+        self._trackers.open()
 
     def add_epoch(self, lines: Iterable[dict[str, Any]]) -> None:
         """Appends a line for each trial to metrics.jsonl; returns once they are on disk."""
@@ -80,8 +79,7 @@ class Records:
             known = {tag: value for tag, value in values.items() if value is not None}
             if self._events:
                 self._events.add_scalars(line, known)
-            if self._trackers:
-                self._unsent.append((line, known))
+            self._unsent.append((line, known))
 
     def send(self) -> None:
         """Sends the epochs added so far to the trackers, once a checkpoint has them.
@@ -90,7 +88,7 @@ class Records:
         """
         unsent, self._unsent = self._unsent, []
         for line, values in unsent:
-            self._call(lambda tracker, line=line, known=values: tracker.add_scalars(line, known))
+            self._trackers.call("add_scalars", line, values)
 
     def add_gates(self, lines: list[dict[str, Any]], gates: np.ndarray) -> None:
         """Adds images of mean gate outputs to TensorBoard.
@@ -209,17 +207,13 @@ class Records:
             measured = {f"final/{k}": row[k] for k in MEASURED if math.isfinite(row[k])}
             if self._events:
                 self._events.add_settings(row, settings, measured)
-            self._call(lambda t, own=(row, settings, measured): t.add_settings(*own))
+            self._trackers.call("add_settings", row, settings, measured)
 
     def close(self) -> None:
         """Closes the event files, and waits until the trackers have everything."""
         if self._events:
             self._events.close()
-        self._call(lambda tracker: tracker.close())
-
-    def _call(self, function: Callable[[Tracker], None]) -> None:
-        if self._trackers:
-            self._trackers.call(function)
+        self._trackers.call("close")
 
 
 def _tag(key: str) -> str:

@@ -6,9 +6,8 @@ again when a run resumes. Each trial is a run of the service, which a resumed ru
 
 import logging
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,39 +20,26 @@ Row = dict[str, Any]
 _TAG = "highway_jax_trial"  # Tag of MLflow by which a resumed run finds its trials.
 
 
-class Tracker(Protocol):
-    """A service that tracks trials."""
-
-    def open(self) -> None:
-        """Connects to the service, before anything is trained."""
-
-    def add_scalars(self, trial: Row, values: dict[str, float]) -> None:
-        """Adds points of curves, as `Events.add_scalars`."""
-
-    def add_settings(self, row: Row, settings: Row, measured: dict[str, float]) -> None:
-        """Adds the hyperparameters and results of a trial, as `Events.add_settings`."""
-
-    def close(self) -> None:
-        """Returns once everything is delivered."""
-
-
 class Trackers:
     """The trackers that a config asks for. One that fails is reported and not used again."""
 
-    def __init__(self, config: ConfigDict, directory: Path):
+    def __init__(self, config: ConfigDict, directory: Path, writes: bool):
         """Initializes the trackers without connecting to them.
 
         Args:
             config: The config of the run.
             directory: The working directory.
+            writes: Whether there are any, as the config says.
 
         Raises:
             UserError: If the package of a service is not installed.
         """
         kinds: dict[str, type] = {"wandb": _WeightsAndBiases, "mlflow": _Mlflow}
-        self._used: dict[str, Tracker] = {}
+        # Each has `open`, which connects before anything is trained, `add_scalars` and
+        # `add_settings`, as those of `Events`, and `close`, which delivers everything.
+        self._used: dict[str, Any] = {}
         for name, kind in kinds.items():
-            if config.record[name]:
+            if writes and config.record[name]:
                 require(name, f"config.record.{name}", name)
                 self._used[name] = kind(config, Path(directory))
         self._config = config
@@ -73,11 +59,11 @@ class Trackers:
                     f" {name} can write to ({brief(str(error), 200)})"
                 ) from error
 
-    def call(self, function: Callable[[Tracker], None]) -> None:
-        """Calls a function of each tracker. Training does not depend on whether it succeeds."""
+    def call(self, method: str, *arguments: Any) -> None:
+        """Calls a method of each tracker. Training does not depend on whether it succeeds."""
         for name, tracker in list(self._used.items()):
             try:
-                function(tracker)
+                getattr(tracker, method)(*arguments)
             except Exception as error:  # Each library has its own, and those of the network.
                 logging.warning(
                     "config.record.%s: %s; nothing more is sent there until the run is started"
@@ -86,9 +72,6 @@ class Trackers:
                     brief(str(error) or type(error).__name__, 200),
                 )
                 del self._used[name]
-
-    def __bool__(self) -> bool:
-        return bool(self._used)
 
 
 def _identity(directory: Path) -> str:

@@ -24,11 +24,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
-from highway_jax.config.schema import SCHEMA
 from highway_jax.sweep import adaptive
 from highway_jax.sweep.design import Cell, cells
 from highway_jax.sweep.outcomes import DROPPED, FINISHED, PROMOTED, SETTLED, WAITING, merit
-from highway_jax.sweep.trials import Batch, Trial, batch_name, rung_of
+from highway_jax.sweep.trials import Batch, Trial, batch_name, further, rung_of
 
 
 class _Disk:
@@ -120,16 +119,10 @@ def plan(
                 pending.append((trial, 0, trial.settings["training.epochs"], True))
     groups: dict[tuple, list[Trial]] = {}
     numeric = config_lib.NUMERIC.values()
-    varied = config_lib.varied_keys(config)
-    keys = [key for key in varied if key not in numeric]
-    optional = {config_lib.NUMERIC[name] for name in config_lib.OPTIONAL}
-    defaults = [(key, SCHEMA[key].default) for key in varied if key in optional]
+    keys = [key for key in config_lib.varied_keys(config) if key not in numeric]
     for trial, rung, epochs, last in pending:
         settings = trial.settings
-        static = (
-            *[settings[key] for key in keys],
-            *[settings[key] == default for key, default in defaults],
-        )
+        static = (*[settings[key] for key in keys], further(settings))
         groups.setdefault((rung, epochs, last, static), []).append(trial)
     size = config.runtime.max_trials or sum(map(len, groups.values()))
     return [

@@ -95,9 +95,9 @@ KINDS.inside = (place, data) => {
       const [values, scale, low, high] = view(net);
       draw(plots[name], [{
         z: values, x0: 1, y0: 1, type: "heatmap", colorscale: scale, zmin: low, zmax: high, colorbar: colorbar(),
-        hovertemplate: "layer %{y}, block %{x}: %{z}<extra></extra>",
+        hovertemplate: "layer %{y}, unit %{x}: %{z}<extra></extra>",
       }], {
-        title: heading(name), xaxis: { title: { text: "Block" }, showgrid: false },
+        title: heading(name), xaxis: { title: { text: "Unit" }, showgrid: false },
         yaxis: { title: { text: "Layer" }, autorange: "reversed", showgrid: false },
         shapes: [{ type: "rect", xref: "paper", x0: 0, x1: 1, y0: chosen - 0.5, y1: chosen + 0.5, line: { color: css("--accent"), width: 1 } }],
       }, (point) => {
@@ -107,9 +107,9 @@ KINDS.inside = (place, data) => {
     }
     draw(layer, [["mean", net.mean], ["the example", net.gates[sample.value - 1]]].map(([name, values], i) => ({
       y: values[chosen - 1], x0: 1, type: "bar", name, marker: { color: color(i) },
-      hovertemplate: `block %{x}, ${name}: %{y}<extra></extra>`,
+      hovertemplate: `unit %{x}, ${name}: %{y}<extra></extra>`,
     })), {
-      title: heading(`gate outputs of layer ${chosen}`), xaxis: { title: { text: "Block" } },
+      title: heading(`gate outputs of layer ${chosen}`), xaxis: { title: { text: "Unit" } },
       yaxis: { range: [0, 1] }, showlegend: true, legend: { orientation: "h", y: -0.22 },
     });
     const hidden = legend(kinds, Object.keys(net.lesions).map((label, i) => ({ label, color: color(i) })), "lesions");
