@@ -87,12 +87,12 @@ def test_programs_are_compiled_without_reading_or_writing(
     assert not list(tmp_path.iterdir())
     rows = [line.split()[0] for line in lines if line.startswith("  ")]
     assert rows == ["program", "creation", "training", "evaluation", "gates", "lesions"]
-    assert lines[1:3] == ["", "highway 3x8 on mnist: trials: 2, 1 a device"]
+    assert lines[1:3] == ["", "highway 3x8 on mnist: trials: 2, 1 per device"]
     assert "collectives: none" in lines
-    assert "most trials that fit: 4 a device, 8 in all, within 1 %" in lines
+    assert "largest batch that fits: 4 trials per device, 8 in all (within 1 %)" in lines
     # (784 * 8 + 2 * 8 * 16 + 8 * 10) products of 100 examples: forward, and those of the gradient,
     # in which the first layer has no gradient of its input.
-    assert "products of a step: 0.00271 GFLOP a trial" in " ".join(lines)
+    assert "matrix products of a step: 0.00271 GFLOP per trial" in " ".join(lines)
 
 
 def test_the_work_of_a_trial_is_counted_where_devices_share_its_batches(mnist_config):

@@ -27,7 +27,7 @@ def test_figures_need_the_extra_report(command, tmp_path, monkeypatch, capsys):
     name = command.__name__.rpartition(".")[2].replace("analyze", "analysis")
     article = "a" if name == "report" else "an"
     assert capsys.readouterr().err == (
-        f"error: {article} {name} needs matplotlib, which is not installed; allowed: after pip"
+        f"error: {article} {name} needs matplotlib, which is not installed; install it with pip"
         " install 'highway-jax[report]'\n"
     )
     assert not (tmp_path / "out").exists()

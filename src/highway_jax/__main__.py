@@ -1,4 +1,4 @@
-"""The front door: `highway-jax train|analyze|report|list`, or `python -m highway_jax`.
+"""The entry point: `highway-jax train|analyze|report|list`, or `python -m highway_jax`.
 
 The module of a command is imported when the command is run: reports need no jax.
 """

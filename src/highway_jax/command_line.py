@@ -1,4 +1,4 @@
-"""Parses the command line of a training: experiment file, variant, overrides; prints help."""
+"""Parses the command line of `train`: experiment file, variant, overrides; prints help."""
 
 import contextlib
 import inspect
@@ -129,7 +129,7 @@ def _check_topology(own: flags.FlagValues) -> None:
     if own.topology is not None and not own.compile_only:
         raise UserError(
             f"--topology is {show(own.topology)}; allowed: only with --compile_only, as training"
-            " uses the devices that are here"
+            " uses the devices of this machine"
         )
     for name in ("workdir", "extend", "coordinator"):
         if own.compile_only and own[name].value:

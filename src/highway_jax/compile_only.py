@@ -1,7 +1,7 @@
 """Compiles the programs of a config for devices that are not here, and trains nothing.
 
 For each batch of trials: the seconds that the compiler takes, the memory that programs need on a
-device, the most trials that fit, the least time of a step, and the number of operations that a
+device, the largest batch that fits, the minimum time of a step, and the number of operations that a
 device starts for it. No image of MNIST or CIFAR is read: the examples are random.
 """
 
@@ -343,7 +343,8 @@ def run(config: ConfigDict, name: str, write: Callable[[str], Any] = print) -> N
         fitting = most_trials(found)
         if fitting is not None:
             total = fitting * found.program.trials.mesh.devices.size
-            write(f"most trials that fit: {fitting:,} a device, {total:,} in all, within 1 %")
+            words = f"{fitting:,} trials per device, {total:,} in all (within 1 %)"
+            write(f"largest batch that fits: {words}")
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -352,18 +353,18 @@ def lines(report: Report) -> Iterator[str]:
     way = (
         ""
         if report.trials_per_device == 1
-        else ", in turn"
+        else ", one after another"
         if trials.mode == "map"
         else ", at once"
     )
-    each = f"{report.trials_per_device} a device{way}"
+    each = f"{report.trials_per_device} per device{way}"
     yield ""
     yield f"{batch.label} on {batch.config.data.name}: trials: {len(batch.trials):,}, {each}"
     yield _ROW.format("program", "compile", "arguments", "temporaries", "peak", "of device")
     for found in report.compiled:
         yield from _lines_of_program(found, chip.memory)
     giga = report.work / 1e9
-    yield f"products of a step: {giga:.3g} GFLOP a trial{_floor(report)}"
+    yield f"matrix products of a step: {giga:.3g} GFLOP per trial{_floor(report)}"
     if not report.training.reason:
         yield from _lines_of_operations(report, report.training)
 
@@ -388,17 +389,17 @@ def _lines_of_program(found: Compiled, present: int) -> Iterator[str]:
 def _floor(report: Report) -> str:
     if report.floor is None:
         return ""
-    return f"; a device's take at least {1e3 * report.floor:.3g} ms"
+    return f"; at least {1e3 * report.floor:.3g} ms per device"
 
 
 def _lines_of_operations(report: Report, training: Compiled) -> Iterator[str]:
     word, blocks = report.topology.chip.operation, report.program.model.num_blocks
     # Where all layers are the body of one loop, the compiler leaves out the loop.
-    layer = f", {training.in_loops / blocks:.1f} a layer" if blocks and training.in_loops else ""
-    yield f"{word} of a step: {training.operations:,}{layer}"
+    layer = f", {training.in_loops / blocks:.1f} per layer" if blocks and training.in_loops else ""
+    yield f"{word} per step: {training.operations:,}{layer}"
     if word == "launches":
         milliseconds = 1e3 * training.operations * SECONDS_A_LAUNCH
-        yield f"  an estimate at 3 µs each: {milliseconds:.3g} ms a step"
+        yield f"  estimated at 3 µs each: {milliseconds:.3g} ms per step"
     collectives = sum(found.collectives for found in report.compiled)
     yield f"collectives: {collectives or 'none'}"
 

@@ -40,7 +40,7 @@ def require(extra: str, purpose: str, *modules: str) -> None:
     for module in modules:
         if not _is_installed(module):
             raise UserError(
-                f"{purpose} needs {module}, which is not installed; allowed: after"
+                f"{purpose} needs {module}, which is not installed; install it with"
                 f" pip install 'highway-jax[{extra}]'"
             )
 

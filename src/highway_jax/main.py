@@ -1,4 +1,4 @@
-"""Runs a training from the command line: `python -m highway_jax.main --config=digits`."""
+"""Trains an experiment from the command line: `python -m highway_jax.main --config=digits`."""
 
 import contextlib
 import functools

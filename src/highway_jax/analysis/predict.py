@@ -46,6 +46,13 @@ class TrainedNet:
     All methods take raw examples as the data set holds them, any number of them, and compute them
     in batches of `batch_size`. The last batch is padded, so that each method is compiled once.
 
+    Example:
+        >>> import highway_jax
+        >>> net = highway_jax.load("runs/digits")  # doctest: +SKIP
+        >>> net.predict(images)  # class indices [n]  # doctest: +SKIP
+        >>> net.predict_proba(images)  # [n, classes]  # doctest: +SKIP
+        >>> (blocks,) = net.activations(images)  # blocks.t [blocks, n, width]  # doctest: +SKIP
+
     Attributes:
         config: The config that trains this net alone.
         params: The net's parameters, a tree of host arrays.
@@ -117,8 +124,8 @@ class TrainedNet:
         """Returns what the blocks compute; see `apply` for the examples.
 
         Returns:
-            For each run of equal blocks, in the order of the net, a `BlockActivations` of arrays
-            [blocks, n, ..., width]. A dense net has one run.
+            For each stack of identical blocks, in the order of the net, a `BlockActivations` of
+            arrays [blocks, n, ..., width]. A dense net has one stack.
 
         Raises:
             ValueError: If the examples have another type or shape, or the net is a module of the
@@ -201,15 +208,18 @@ def load(
 
     Args:
         workdir: The run's directory.
-        trial: The number of a finished trial, or "best": the trial with the highest validation
-            accuracy; in a run without a validation split, or with a criterion of its own for
-            validation, the best by `sweep.criterion`.
+        trial: The number of a finished trial, or "best": of the finished trials with the most
+            epochs, the one with the highest validation accuracy, or the best by `sweep.criterion`
+            if that is a validation metric or the run has no validation split.
         batch_size: Examples that the net computes together.
         model: The linen module that the run trained, if `run` was given one.
 
+    Returns:
+        The net, a `TrainedNet`.
+
     Raises:
         TypeError: If `model` is not a linen module.
-        ValueError: If an argument is not allowed.
+        ValueError: If an argument is not allowed, or no trial has finished.
         UserError: If the files of the run cannot be read. A run begun by an earlier version has
             no saved preprocessing: it is computed from the data set, which then must be there.
 

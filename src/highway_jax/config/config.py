@@ -127,7 +127,15 @@ class RunConfig(ConfigDict):
 
 
 def default_config() -> RunConfig:
-    """Returns the defaults of `SCHEMA` as a locked config, with three open, empty sections.
+    """Returns a config with the defaults of all settings.
+
+    It refuses unknown keys, except in three sections that are empty.
+
+    Example:
+        >>> import highway_jax
+        >>> config = highway_jax.default_config()
+        >>> config.model.depth = 20
+        >>> config.sweep.grid.optimizer = {"learning_rate": (0.01, 0.1)}
 
     `cases` maps a name to the settings in which that case differs; a run trains every case with
     every seed. Without cases there is one, named after the run.

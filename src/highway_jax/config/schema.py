@@ -45,7 +45,7 @@ SCHEMA: dict[str, Key] = sections.keys()
 DISTRIBUTIONS = {
     "uniform": "('uniform', low, high)",
     "log_uniform": "('log_uniform', low, high) with low above 0",
-    "integer": "('integer', low, high), both ends drawn too",
+    "integer": "('integer', low, high), both bounds included",
     "choice": "('choice', value, value, ...)",
 }
 """Distributions of `sweep.draw`, each as it is written in a config."""

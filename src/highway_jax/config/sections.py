@@ -38,7 +38,7 @@ from highway_jax.registry import (
 T = TypeVar("T")
 
 _SEEDS = f"a tuple of different whole numbers from 0 to {UINT32}"
-_RISING = f"a tuple of rising whole numbers from 1 to {INT32}"
+_RISING = f"a tuple of strictly increasing whole numbers from 1 to {INT32}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Data:
     scaling: str = choice(
         "unit",
         ("unit", "caffe", "signed", "standardize", "global_contrast_normalization"),
-        "Scaling: of pixels to [0, 1], [0, 255/256] as in Caffe, or [-1, 1]; of each feature to"
-        " mean 0 and variance 1; or of each image to mean 0 and one contrast (section 3.3)",
+        "Scaling. unit, caffe, signed: of pixels to [0, 1], [0, 255/256] or [-1, 1]; standardize:"
+        " of each feature to mean 0 and variance 1; global_contrast_normalization: of each image to"
+        " mean 0 and standard deviation data.contrast_std (section 3.3)",
     )
     contrast_std: float = real(
         1.0,
@@ -148,8 +149,8 @@ class Model:
     remat: str = choice(
         "save_dots",
         ("none", "save_dots", "full"),
-        "Rematerialization in the backward pass: none; all but matrix products and convolutions;"
-        " all",
+        "What the backward pass recomputes. none: nothing; save_dots: all but matrix products and"
+        " convolutions; full: everything",
     )
     dtype: str = choice(
         "float32", ("float32", "bfloat16"), "Type of activations and products; weights are float32"
@@ -183,8 +184,9 @@ class Optimizer:
     schedule: str = choice(
         "exponential",
         ("constant", "exponential", "multistep", "one_cycle"),
-        "Learning-rate schedule: constant; times optimizer.decay each epoch or step, or at"
-        " optimizer.boundaries; or linear warm-up, then decay until the last epoch (one_cycle)",
+        "Learning-rate schedule. exponential: times optimizer.decay after each epoch or step;"
+        " multistep: times optimizer.decay at optimizer.boundaries; one_cycle: linear warm-up, then"
+        " decay until the last epoch",
     )
     decay: float = real(
         1.0, 0.0, 1.0, "Factor of the learning rate at each decay of the schedule", open_low=True
@@ -281,8 +283,8 @@ class Sweep:
     criterion: str = choice(
         "train_loss",
         ("train_loss", "projected_train_loss", "valid_loss", "valid_accuracy"),
-        "Metric by which the best trial is chosen (section 3.1: train_loss); projected: to the"
-        " end of training",
+        "Metric by which trials are ranked (section 3.1: train_loss); projected_train_loss: the"
+        " training loss projected to the end of training",
     )
     rung_epochs: tuple[int, ...] = integers(
         (),
@@ -293,7 +295,7 @@ class Sweep:
     rung_keeps: tuple[int, ...] = integers(
         (),
         are_falling,
-        "a tuple of falling whole numbers of at least 1",
+        "a tuple of non-increasing whole numbers, each at least 1",
         "Number of trials of an ask that continue after each of sweep.rung_epochs",
     )
     retrain_seeds: tuple[int, ...] = integers(
@@ -322,13 +324,14 @@ class Runtime:
     batch_devices: int = integer(
         0,
         0,
-        "Devices that share each batch of a trial; 0: where it is faster, for convolutional nets",
+        "Devices that share each batch of a trial; 0: one for dense nets, else the fastest number",
         65536,
     )
     trial_axis: str = choice(
         "auto",
         ("auto", "map", "vmap"),
-        "Trials of a device: map, in turn; vmap, at once; auto, vmap for dense nets but not on CPU",
+        "How a device runs its trials. map: one after another; vmap: all at once; auto: vmap for"
+        " dense nets on GPU and TPU, else map",
     )
     max_trials: int = integer(
         0, 0, "Largest number of trials in one program; 0: as many as memory holds"
@@ -342,9 +345,7 @@ class Runtime:
     chunk_seconds: float = real(
         5.0, 0.0, 1e9, "Longest time in seconds between checks for signals", open_low=True
     )
-    compile_cache: str = text(
-        "", "Private directory in which compiled programs are kept; empty: none are"
-    )
+    compile_cache: str = text("", "Private directory for compiled programs; empty: none are kept")
     tensorboard: bool = flag(True, "Whether TensorBoard events are written")
     gate_maps_every: int = integer(
         0, 0, "Epochs between TensorBoard images of the mean gates (Figure 2); 0: no images"

@@ -423,8 +423,8 @@ class HighwayBlock(Block):
     Attributes:
         gate: "coupled" for C = 1 - T, as in all of the paper's experiments, or "separate" for a
             carry gate with weights of its own.
-        transform_bias: Initial b_T; negative values start the block close to the identity. For a
-            stack of n blocks to train, it should be at most about -log(n).
+        transform_bias: Initial b_T; negative values start the block close to the identity. In a
+            stack of n blocks it should be at most -log(n) - 1/2; the default suits about ten.
         carry_bias: Initial b_C of a separate carry gate.
     """
 

@@ -81,7 +81,7 @@ class BatchRun:
             reason = brief(str(error), 200)
         if memory is not None and len(self._batch.trials) > 1 and memory[0] > memory[1]:
             needed, present = (size / 2**30 for size in memory)
-            reason = f"its program needs {needed:.3g} GiB a device, of {present:.3g}"
+            reason = f"its program needs {needed:.3g} GiB per device, which has {present:.3g} GiB"
         if multihost.largest(int(bool(reason))):
             raise TooLarge(reason or "it is too large for another process")
 

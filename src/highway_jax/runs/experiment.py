@@ -69,8 +69,17 @@ def run(
         TypeError: If `dataset` is not a `Dataset`, or `model` is not a linen module.
         ValueError: If `dataset` has a validation split, if `model` cannot be trained, or if the
             config varies the data set or the net that is given.
-        Stopped: If a signal requested a stop; the same call resumes from the checkpoint.
-        Lost: If a device or another process failed; the same call resumes the run.
+        highway_jax.runtime.signals.Stopped: If a signal requested a stop; the same call resumes
+            from the checkpoint.
+        highway_jax.errors.Lost: If a device or another process failed; the same call resumes the
+            run.
+
+    Example:
+        >>> import highway_jax
+        >>> config = highway_jax.default_config()
+        >>> config.training.epochs = 1
+        >>> (row,) = highway_jax.run(config, "runs/example")  # doctest: +SKIP
+        >>> accuracy = row["test_accuracy"]  # doctest: +SKIP
     """
     config_lib.rename(config)
     config_lib.validate(config)

@@ -74,7 +74,7 @@ def _kind(names: tuple[str, ...]) -> Any:
 
 
 class Trial(NamedTuple):
-    """One training.
+    """One net, trained with one seed and one value for each setting.
 
     Attributes:
         index: Its number within the run, from 0.

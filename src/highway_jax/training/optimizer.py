@@ -49,9 +49,20 @@ Rule = Callable[[Parts], optax.GradientTransformation | Sequence[optax.GradientT
 
 
 def register_optimizer(name: str) -> Callable[[Rule], Rule]:
-    """Returns a decorator that registers an update rule, so that `optimizer.name` may choose it.
+    """Returns a decorator that registers an update rule, which `optimizer.name` can then choose.
 
-    Its state is trained, saved and restored like the parameters: a tree of arrays.
+    The decorated function takes `Parts` and returns an optax transformation of gradients to
+    updates, or several to be chained. Its state, a tree of arrays, is saved and restored with the
+    parameters.
+
+    Example:
+        >>> import optax
+        >>> import highway_jax
+        >>> @highway_jax.register_optimizer("rms_example")
+        ... def rms_example(parts):
+        ...     return optax.chain(*parts.decay, optax.scale_by_rms(), parts.descend)
+        >>> config = highway_jax.default_config()
+        >>> config.optimizer.name = "rms_example"
 
     Args:
         name: The value of `optimizer.name`.
