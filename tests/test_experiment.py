@@ -113,13 +113,12 @@ def test_resume_is_straight_through_to_the_bit(small_config, tmp_path, stop_afte
 
 @pytest.mark.parametrize("name", ["adam", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_the_state_of_an_update_rule_is_resumed_to_the_bit(
-    small_config, cache, tmp_path, stop_after, name
+    small_config, tmp_path, stop_after, name
 ):
     config = small_config
     config.optimizer.name = name
     config.optimizer.learning_rate = 0.003
     config.optimizer.weight_decay = 0.01
-    config.runtime.compile_cache = str(cache)
     config.cases.default = ConfigDict({})
     config.cases.other = ConfigDict({"optimizer": {"beta1": 0.5, "epsilon": 1e-3}})
     run(config, tmp_path / "whole")

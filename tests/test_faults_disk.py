@@ -93,8 +93,7 @@ def test_bits_of_a_manifest_are_guarded(tmp_path):
     assert checkpoints.damage(7) is None
 
 
-def test_a_manifest_without_what_a_run_needs_is_damage_not_a_crash(small_config, cache, tmp_path):
-    small_config.runtime.compile_cache = str(cache)
+def test_a_manifest_without_what_a_run_needs_is_damage_not_a_crash(small_config, tmp_path):
     small_config.checkpoint.keep = 1
     run(small_config, tmp_path)
     (directory,) = (tmp_path / "checkpoints").iterdir()
@@ -286,12 +285,9 @@ def test_a_read_only_directory_is_named(cache, tmp_path):
         (errno.EIO, "step_00000013"),
     ],
 )
-def test_each_refusal_in_each_place_is_explained(
-    number, name, small_config, cache, tmp_path, monkeypatch
-):
+def test_each_refusal_in_each_place_is_explained(number, name, small_config, tmp_path, monkeypatch):
     """Errors of the system at each file, by the call that flushes it to the disk."""
     small_config.training.epochs = 1
-    small_config.runtime.compile_cache = str(cache)
     real = os.fsync
 
     def fsync(handle):

@@ -21,8 +21,7 @@ from highway_jax.training.program import Program
 
 
 @pytest.fixture
-def quick_config(small_config, cache):
-    small_config.runtime.compile_cache = str(cache)
+def quick_config(small_config):
     small_config.training.epochs = 1
     return small_config
 
@@ -258,7 +257,7 @@ def test_other_devices_and_batches_go_on_with_the_same_bits(devices, cache, tmp_
         ("data.split_seed", 1, "changed data.split_seed from 0 to 1"),
     ],
 )
-def test_another_config_is_refused_by_name(setting, value, words, quick_config, cache, tmp_path):
+def test_another_config_is_refused_by_name(setting, value, words, quick_config, tmp_path):
     run(quick_config, tmp_path)
     before = (tmp_path / "results.csv").read_bytes()
     section, _, leaf = setting.rpartition(".")

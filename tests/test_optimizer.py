@@ -238,13 +238,12 @@ def test_a_registered_rule_that_returns_no_transformation_is_named(monkeypatch):
 
 
 @pytest.fixture
-def adams(small_config, cache):
+def adams(small_config):
     """Trials that differ in Adam's hyperparameters alone."""
     config = small_config
     config.seeds = (0,)
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 0.003
-    config.runtime.compile_cache = str(cache)
     for name, settings in {
         "default": {},
         "first": {"beta1": 0.5},

@@ -15,12 +15,11 @@ CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
 
 
 @pytest.fixture
-def search(small_config, cache):
+def search(small_config):
     """Six drawn settings, halved at epochs 1 and 3 of 4, the best trained again."""
     config = small_config
     config.model.depth, config.model.width = 2, 4
     config.training.epochs = 4
-    config.runtime.compile_cache = str(cache)
     config.checkpoint.every_seconds = 0.0
     config.sweep.trials = 6
     config.sweep.draw.optimizer = {"learning_rate": ("log_uniform", 0.003, 0.3)}

@@ -119,9 +119,8 @@ def test_whatever_varies_has_a_column_and_is_not_averaged(where, key, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["grid", "cases", pytest.param("draw", marks=pytest.mark.slow)])
-def test_a_run_has_a_row_of_its_summary_for_each_value(where, small_config, cache, tmp_path):
+def test_a_run_has_a_row_of_its_summary_for_each_value(where, small_config, tmp_path):
     """A run that is trained, over a key that has no column in every table."""
-    small_config.runtime.compile_cache = str(cache)
     small_config.training.epochs = 1
     values = (0.0, 0.01)
     if where == "grid":
