@@ -105,6 +105,13 @@ def test_rows_that_are_removed_come_back_as_they_were(search, tmp_path, monkeypa
 
 
 def test_a_trial_whose_checkpoints_are_gone_is_trained_again(search, tmp_path, monkeypatch):
+    # All batches are of two trials, which have the bits of other batches of two, and the program
+    # of other tests.
+    search.model.depth, search.model.width = 3, 8
+    search.runtime.max_trials = 2
+    search.sweep.trials = 4
+    search.sweep.rung_epochs, search.sweep.rung_keeps = (1,), (2,)
+    search.sweep.retrain_seeds = (7, 8)
     run(search, tmp_path / "whole")
     with monkeypatch.context() as patch:
         _stop_at(patch, 2)

@@ -171,7 +171,7 @@ def test_a_run_says_what_it_leaves_out_and_an_old_one_keeps_its_trials(
     for section in ("model", "training", "data", "runtime"):
         grid[section] = small_config[section]
     grid.training.epochs = 1
-    grid.model.depth = 2
+    grid.runtime.max_trials = 1
     grid.seeds = (5,)
     rows, text = _run(grid, tmp_path / "new")
     assert len(rows) == 4
