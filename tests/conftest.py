@@ -1,5 +1,6 @@
 """Every test runs with two virtual CPU devices and with array shapes checked at run time."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="highway_jax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = ""
 
 # The nets of the tests are so small that compiling takes far longer than running. Here, and in the
@@ -67,6 +68,11 @@ install_import_hook([f"highway_jax.{name}" for name in _CHECKED], "conftest.chec
 
 import highway_jax  # noqa: E402
 from highway_jax.config import config as config_lib  # noqa: E402
+from highway_jax.training import program  # noqa: E402
+
+# A process keeps the functions of the last few programs, which the programs of one test replace.
+# Tests train the same small nets again and again, so here it keeps those of all programs.
+program._shared_functions = functools.cache(program._shared_functions.__wrapped__)
 
 
 class _Notebooks:

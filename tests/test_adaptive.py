@@ -203,7 +203,7 @@ def alone(tmp_path_factory):
     config = default_config()
     config.name = "small"
     config.data.valid_size = 100
-    config.model.depth, config.model.width = 2, 4
+    config.model.depth, config.model.width = 3, 8
     config.training.epochs = 2
     config.sweep.draw.optimizer = ConfigDict({"learning_rate": ("log_uniform", 0.01, 0.3)})
     config.sweep.trials, config.sweep.sampler, config.sweep.ask = 4, "tpe", 2

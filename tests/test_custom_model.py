@@ -54,14 +54,15 @@ def _same(rows, others):
 
 def test_a_module_is_trained_saved_and_used_again(config, tmp_path):
     config.sweep.grid = {"optimizer": {"learning_rate": (0.01, 0.05)}}
-    rows = highway_jax.run(config, tmp_path, model=Net())
+    config.runtime.max_trials = 2
+    rows = highway_jax.run(config, tmp_path, model=Net(rate=0.2))
     assert [row["status"] for row in rows] == ["finished"] * 4
     assert len({row["train_loss"] for row in rows}) == 4
     assert rows[0]["num_parameters"] == 64 * 8 + 8 + 3 * (8 * 16 + 16) + 2 * 8 + 8 * 10 + 10 + 1
     saved = json.loads((tmp_path / "config.json").read_text())["model"]
     assert saved["architecture"] == "custom"
     assert re.fullmatch(r"Net-[0-9a-f]{12}", saved["module"])
-    net = highway_jax.load(tmp_path, model=Net())
+    net = highway_jax.load(tmp_path, model=Net(rate=0.2))
     dataset = highway_jax.data.digits.load_digits(None)
     accuracy = net.evaluate(dataset.test.images, dataset.test.labels).accuracy
     best = max(rows, key=lambda row: row["valid_accuracy"])
@@ -73,7 +74,7 @@ def test_a_module_is_trained_saved_and_used_again(config, tmp_path):
     with pytest.raises(ValueError, match="model is Net, whose blocks are not known"):
         net.activations(dataset.test.images[:2])
     # A finished run is returned again, and reported without the module.
-    _same(highway_jax.run(config, tmp_path, model=Net()), rows)
+    _same(highway_jax.run(config, tmp_path, model=Net(rate=0.2)), rows)
     assert "| - |" in report([tmp_path], tmp_path / "report")
 
 
@@ -206,18 +207,17 @@ def test_a_config_alone_does_not_choose_a_module(config, tmp_path):
 
 def test_a_run_is_loaded_with_its_module_and_no_other(config, tmp_path):
     config.training.epochs = 1
-    config.seeds = (0,)
-    highway_jax.run(config, tmp_path / "own", model=Net())
+    highway_jax.run(config, tmp_path / "own", model=Net(rate=0.2))
     with pytest.raises(ValueError, match=r"model is None; allowed: the Net that the run trained"):
         highway_jax.load(tmp_path / "own")
     with pytest.raises(ValueError, match=r"model is Net-.*; allowed: the Net that the run trained"):
-        highway_jax.load(tmp_path / "own", model=Net(width=9))
+        highway_jax.load(tmp_path / "own", model=Net(width=9, rate=0.2))
     with pytest.raises(TypeError, match="model is the class Net"):
         highway_jax.load(tmp_path / "own", model=Net)
-    config.model.depth = 1
+    config.optimizer.weight_decay = 0.0
     highway_jax.run(config, tmp_path / "ours")
     with pytest.raises(ValueError, match=r"model is Net-.*; allowed: none, as the run's config"):
-        highway_jax.load(tmp_path / "ours", model=Net())
+        highway_jax.load(tmp_path / "ours", model=Net(rate=0.2))
 
 
 def test_the_identity_of_a_module_is_that_of_its_fields():

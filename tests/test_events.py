@@ -41,12 +41,10 @@ def sweep(tmp_path_factory):
     config.model.depth, config.model.width = 4, 6
     config.training.epochs = 3
     config.sweep.trials = 3
-    config.runtime.max_trials = 2  # The best of the rung is known after its second batch.
+    config.runtime.max_trials = 1  # The best of the rung is known after its last batch.
     config.sweep.rung_epochs, config.sweep.rung_keeps = (1,), (1,)
-    config.sweep.draw.optimizer = {
-        "learning_rate": ("log_uniform", 0.01, 0.1),
-        "clip_norm": ("choice", 1.0, 2.0),
-    }
+    config.sweep.draw.optimizer = {"learning_rate": ("log_uniform", 0.01, 0.1)}
+    config.sweep.draw.training = {"label_smoothing": ("uniform", 0.1, 0.3)}
     config.runtime.progress = False
     config.runtime.gate_maps_every = 2
     path = tmp_path_factory.mktemp("sweep")
@@ -101,8 +99,9 @@ def test_every_trial_has_its_settings(sweep):
         rate = settings["learning_rate"].number_value
         assert rate == pytest.approx(row["learning_rate"])
         assert settings["status"].string_value == row["status"]
-        assert {*records.SHOWN, "optimizer.clip_norm"} == set(settings)
-        assert settings["optimizer.clip_norm"].number_value == row["optimizer.clip_norm"]
+        assert {*records.SHOWN, "training.label_smoothing"} == set(settings)
+        smoothing = settings["training.label_smoothing"].number_value
+        assert smoothing == pytest.approx(row["training.label_smoothing"])
     assert len({row["learning_rate"] for row in rows}) == 3
 
 

@@ -113,13 +113,12 @@ def test_resume_is_straight_through_to_the_bit(small_config, tmp_path, stop_afte
 
 @pytest.mark.parametrize("name", ["adam", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_the_state_of_an_update_rule_is_resumed_to_the_bit(
-    small_config, cache, tmp_path, stop_after, name
+    small_config, tmp_path, stop_after, name
 ):
     config = small_config
     config.optimizer.name = name
     config.optimizer.learning_rate = 0.003
     config.optimizer.weight_decay = 0.01
-    config.runtime.compile_cache = str(cache)
     config.cases.default = ConfigDict({})
     config.cases.other = ConfigDict({"optimizer": {"beta1": 0.5, "epsilon": 1e-3}})
     run(config, tmp_path / "whole")
@@ -236,7 +235,7 @@ def test_a_damaged_checkpoint_is_passed_over(small_config, tmp_path, stop_after,
 def test_a_batch_that_memory_does_not_hold_is_halved_before_it_starts(
     small_config, tmp_path, monkeypatch, caplog
 ):
-    small_config.seeds = (0, 1, 2, 3, 4)
+    small_config.seeds = (0, 1, 2)
     small_config.training.epochs = 1
     run(small_config, tmp_path / "whole")
     real = Program.memory
@@ -244,15 +243,15 @@ def test_a_batch_that_memory_does_not_hold_is_halved_before_it_starts(
     def memory(self):
         needed, present = real(self)
         assert 10**5 < needed < present
-        # Memory that two slots of a device fit in, and three do not.
-        return (needed, present) if self.trials.num_slots <= 4 else (needed, needed - 1)
+        # Memory that one slot of a device fits in, and two do not.
+        return (needed, present) if self.trials.num_slots <= 2 else (needed, needed - 1)
 
     monkeypatch.setattr(Program, "memory", memory)
     run(small_config, tmp_path / "halves")
     assert "its program needs" in caplog.text
     rows, whole = _results(tmp_path / "halves"), _results(tmp_path / "whole")
-    assert {row.pop("batch")[:9] for row in rows} == {"0000-0002", "0003-0004"}
-    assert {row.pop("batch")[:9] for row in whole} == {"0000-0004"}
+    assert {row.pop("batch")[:9] for row in rows} == {"0000-0001", "0002-0002"}
+    assert {row.pop("batch")[:9] for row in whole} == {"0000-0002"}
     assert_same_trials(rows, whole)
 
 

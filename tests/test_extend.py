@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from fault_tools import assert_same_trials, left
+from fault_tools import CLOCK, assert_same_trials, left
 from ml_collections import ConfigDict
 
 import highway_jax
@@ -21,10 +21,10 @@ PLACE = ("batch", "trial")
 
 @pytest.fixture
 def config(small_config):
-    small_config.model.depth = 2
     small_config.optimizer.decay = 0.9
     small_config.checkpoint.every_seconds = 0.0
-    # The last two diverge in their first steps: one in the batch of "low", one in its own.
+    small_config.runtime.max_trials = 2  # As many as in other tests, which share their programs.
+    # The last two diverge in their first steps: one may share a batch with "low", one has its own.
     for name, rate, width in (("low", 0.05, 8), ("broken", 1e20, 8), ("alone", 1e20, 5)):
         small_config.cases[name] = ConfigDict(
             {"optimizer": {"learning_rate": rate}, "model": {"width": width}}
@@ -35,8 +35,8 @@ def config(small_config):
 def _rows(workdir):
     """Rows of results.csv by case and seed, without what depends on the order of the trials."""
     return {
-        (row["case"], row["seed"]): {k: v for k, v in row.items() if k not in PLACE}
-        for row in left(workdir)["results"]
+        (row["case"], row["seed"]): {k: v for k, v in row.items() if k not in (*PLACE, *CLOCK)}
+        for row in _table(workdir / "results.csv")
     }
 
 
@@ -60,13 +60,20 @@ def _assert_same(workdir, whole):
     assert_same_trials(*(_table(path / "summary.csv") for path in (workdir, whole)))
 
 
-@pytest.mark.parametrize("cases", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_an_extended_run_has_the_bits_of_one_that_had_all_from_the_start(cases, config, tmp_path):
+@pytest.mark.parametrize(
+    ("cases", "seeds", "most"), [(2, 1, 2), pytest.param(3, 2, 0, marks=pytest.mark.slow)]
+)
+def test_an_extended_run_has_the_bits_of_one_that_had_all_from_the_start(
+    cases, seeds, most, config, tmp_path
+):
     for case in list(config.cases)[cases:]:
         del config.cases[case]
+    config.seeds = tuple(range(seeds))
+    config.runtime.max_trials = most
+    config.checkpoint.every_seconds = 60.0
     highway_jax.run(config, tmp_path / "run")
     first = _rows(tmp_path / "run")
-    config.seeds = (0, 1, 2)
+    config.seeds = tuple(range(seeds + 1))
     config.training.epochs = 4
     with pytest.raises(UserError, match=r"changed seeds .* extend, which trains what"):
         highway_jax.run(config, tmp_path / "run")
@@ -76,8 +83,12 @@ def test_an_extended_run_has_the_bits_of_one_that_had_all_from_the_start(cases, 
     _assert_same(tmp_path / "run", tmp_path / "whole")
     # Earlier trials keep their numbers, and the new ones follow.
     assert [(row["trial"], row["case"], row["seed"]) for row in rows] == [
-        *((2 * i + seed, case, seed) for i, case in enumerate(config.cases) for seed in (0, 1)),
-        *((2 * cases + i, case, 2) for i, case in enumerate(config.cases)),
+        *(
+            (seeds * i + seed, case, seed)
+            for i, case in enumerate(config.cases)
+            for seed in range(seeds)
+        ),
+        *((seeds * cases + i, case, seeds) for i, case in enumerate(config.cases)),
     ]
     # The run is now that of the larger config, also for those who only read it.
     assert highway_jax.run(config, tmp_path / "run") == rows
@@ -85,9 +96,9 @@ def test_an_extended_run_has_the_bits_of_one_that_had_all_from_the_start(cases, 
     assert {t: (s["case"], s["seed"]) for t, s in read.settings.items()} == {
         row["trial"]: (row["case"], row["seed"]) for row in rows
     }
-    config.seeds = (0, 1, 2, 3)
+    config.seeds = tuple(range(seeds + 2))
     highway_jax.run(config, tmp_path / "run", extend=True)
-    assert Workdir(tmp_path / "run").numbering().seeds == (2, 3)
+    assert Workdir(tmp_path / "run").numbering().seeds == (seeds, seeds + 1)
 
 
 def test_an_interrupted_run_can_be_extended_and_interrupted_again(config, tmp_path, monkeypatch):
@@ -118,6 +129,7 @@ def test_an_interrupted_run_can_be_extended_and_interrupted_again(config, tmp_pa
 
 def test_a_run_that_was_killed_while_it_was_extended_is_consistent(config, tmp_path):
     """Killed after environment.json was written and before config.json was."""
+    del config.cases["alone"]
     highway_jax.run(config, tmp_path)
     path = tmp_path / "environment.json"
     environment = json.loads(path.read_text())
@@ -134,7 +146,7 @@ def test_a_run_that_was_killed_while_it_was_extended_is_consistent(config, tmp_p
         ({"seeds": (1, 0)}, "further seeds after those of the run"),
         ({"seeds": (0,)}, "further seeds after those of the run"),
         ({"training.epochs": 1}, "at least 2 epochs of low"),
-        ({"model.depth": 3, "seeds": (0, 1, 2)}, "not of model.depth"),
+        ({"model.depth": 4, "seeds": (0, 1, 2)}, "not of model.depth"),
     ],
 )
 def test_other_changes_are_refused(change, words, config, tmp_path):
@@ -182,9 +194,12 @@ def test_a_search_is_not_extended(config, tmp_path):
 
 def test_the_command_line_extends(tmp_path):
     def train(*words):
-        flags = [f"--config.{word}" for word in ("cases={}", "model.depth=2", "model.width=4")]
-        quiet = ["--config.runtime.progress=False", "--config.runtime.tensorboard=False"]
-        return main(["x", "--config=digits", f"--workdir={tmp_path}/run", *flags, *quiet, *words])
+        # The program of one trial of `small_config`.
+        net = ("cases={}", "model.depth=3", "model.width=8")
+        data = ("data.subtract_mean=False", "data.valid_size=100")
+        quiet = ("runtime.progress=False", "runtime.tensorboard=False")
+        flags = [f"--config.{word}" for word in (*net, *data, *quiet)]
+        return main(["x", "--config=digits", f"--workdir={tmp_path}/run", *flags, *words])
 
     assert train("--config.seeds=0", "--config.training.epochs=1") == 0
     more = ["--config.seeds=0,1", "--config.training.epochs=2"]

@@ -343,7 +343,7 @@ def test_a_whitening_kernel_whitens_the_patches_it_was_fitted_to():
 
 
 @pytest.fixture
-def fast(small_config, cache):
+def fast(small_config):
     """A small convolutional net on digits with every ingredient."""
     config = small_config
     config.model.architecture, config.model.depth, config.model.width = "highway_a", 11, 4
@@ -354,7 +354,6 @@ def fast(small_config, cache):
     config.data.random_crop_padding = 1
     config.training.weight_average = 0.9
     config.training.epochs = 3
-    config.runtime.compile_cache = str(cache)
     config.checkpoint.every_seconds = 0.0
     config_lib.validate(config)
     return config

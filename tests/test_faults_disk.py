@@ -18,6 +18,7 @@ from fault_tools import Run
 
 from highway_jax import UserError, run
 from highway_jax.storage.checkpoint import Checkpoints
+from highway_jax.storage.records import Records
 from highway_jax.storage.workdir import Workdir
 
 STATE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(4, dtype=np.int32)}
@@ -93,8 +94,7 @@ def test_bits_of_a_manifest_are_guarded(tmp_path):
     assert checkpoints.damage(7) is None
 
 
-def test_a_manifest_without_what_a_run_needs_is_damage_not_a_crash(small_config, cache, tmp_path):
-    small_config.runtime.compile_cache = str(cache)
+def test_a_manifest_without_what_a_run_needs_is_damage_not_a_crash(small_config, tmp_path):
     small_config.checkpoint.keep = 1
     run(small_config, tmp_path)
     (directory,) = (tmp_path / "checkpoints").iterdir()
@@ -214,8 +214,35 @@ def test_a_full_disk_is_named_and_freeing_it_goes_on(tensorboard, cache, tmp_pat
         subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=False)
 
 
-def test_a_file_that_may_not_grow_is_named_and_nothing_is_torn(cache, tmp_path):
+def test_a_file_that_may_not_grow_is_named_and_nothing_is_torn(small_config, tmp_path, monkeypatch):
     """Without mounting: the system's limit on file sizes causes the error of a full disk."""
+    workdir = tmp_path / "run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    real = Records.add_epoch
+
+    def add_epoch(records, lines):
+        real(records, lines)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
+
+    # From the first epoch on: the lines of the second are the next that is written.
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "add_epoch", add_epoch)
+        try:
+            with pytest.raises(UserError) as caught:
+                run(small_config, workdir)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    line = str(caught.value)
+    assert str(workdir) in line
+    assert "File too large" in line or "No space left" in line
+    assert " MB are free in " in line
+    run(small_config, workdir)
+    fault_tools.assert_no_row_is_missing(workdir, 2, 2)
+    fault_tools.assert_tidy(workdir)
+
+
+@pytest.mark.slow
+def test_a_process_whose_files_may_not_grow_ends_with_status_2(cache, tmp_path):
     one = Run(tmp_path / "run", cache)
     process = one.start(output=subprocess.PIPE)
     one.wait_for(process, "metrics.jsonl")
@@ -231,7 +258,23 @@ def test_a_file_that_may_not_grow_is_named_and_nothing_is_torn(cache, tmp_path):
     fault_tools.assert_tidy(one.workdir)
 
 
-def test_a_vanished_directory_is_named_and_no_more_written(cache, tmp_path):
+def test_a_vanished_directory_is_named_and_no_more_written(small_config, tmp_path, monkeypatch):
+    workdir, away = tmp_path / "run", tmp_path / "away"
+    real = Records.add_epoch
+
+    def add_epoch(records, lines):
+        real(records, lines)
+        workdir.rename(away)
+
+    monkeypatch.setattr(Records, "add_epoch", add_epoch)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(workdir))}: the workdir is gone"):
+        run(small_config, workdir)
+    assert not workdir.exists()
+    assert len((away / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_process_whose_directory_vanishes_ends_with_status_2(cache, tmp_path):
     one = Run(tmp_path / "run", cache)
     process = one.start(**{"training.epochs": 100000})
     one.wait_for(process, "metrics.jsonl")
@@ -253,8 +296,30 @@ def test_a_directory_in_its_place_is_left_alone(tmp_path):
             directory.check_held()
 
 
-def test_a_read_only_directory_is_named(cache, tmp_path):
+def _make_read_only(disk):
+    remount = ["mount", "-o", "remount,ro", str(disk)]
+    subprocess.run(remount, capture_output=True, check=True)
+
+
+def test_a_read_only_directory_is_named(small_config, tmp_path):
     """Root may write where modes forbid it, so the file system itself is made read-only."""
+    disk = tmp_path / "disk"
+    _tmpfs(disk, 5000)
+    try:
+        run(small_config, disk / "run")
+        (disk / "run" / "results.csv").unlink()
+        before = (disk / "run" / "metrics.jsonl").read_bytes()
+        _make_read_only(disk)
+        words = f"workdir is '{disk}/run', which cannot be written (Read-only file"
+        with pytest.raises(UserError, match=f"^{re.escape(words)}"):
+            run(small_config, disk / "run")
+        assert (disk / "run" / "metrics.jsonl").read_bytes() == before
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.mark.slow
+def test_a_process_in_a_read_only_directory_ends_with_status_2(cache, tmp_path):
     one = Run(tmp_path / "disk" / "run", cache)
     one.log = tmp_path / "log"
     _tmpfs(tmp_path / "disk", 5000)
@@ -263,8 +328,7 @@ def test_a_read_only_directory_is_named(cache, tmp_path):
         one.wait_for(process, "metrics.jsonl")
         fault_tools.kill(process)
         before = fault_tools.size_of(one.workdir / "metrics.jsonl")
-        remount = ["mount", "-o", "remount,ro", str(tmp_path / "disk")]
-        subprocess.run(remount, capture_output=True, check=True)
+        _make_read_only(tmp_path / "disk")
         line = one.refuse(**{"training.epochs": 100000})
         assert line.startswith(
             f"error: workdir is '{one.workdir}', which cannot be written (Read-only file"
@@ -286,12 +350,9 @@ def test_a_read_only_directory_is_named(cache, tmp_path):
         (errno.EIO, "step_00000013"),
     ],
 )
-def test_each_refusal_in_each_place_is_explained(
-    number, name, small_config, cache, tmp_path, monkeypatch
-):
+def test_each_refusal_in_each_place_is_explained(number, name, small_config, tmp_path, monkeypatch):
     """Errors of the system at each file, by the call that flushes it to the disk."""
     small_config.training.epochs = 1
-    small_config.runtime.compile_cache = str(cache)
     real = os.fsync
 
     def fsync(handle):
@@ -331,6 +392,23 @@ def test_an_error_without_a_number_is_explained(error, words, small_config, tmp_
 
 
 def test_two_runs_cannot_share_a_directory_and_a_stale_lock_is_no_lock(cache, tmp_path):
+    one = Run(tmp_path / "run", cache)
+    process = one.start(**{"training.epochs": 100000})
+    one.wait_for(process, "config.json")  # Written once the directory is locked.
+    holder = f"in use by process {process.pid} on {re.escape(os.uname().nodename)} since 20"
+    try:
+        with pytest.raises(UserError, match=holder), Workdir(one.workdir).locked():
+            raise AssertionError
+    finally:
+        fault_tools.kill(process)
+    # The lock file is still there, and says of whom it was.
+    assert str(process.pid) in (one.workdir / ".lock").read_text()
+    with Workdir(one.workdir).locked():
+        pass
+
+
+@pytest.mark.slow
+def test_the_second_of_two_processes_in_a_directory_ends_with_status_2(cache, tmp_path):
     one = Run(tmp_path / "run", cache)
     process = one.start(**{"training.epochs": 100000})
     one.wait_for(process, "metrics.jsonl")

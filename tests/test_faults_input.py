@@ -68,13 +68,6 @@ def _put(key, value):
     return made
 
 
-@pytest.fixture(autouse=True)
-def cached(request, cache):
-    """Runs of this file share their programs."""
-    if "small_config" in request.fixturenames:
-        request.getfixturevalue("small_config").runtime.compile_cache = str(cache)
-
-
 @MANY
 @given(KEYS, VALUES)
 @example("seeds", (0, float("nan")))

@@ -21,8 +21,7 @@ from highway_jax.training.program import Program
 
 
 @pytest.fixture
-def quick_config(small_config, cache):
-    small_config.runtime.compile_cache = str(cache)
+def quick_config(small_config):
     small_config.training.epochs = 1
     return small_config
 
@@ -82,11 +81,17 @@ def test_a_net_that_the_last_step_broke_is_not_averaged(quick_config, tmp_path):
     assert np.isnan(bad["train_loss_mean"])
 
 
-def test_where_every_trial_diverges_the_end_says_so(cache, tmp_path):
-    one = Run(tmp_path / "run", cache, **{"optimizer.learning_rate": 1e30, "seeds": "0,1"})
-    end = one.finish()
-    assert "every trial diverged: its loss became infinite or NaN" in end
+def test_where_every_trial_diverges_the_end_says_so(tmp_path, monkeypatch, capsys, caplog):
+    # The net and the data of `small_config`, whose program other tests use.
+    settings = {"model.width": 8, "model.depth": 3, "data.subtract_mean": False}
+    settings |= {"optimizer.learning_rate": 1e30, "seeds": "0,1"}
+    one = Run(tmp_path / "run", **settings)
+    monkeypatch.chdir(fault_tools.ROOT)
+    words = one.words()
+    assert main.main(words[words.index("highway_jax.main") :]) == 0
+    assert "every trial diverged: its loss became infinite or NaN" in caplog.text
     # Frozen trials take steps in no time; a rate of them would be nonsense.
+    end = capsys.readouterr().out
     assert any(line.endswith("every trial diverged") for line in end.splitlines()), end
     assert [row["status"] for row in _rows(one.workdir)] == ["diverged"] * 2
 
@@ -258,7 +263,7 @@ def test_other_devices_and_batches_go_on_with_the_same_bits(devices, cache, tmp_
         ("data.split_seed", 1, "changed data.split_seed from 0 to 1"),
     ],
 )
-def test_another_config_is_refused_by_name(setting, value, words, quick_config, cache, tmp_path):
+def test_another_config_is_refused_by_name(setting, value, words, quick_config, tmp_path):
     run(quick_config, tmp_path)
     before = (tmp_path / "results.csv").read_bytes()
     section, _, leaf = setting.rpartition(".")

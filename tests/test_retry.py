@@ -15,12 +15,11 @@ CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
 
 
 @pytest.fixture
-def search(small_config, cache):
+def search(small_config):
     """Six drawn settings, halved at epochs 1 and 3 of 4, the best trained again."""
     config = small_config
     config.model.depth, config.model.width = 2, 4
     config.training.epochs = 4
-    config.runtime.compile_cache = str(cache)
     config.checkpoint.every_seconds = 0.0
     config.sweep.trials = 6
     config.sweep.draw.optimizer = {"learning_rate": ("log_uniform", 0.003, 0.3)}
@@ -106,6 +105,13 @@ def test_rows_that_are_removed_come_back_as_they_were(search, tmp_path, monkeypa
 
 
 def test_a_trial_whose_checkpoints_are_gone_is_trained_again(search, tmp_path, monkeypatch):
+    # All batches are of two trials, which have the bits of other batches of two, and the program
+    # of other tests.
+    search.model.depth, search.model.width = 3, 8
+    search.runtime.max_trials = 2
+    search.sweep.trials = 4
+    search.sweep.rung_epochs, search.sweep.rung_keeps = (1,), (2,)
+    search.sweep.retrain_seeds = (7, 8)
     run(search, tmp_path / "whole")
     with monkeypatch.context() as patch:
         _stop_at(patch, 2)

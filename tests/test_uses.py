@@ -131,7 +131,7 @@ def test_what_depends_on_a_draw_is_used(grid):
 
 
 @pytest.mark.slow
-def test_every_setting_is_used_where_it_is_said_and_nowhere_else(small_config, cache, tmp_path):
+def test_every_setting_is_used_where_it_is_said_and_nowhere_else(small_config, tmp_path):
     """Trains two values of each: equal results where it has no effect, different ones elsewhere."""
     assert KEYS.keys() == USES.keys()
     config = small_config
@@ -139,7 +139,6 @@ def test_every_setting_is_used_where_it_is_said_and_nowhere_else(small_config, c
     config.training.epochs = 1
     config.model.depth = 2
     config.data.valid_size = 0
-    config.runtime.compile_cache = str(cache)
     expected = {}
     for key, (values, *bases) in KEYS.items():
         for is_used, base in zip((True, False), bases, strict=True):
@@ -166,14 +165,13 @@ def _run(config, workdir):
 
 
 def test_a_run_says_what_it_leaves_out_and_an_old_one_keeps_its_trials(
-    grid, small_config, cache, tmp_path, monkeypatch
+    grid, small_config, tmp_path, monkeypatch
 ):
     grid.sweep.grid.model = {"transform_bias": (-1, -2, -3)}
     for section in ("model", "training", "data", "runtime"):
         grid[section] = small_config[section]
     grid.training.epochs = 1
-    grid.model.depth = 2
-    grid.runtime.compile_cache = str(cache)
+    grid.runtime.max_trials = 1
     grid.seeds = (5,)
     rows, text = _run(grid, tmp_path / "new")
     assert len(rows) == 4
