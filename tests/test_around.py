@@ -1,5 +1,6 @@
 """`Highway` around modules, and the example that trains such nets."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -67,19 +68,20 @@ def test_a_stack_is_its_layers_in_turn(kind):
     make, shape = MAKES[kind]
     x = jax.random.normal(jax.random.key(0), shape)
     stack = _Stack(make)
-    params = stack.init(jax.random.key(1), x)["params"]
+    params = jax.jit(stack.init)(jax.random.key(1), x)["params"]
     assert set(params) == {"blocks"}
     assert set(params["blocks"]) == {"gate", "transform"}
-    y, layers = stack.apply({"params": params}, x, collect=True)
-    expected = x
+    apply = jax.jit(functools.partial(stack.apply, collect=True))
+    y, layers = apply({"params": params}, x, jnp.full(3, jnp.nan))
+    transform, expected = jax.jit(make().apply), x
     for number in range(3):
         own = jax.tree.map(lambda leaf, number=number: leaf[number], params["blocks"])
-        h = make().apply({"params": own["transform"]}, expected)
+        h = transform({"params": own["transform"]}, expected)
         t = jax.nn.sigmoid(expected @ own["gate"]["kernel"] + own["gate"]["bias"])
         expected = h * t + expected * (1 - t)
         np.testing.assert_allclose(layers.t[number], t, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-    copied, _ = stack.apply({"params": params}, x, gates=[0, 0, 0])
+    copied, _ = apply({"params": params}, x, jnp.zeros(3))
     np.testing.assert_array_equal(copied, x)
     first, second = jax.tree.leaves(params["blocks"]["transform"])[-1][:2]
     assert not np.allclose(first, second)

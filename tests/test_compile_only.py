@@ -107,7 +107,9 @@ def test_the_work_of_a_trial_is_counted_where_devices_share_its_batches(mnist_co
     assert work[0] == work[1] > 0
 
 
-def test_the_memory_is_that_of_the_run(mnist_config):
+def test_the_memory_is_that_of_the_run(mnist_config, monkeypatch):
+    monkeypatch.setattr(compile_only, "FUNCTIONS", ("training",))
+    config_lib.put(mnist_config, "model.block", "plain")  # A net without lesions to compile.
     topology = topologies.find("cpu")
     (report,) = compile_only.reports(mnist_config, topology)
     training = report.training
@@ -145,6 +147,9 @@ def test_whitened_examples_are_float32_and_not_computed(small_config, monkeypatc
     config_lib.put(small_config, "data.name", "mnist")
     config_lib.put(small_config, "data.zca_epsilon", 0.1)
     config_lib.put(small_config, "data.scaling", "global_contrast_normalization")
+    monkeypatch.setattr(
+        compile_only, "compile_lowered", lambda name, _: compile_only.Compiled(name, 0.0, 0.0)
+    )
     (report,) = compile_only.reports(small_config, topologies.find("cpu"))
     assert report.program.examples.images.dtype == np.float32
     assert report.program.spans["valid"].tolist() == [59_900, 60_000]

@@ -8,7 +8,7 @@ from made_up_findings import made_up
 from test_report import ENVIRONMENT, _row, _write_run
 
 from highway_jax import report
-from highway_jax.reporting import explorer, paper_tables, run_tables
+from highway_jax.reporting import explorer, figures, paper_tables, run_tables
 from highway_jax.reporting.importance import importance
 from highway_jax.storage import findings, results
 
@@ -186,7 +186,8 @@ def test_keys_in_which_runs_differ_are_listed(tmp_path):
     assert run_tables.differences(found[:1]).parts == []
 
 
-def test_a_title_says_what_was_run(tmp_path):
+def test_a_title_says_what_was_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     _write_run(tmp_path / "digits", [_row(0, status="finished", dataset="digits")], [])
     text = report.report([tmp_path / "digits"], tmp_path / "out")
     assert text.startswith("# digits\n")

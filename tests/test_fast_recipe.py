@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import runpy
 from pathlib import Path
@@ -146,8 +147,10 @@ def test_training_descends_the_smoothed_loss_and_reports_the_plain_one(micro_bat
     task = task._replace(micro_batch=micro_batch)
     x = jax.random.normal(jax.random.key(1), (4, 3))
     y = jnp.array([0, 1, 1, 0])
-    state = train.create(task, numbers)
-    after = train.train_step(task, state, train.DeviceData(x, y), jnp.arange(4), jnp.int32(0))
+    create = jax.jit(functools.partial(train.create, task))
+    step = jax.jit(functools.partial(train.train_step, task))
+    state = create(numbers)
+    after = step(state, train.DeviceData(x, y), jnp.arange(4), jnp.int32(0))
 
     def losses(params):
         return -jax.nn.log_softmax(task.apply(params, x))

@@ -82,7 +82,7 @@ def _kill_until(folder, alone, num_kills, seed):
 
 
 def test_killed_anywhere_it_ends_as_if_left_alone(alone, tmp_path):
-    _kill_until(tmp_path, alone, 2, seed=0)
+    _kill_until(tmp_path, alone, 1, seed=0)
 
 
 @pytest.mark.faults

@@ -28,7 +28,9 @@ SECONDS = 240
 
 
 def _start(workdir, *arguments, devices=2, seeds="0,1,2"):
-    environment = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices))
+    # All programs are cached, however quickly they compile: most processes here have the same.
+    cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | cache | {"JAX_NUM_CPU_DEVICES": str(devices)}
     settings = [f"--workdir={workdir}", f"--config.seeds={seeds}", *SETTINGS, *arguments]
     return subprocess.Popen(
         [sys.executable, "-m", "highway_jax.main", *settings],

@@ -67,13 +67,14 @@ def test_cifar100_net_of_section_4():
 def test_scan_is_the_loop(block):
     stack = DenseStack(block, 6, 8, 3, OPTIONS)
     x = jax.random.normal(jax.random.key(0), (4, 5))
-    params = stack.init(jax.random.key(1), x)["params"]
+    params = jax.jit(stack.init)(jax.random.key(1), x)["params"]
     expected = BLOCKS["plain"](8, **OPTIONS).apply({"params": params["input"]}, x)
+    apply = jax.jit(BLOCKS[block](8, **OPTIONS).apply)
     for layer in range(5):
         own = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
-        expected = BLOCKS[block](8, **OPTIONS).apply({"params": own}, expected)
+        expected = apply({"params": own}, expected)
     expected = expected @ params["head"]["kernel"] + params["head"]["bias"]
-    logits, nothing = stack.apply({"params": params}, x)
+    logits, nothing = jax.jit(stack.apply)({"params": params}, x)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
     assert nothing is None
 
@@ -257,6 +258,7 @@ def test_stacks_name_what_the_caller_did_wrong(net, shape, message):
         net.init(jax.random.key(0), jnp.ones(shape))
 
 
+@functools.cache
 def _loops(platform, **changes):
     shape = (28, 28, 1)
     model = build(_config(**changes), shape, 10, platform)
@@ -313,13 +315,13 @@ def test_remat_changes_neither_parameters_nor_gradients():
     trees, grads, jaxprs = [], [], []
     for remat in REMATS:
         model = build(_config(depth=6, width=8, remat=remat), (5,), 3)
-        params = model.init(jax.random.key(1), jnp.float32(-1))
+        params = jax.jit(model.init)(jax.random.key(1), jnp.float32(-1))
 
         def loss(params, apply=model.apply):
             return jnp.sum(jnp.sin(apply(params, x)))
 
         trees.append(params)
-        grads.append(jax.grad(loss)(params))
+        grads.append(jax.jit(jax.grad(loss))(params))
         jaxprs.append(str(jax.make_jaxpr(jax.grad(loss))(params)))
     for tree, grad in zip(trees[1:], grads[1:], strict=True):
         jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
@@ -450,7 +452,7 @@ def test_bfloat16_sums_the_gradients_of_biases_in_float32(block):
     if block == "rezero":
         layer = layer.clone(residual_scale=1.0)
     x = jnp.ones((1000, 2), jnp.bfloat16)
-    params = layer.init(jax.random.key(0), x)["params"]
+    params = jax.jit(layer.init)(jax.random.key(0), x)["params"]
     params["kernel"] = jnp.zeros_like(params["kernel"])
     params["bias"] = jnp.ones_like(params["bias"])
 
@@ -459,8 +461,8 @@ def test_bfloat16_sums_the_gradients_of_biases_in_float32(block):
         assert y.dtype == jnp.bfloat16
         return jnp.sum(y.astype(jnp.float32))
 
-    gradient = jax.jit(jax.grad(loss))(params, x)["bias"]
-    one = jax.grad(loss)(params, x[:1])["bias"]
+    gradient_of = jax.jit(jax.grad(loss))
+    gradient, one = gradient_of(params, x)["bias"], gradient_of(params, x[:1])["bias"]
     assert np.all(one != 0)
     # The gradient of this bias passes other products, whose rounding depends on the compiler.
     np.testing.assert_allclose(gradient, 1000 * one, rtol=1e-2 if block == "gru" else 1e-4)

@@ -119,6 +119,13 @@ def test_seeds_of_a_best_setting_are_not_among_the_settings(sweep):
     assert (cell.trials, cell.row["trial"], cell.ten_best) == (12, 3, alone.ten_best)
 
 
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Draws the figures of reports and does not save them, which takes longer than all else."""
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+
+
+@pytest.mark.usefixtures("unsaved")
 def test_the_best_and_the_ten_best_are_of_one_measure(tmp_path):
     """Ten trials that end alike: their mean is that of the best, whatever was evaluated after."""
     rows = [_row(i, train_loss=9.0 + i, status="finished", rung=0) for i in range(10)]
@@ -413,6 +420,7 @@ def test_files_that_no_run_wrote_are_named_in_one_line(name, content, words, tmp
     assert words in line
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_other_directories_beside_analyses_are_left_alone(tmp_path):
     _write_run(tmp_path / "run", [_row(0, status="finished")], [])
     for name in ("trial_0000", "trial_0000.bak", "trial_x", "trial_0001 (copy)"):
@@ -422,6 +430,7 @@ def test_other_directories_beside_analyses_are_left_alone(tmp_path):
     assert report.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]) == 0
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_nets_of_one_title_are_told_apart(tmp_path):
     rows = [
         _row(i, status="finished", **{"data.scaling": s}) for i, s in enumerate(("unit", "caffe"))

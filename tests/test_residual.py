@@ -141,12 +141,14 @@ def test_a_gru_block_is_the_identity_where_it_is_closed(x):
 def test_gates_are_reported_and_forced_and_have_the_bias_of_the_trial(name):
     model = build(Model(block=name, depth=4, width=WIDTH), (5,), 3)
     x = jax.random.normal(jax.random.key(0), (4, 5))
-    params = model.init(jax.random.key(1), jnp.float32(-4))
+    init, activations = jax.jit(model.init), jax.jit(model.activations)
+    free = jnp.full(3, jnp.nan)
+    params = init(jax.random.key(1), jnp.float32(-4))
     np.testing.assert_array_equal(transform_biases(params)[0], np.full((3, WIDTH), -4.0))
-    _, (low,) = model.activations(params, x)
-    _, (high,) = model.activations(model.init(jax.random.key(1), jnp.float32(4)), x)
+    _, (low,) = activations(params, x, free)
+    _, (high,) = activations(init(jax.random.key(1), jnp.float32(4)), x, free)
     assert 0 < low.t.mean() < 0.2 < 0.8 < high.t.mean() < 1
-    _, (forced,) = model.activations(params, x, [jnp.nan, 0.25, 1.0])
+    _, (forced,) = activations(params, x, free.at[1:].set([0.25, 1.0]))
     np.testing.assert_array_equal(forced.t[1:], np.broadcast_to([[[0.25]], [[1.0]]], (2, 4, WIDTH)))
     assert not np.allclose(forced.y[1], low.y[1])
 
@@ -201,11 +203,13 @@ def test_gains_follow_the_activation():
 def test_a_deep_net_takes_a_step_that_lowers_its_loss(name):
     model = build(Model(block=name, depth=4, width=WIDTH), (5,), 3)
     x = jax.random.normal(jax.random.key(0), (20, 5))
-    params = model.init(jax.random.key(1), jnp.float32(-2))
+    params = jax.jit(model.init)(jax.random.key(1), jnp.float32(-2))
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(params):
         return -jax.nn.log_softmax(model.apply(params, x))[:, 0].mean()
 
-    before, gradient = jax.value_and_grad(loss)(params)
-    after = loss(jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient))
+    before, gradient = loss(params)
+    after, _ = loss(jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient))
     assert after < before

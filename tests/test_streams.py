@@ -6,12 +6,15 @@ import os
 import pty
 import signal
 import subprocess
+import threading
 
 import fault_tools
 import pytest
 from fault_tools import ROOT, Run
 
+from highway_jax.runs import experiment
 from highway_jax.runtime import multihost, progress
+from highway_jax.runtime.signals import StopRequest
 
 CLOSED = "WARNING: standard output is closed; training continues without progress"
 FULL = (
@@ -67,8 +70,29 @@ def test_a_log_on_a_full_disk_ends_nothing(cache, tmp_path):
     assert lines[-1].endswith(_where(run))
 
 
-def test_a_terminal_that_closes_ends_nothing(cache, tmp_path):
+def test_a_terminal_that_closes_ends_nothing(small_config, tmp_path):
     """The progress bar writes from a thread of its own."""
+    small_config.runtime.progress = True
+    ours, theirs = pty.openpty()
+
+    def look_and_leave():
+        begun.append(os.read(ours, 4))
+        os.close(ours)
+
+    begun, reader = [], threading.Thread(target=look_and_leave)
+    reader.start()
+    # What is still to be written when the file is closed cannot be.
+    with contextlib.suppress(OSError), open(theirs, "w") as file:  # noqa: PTH123
+        display = progress.Display(console=progress.Console(file=file))
+        rows = experiment.run(small_config, tmp_path / "run", display=display)
+    reader.join()
+    assert begun[0]
+    assert display.failure.startswith("standard output cannot be written (Input/output error")
+    assert [row["status"] for row in rows] == ["finished"] * 2
+
+
+@pytest.mark.slow
+def test_a_process_outlives_its_terminal(cache, tmp_path):
     run = Run(tmp_path / "run", cache)
     ours, theirs = pty.openpty()
     process = _start(run, stdout=theirs)
@@ -92,7 +116,20 @@ def test_without_any_stream_a_finished_run_ends_with_status_0(streams, cache, tm
     assert len(lines) == (2 if streams == ">&-" else 0)
 
 
-def test_nohup_is_respected(cache, tmp_path):
+def test_nohup_is_respected():
+    stop = StopRequest()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == 0
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.slow
+def test_a_run_under_nohup_outlives_its_terminal(cache, tmp_path):
     run = Run(tmp_path / "run", cache)
     process = _start(run, script='trap "" HUP; exec "$@"', stdout=subprocess.DEVNULL)
     run.wait_for(process, "metrics.jsonl")

@@ -182,8 +182,8 @@ def _many_draws(config):
     config.runtime.max_trials = 100
 
 
-def _many_shapes(config):
-    axis = tuple(range(1, 317))
+def _many_shapes(config, number=316):
+    axis = tuple(range(1, number + 1))
     config.sweep.grid.model = {"depth": axis, "width": axis}
 
 
@@ -192,17 +192,21 @@ def _many_numbers(config):
     config.sweep.grid.optimizer = {"learning_rate": axis, "weight_decay": axis}
 
 
+def _fewer_shapes(config):
+    _many_shapes(config, 158)
+
+
 @pytest.mark.parametrize(
-    "arrange",
+    ("arrange", "count"),
     [
-        _many_shapes,
+        (_fewer_shapes, 25_000),
         *(
-            pytest.param(f, marks=pytest.mark.slow)
-            for f in (_many_seeds, _many_draws, _many_numbers)
+            pytest.param(f, 100_000, marks=pytest.mark.slow)
+            for f in (_many_seeds, _many_draws, _many_shapes, _many_numbers)
         ),
     ],
 )
-def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange):
+def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange, count):
     config = default_config()
     arrange(config)
     config_lib.validate(config)
@@ -216,7 +220,7 @@ def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange):
 
     known = timed(planning.cells, config)
     batches = timed(planning.plan, config, [], {}, known)
-    assert sum(len(batch.trials) for batch in batches) == pytest.approx(100_000, rel=0.01)
+    assert sum(len(batch.trials) for batch in batches) == pytest.approx(count, rel=0.01)
     begun = {batch.name: [t.index for t in batch.trials] for batch in batches}
     rows = [_row(t, batch, loss=_loss(t)) for batch in batches for t in batch.trials]
     rows = timed(planning.decide, config, rows, begun, known)
@@ -224,8 +228,9 @@ def test_a_hundred_thousand_trials_are_planned_in_seconds(arrange):
     again = timed(planning.plan, config, rows[::2], begun, known)
     assert [t.index for batch in again for t in batch.trials]
     timed(planning.outdated, config, rows, known)
-    # Each takes about a second, and half an hour where a pair of trials is looked at.
-    assert max(seconds) < 6, seconds
+    # Each takes about a second for all of them, and half an hour where a pair of trials is looked
+    # at.
+    assert max(seconds) < 6 * count / 100_000, seconds
 
 
 def test_halving_keeps_the_best_of_each_cell(search):

@@ -1,6 +1,5 @@
 """Where a run's directory is, and the code that it records."""
 
-import json
 import os
 import re
 import shutil
@@ -65,45 +64,57 @@ def package(tmp_path):
     return target
 
 
-def _commit_of(package):
+@pytest.fixture
+def commit(package):
+    """Returns the commit that a process of the package records when it is called."""
     code = (
-        "import json, highway_jax.storage.workdir as w; print(json.dumps(w.describe_environment()))"
+        "import sys, highway_jax.storage.workdir as w\n"
+        "for _ in sys.stdin: print(w.describe_environment()['commit'], flush=True)"
     )
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(package.parent), "JAX_PLATFORMS": "cpu"},
         cwd=package.parent,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)["commit"]
+    ) as process:
+
+        def ask():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return process.stdout.readline().rstrip()
+
+        yield ask
 
 
-def test_without_git_the_source_is_known_by_its_version_and_checksum(package):
-    first = _commit_of(package)
+def test_without_git_the_source_is_known_by_its_version_and_checksum(package, commit):
+    first = commit()
     assert re.fullmatch(VERSION, first)
-    assert _commit_of(package) == first  # Compiled files do not count.
+    compiled = package / "__pycache__" / "another.pyc"
+    compiled.parent.mkdir(exist_ok=True)
+    compiled.write_bytes(b"another")
+    assert commit() == first  # Compiled files do not count.
     with (package / "files.py").open("a") as file:
         file.write("\n# Another.\n")
-    second = _commit_of(package)
+    second = commit()
     assert re.fullmatch(VERSION, second)
     assert second != first
 
 
-def test_the_commit_of_another_repository_is_not_taken(package, tmp_path):
+def test_the_commit_of_another_repository_is_not_taken(package, commit, tmp_path):
     """Such as that of a project with its virtual environment inside."""
     _git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text("site-packages\n")
     _git(tmp_path, "add", ".")
     _git(tmp_path, "commit", "-qm", "first")
-    assert re.fullmatch(VERSION, _commit_of(package))
+    assert re.fullmatch(VERSION, commit())
     _git(tmp_path, "add", "-f", "site-packages")
     _git(tmp_path, "commit", "-qm", "second")
-    assert re.fullmatch("[0-9a-f]{40}", _commit_of(package))
+    assert re.fullmatch("[0-9a-f]{40}", commit())
     with (package / "files.py").open("a") as file:
         file.write("\n# Another.\n")
-    assert re.fullmatch(r"[0-9a-f]{40}\+changes", _commit_of(package))
+    assert re.fullmatch(r"[0-9a-f]{40}\+changes", commit())
 
 
 @pytest.mark.parametrize("command", [analyze, report])
