@@ -219,7 +219,7 @@ class Killed(BaseException):
     pass
 
 
-def test_killed_between_and_within_asks_it_ends_as_if_left_alone(
+def test_a_search_killed_between_and_within_asks_ends_as_an_uninterrupted_one(
     alone, tmp_path, monkeypatch, caplog
 ):
     config, workdir = alone

@@ -117,7 +117,7 @@ def test_samples_are_those_asked_for(nets):
     np.testing.assert_array_equal(found.prediction[2], np.argmax(logits, -1))
 
 
-def test_lesioning_a_gate_that_is_shut_changes_nothing(nets):
+def test_lesioning_a_closed_gate_changes_nothing(nets):
     program, _, params = nets
     params["blocks"]["transform_bias"][:, 2] = -1e4
     found = trained_nets.Nets(program, params)
@@ -225,7 +225,7 @@ def test_a_net_without_blocks_is_refused():
         trained_nets.Nets(program, _create(program, batch))
 
 
-def test_lesioning_the_only_useful_layer_costs_what_it_must():
+def test_lesioning_the_only_useful_layer_has_its_whole_cost():
     # The class is which of two pixels is bright. The first layer passes both on; the second of
     # three blocks alone does something: it exchanges them, as the softmax layer expects.
     dataset = _dataset(20, (1, 2, 1))

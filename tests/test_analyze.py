@@ -110,7 +110,7 @@ def test_objects_are_not_unpickled(tmp_path):
         findings.load(tmp_path / "findings.npz")
 
 
-def test_the_best_highway_net_of_a_run_is_looked_into(workdir, tmp_path, capsys):
+def test_the_best_highway_net_of_a_run_is_analyzed(workdir, tmp_path, capsys):
     assert analyze.main([f"--workdir={workdir}", f"--out={tmp_path}", "--pair_examples=50"]) == 0
     rows = highway_jax.run(_config(workdir), workdir)
     best = min((row for row in rows if row["block"] == "highway"), key=lambda r: r["train_loss"])

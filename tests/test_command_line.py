@@ -400,7 +400,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(workdir, used, refusal):
         ("results.csv", b"", "results.csv has no column 'batch'; allowed"),
     ],
 )
-def test_a_damaged_workdir_is_refused_and_left_alone(name, content, words, used, tmp_path, refusal):
+def test_a_damaged_workdir_is_refused_and_unchanged(name, content, words, used, tmp_path, refusal):
     workdir = tmp_path / "run"
     shutil.copytree(used / "run", workdir)
     (workdir / name).unlink()
@@ -439,7 +439,7 @@ def test_more_devices_than_there_are_are_refused(used, tmp_path, refusal):
 
 
 @pytest.mark.parametrize("content", [None, b"not a cache"])
-def test_missing_data_and_a_damaged_cache_are_told(content, used, tmp_path, refusal):
+def test_missing_data_and_a_damaged_cache_are_reported(content, used, tmp_path, refusal):
     for name in ("data", "cache"):
         (tmp_path / name).mkdir()
     if content is not None:
@@ -601,7 +601,7 @@ def test_without_a_workdir_the_name_gives_it(used, tmp_path, monkeypatch):
         (highway_jax.UserError("a\nb"), 2, "error: a b\n"),
     ],
 )
-def test_the_status_tells_why_a_run_ended(raised, status, line, used, capsys, monkeypatch):
+def test_the_exit_status_says_why_a_run_ended(raised, status, line, used, capsys, monkeypatch):
     def run(config, workdir, extend, display):
         raise raised
 

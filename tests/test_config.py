@@ -740,7 +740,7 @@ OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0
 
 
 @pytest.mark.parametrize("key", sorted(SCHEMA))
-def test_a_change_is_told_by_key_unless_it_may_differ_between_starts(key):
+def test_a_change_is_reported_by_key_unless_it_may_differ_between_starts(key):
     before = flatten(default_config())
     value = before[key]
     if isinstance(value, str | tuple):
@@ -802,7 +802,7 @@ def test_a_section_with_an_earlier_name_is_renamed():
     assert config.data.random_flip is True
 
 
-def test_changes_tell_what_was_added_and_what_was_removed():
+def test_changes_report_what_was_added_and_what_was_removed():
     assert changes({"a": 1}, {"b": "x" * 200}) == {
         "a": "a from 1 to '(unset)'",
         "b": f"b from '(unset)' to '{'x' * 96}...",

@@ -59,9 +59,7 @@ def _files_of(step, directory):
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_each_harm_to_each_file_of_the_newest_is_seen_and_the_one_before_restored(
-    harm, tmp_path, caplog
-):
+def test_any_damage_to_the_newest_checkpoint_restores_the_previous_one(harm, tmp_path, caplog):
     _saved(tmp_path / "whole")
     number = len(_files_of(2, tmp_path / "whole/checkpoints/batch"))
     assert number >= 5
@@ -118,7 +116,7 @@ def test_a_file_too_many_is_damage(tmp_path):
     assert checkpoints.damage(2) == "step_00000002/strange is not part of it"
 
 
-def test_all_damaged_is_an_error_never_a_start_from_nothing(tmp_path):
+def test_all_checkpoints_damaged_is_an_error(tmp_path):
     checkpoints = _saved(tmp_path)
     for step in (1, 2):
         _flip(_files_of(step, tmp_path / "checkpoints" / "batch")[-1])
@@ -179,7 +177,7 @@ def _tmpfs(folder, kilobytes):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("tensorboard", [False, True])
-def test_a_full_disk_is_named_and_freeing_it_goes_on(tensorboard, cache, tmp_path):
+def test_a_full_disk_is_reported_and_the_run_resumes(tensorboard, cache, tmp_path):
     settings = {"training.epochs": 20, "runtime.tensorboard": tensorboard}
     expected = Run(tmp_path / "whole", cache, **settings)
     expected.finish()
@@ -214,7 +212,7 @@ def test_a_full_disk_is_named_and_freeing_it_goes_on(tensorboard, cache, tmp_pat
         subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=False)
 
 
-def test_a_file_that_may_not_grow_is_named_and_nothing_is_torn(small_config, tmp_path, monkeypatch):
+def test_a_limit_of_file_size_is_reported_and_no_file_is_torn(small_config, tmp_path, monkeypatch):
     """Without mounting: the system's limit on file sizes causes the error of a full disk."""
     workdir = tmp_path / "run"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -258,7 +256,9 @@ def test_a_process_whose_files_may_not_grow_ends_with_status_2(cache, tmp_path):
     fault_tools.assert_tidy(one.workdir)
 
 
-def test_a_vanished_directory_is_named_and_no_more_written(small_config, tmp_path, monkeypatch):
+def test_a_removed_directory_is_reported_and_nothing_more_is_written(
+    small_config, tmp_path, monkeypatch
+):
     workdir, away = tmp_path / "run", tmp_path / "away"
     real = Records.add_epoch
 
@@ -301,7 +301,7 @@ def _make_read_only(disk):
     subprocess.run(remount, capture_output=True, check=True)
 
 
-def test_a_read_only_directory_is_named(small_config, tmp_path):
+def test_a_read_only_directory_is_reported(small_config, tmp_path):
     """Root may write where modes forbid it, so the file system itself is made read-only."""
     disk = tmp_path / "disk"
     _tmpfs(disk, 5000)
@@ -391,7 +391,7 @@ def test_an_error_without_a_number_is_explained(error, words, small_config, tmp_
     assert re.search(rf"step_\d+: cannot be written or read \({words}\); ", str(caught.value))
 
 
-def test_two_runs_cannot_share_a_directory_and_a_stale_lock_is_no_lock(cache, tmp_path):
+def test_two_runs_cannot_share_a_directory_and_a_stale_lock_is_ignored(cache, tmp_path):
     one = Run(tmp_path / "run", cache)
     process = one.start(**{"training.epochs": 100000})
     one.wait_for(process, "config.json")  # Written once the directory is locked.
@@ -425,7 +425,7 @@ def test_the_second_of_two_processes_in_a_directory_ends_with_status_2(cache, tm
     assert process.wait(fault_tools.SECONDS) == 128 + signal.SIGTERM
 
 
-def test_a_file_system_without_locks_is_told_from_a_run(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_distinguished_from_a_run(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(37, "No locks available")
 

@@ -21,7 +21,7 @@ def _script():
     ("status", "requeued", "ends"),
     [(0, 0, 0), *((again, 1, 0) for again in (143, 130, 137, 75, 134)), (2, 0, 2), (1, 0, 1)],
 )
-def test_the_job_script_requeues_what_may_go_on(status, requeued, ends, tmp_path, monkeypatch):
+def test_the_job_script_requeues_what_can_resume(status, requeued, ends, tmp_path, monkeypatch):
     """Run by bash, with a fake `srun` of each status and an `scontrol` that logs its arguments."""
     for name, text in {
         "srun": f'echo "$@" > {tmp_path}/words\nexit {status}',

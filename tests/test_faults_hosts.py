@@ -33,7 +33,7 @@ def _start_two(run, settings, of_second=()):
     "victim",
     [pytest.param(1, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.faults)],
 )
-def test_one_killed_the_other_ends_and_the_next_start_goes_on(victim, cache, tmp_path):
+def test_a_killed_process_ends_the_other_and_the_next_start_resumes(victim, cache, tmp_path):
     whole = Run(tmp_path / "whole", cache, **SETTINGS)
     whole.finish()
     run = Run(tmp_path / "run", cache, **SETTINGS)

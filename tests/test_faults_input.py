@@ -165,7 +165,7 @@ class Bomb:
         return (open, (str(self.path), "w"))
 
 
-def test_a_checkpoint_of_a_stranger_executes_nothing(small_config, tmp_path):
+def test_a_malicious_checkpoint_executes_nothing(small_config, tmp_path):
     """Every file replaced by a pickle that would leave a trace, with checksums that fit it."""
     run(small_config, tmp_path / "run")
     (tmp_path / "run" / "results.csv").unlink()
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_a_stranger_executes_nothing(small_config, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../victim", pytest.param("..", marks=pytest.mark.slow)])
-def test_names_in_a_table_of_a_stranger_remove_nothing(name, small_config, tmp_path):
+def test_names_in_a_malicious_table_remove_nothing(name, small_config, tmp_path):
     small_config.seeds = (0, 1)
     small_config.runtime.max_trials = 1
     small_config.training.epochs = 1
@@ -223,7 +223,7 @@ def test_names_in_a_table_of_a_stranger_remove_nothing(name, small_config, tmp_p
         b"\0" * 99 + b"\n" + b"{}\n",
     ],
 )
-def test_curves_of_a_stranger_are_refused_or_dropped(content, small_config, tmp_path):
+def test_malicious_curves_are_refused_or_dropped(content, small_config, tmp_path):
     """A last line may be torn; a damaged one before it is named."""
     small_config.training.epochs = 1
     run(small_config, tmp_path)

@@ -81,7 +81,7 @@ def _kill_until(folder, alone, num_kills, seed):
     print(f"{kills} kills in {number} runs: {dict(doing)}")
 
 
-def test_killed_anywhere_it_ends_as_if_left_alone(alone, tmp_path):
+def test_a_run_killed_anywhere_ends_as_an_uninterrupted_one(alone, tmp_path):
     _kill_until(tmp_path, alone, 1, seed=0)
 
 
@@ -188,7 +188,7 @@ def _stop(run, number, moment, **settings):
         pytest.param(signal.SIGINT, "compiling", marks=pytest.mark.faults),
     ],
 )
-def test_asked_to_stop_it_saves_in_time_and_goes_on(number, moment, alone, tmp_path):
+def test_a_stop_signal_saves_in_time_and_the_run_resumes(number, moment, alone, tmp_path):
     expected, cache = alone
     run = Run(tmp_path / "run", cache, **SETTINGS)
     if moment == "compiling":  # Anew, which takes seconds.
@@ -232,7 +232,7 @@ sys.exit(start(sys.argv))
         pytest.param(signal.SIGINT, marks=pytest.mark.faults),
     ],
 )
-def test_asked_to_stop_in_an_evaluation_it_ends_that_and_goes_on(number, alone, tmp_path):
+def test_a_stop_signal_in_an_evaluation_ends_it_and_the_run_resumes(number, alone, tmp_path):
     expected, cache = alone
     (tmp_path / "interrupter.py").write_text(INTERRUPTER)
     run = Run(tmp_path / "run", cache, **SETTINGS)
@@ -247,7 +247,7 @@ def test_asked_to_stop_in_an_evaluation_it_ends_that_and_goes_on(number, alone, 
 
 
 @pytest.mark.faults
-def test_asked_to_stop_at_twenty_random_moments(alone, tmp_path):
+def test_stop_signals_at_twenty_random_moments(alone, tmp_path):
     """Evaluations, tables and the starts of the next batches included."""
     expected, cache = alone
     rng, number, stops = random.Random(2), 0, collections.Counter()

@@ -81,7 +81,7 @@ def test_a_net_that_the_last_step_broke_is_not_averaged(quick_config, tmp_path):
     assert np.isnan(bad["train_loss_mean"])
 
 
-def test_where_every_trial_diverges_the_end_says_so(tmp_path, monkeypatch, capsys, caplog):
+def test_divergence_of_all_trials_is_reported_at_the_end(tmp_path, monkeypatch, capsys, caplog):
     # The net and the data of `small_config`, whose program other tests use.
     settings = {"model.width": 8, "model.depth": 3, "data.subtract_mean": False}
     settings |= {"optimizer.learning_rate": 1e30, "seeds": "0,1"}
@@ -97,7 +97,7 @@ def test_where_every_trial_diverges_the_end_says_so(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.slow
-def test_what_memory_refuses_costs_its_batch_only(cache, tmp_path):
+def test_out_of_memory_affects_only_its_batch(cache, tmp_path):
     cases = "{'a':{},'b':{'model':{'width':1000000}},'c':{'model':{'width':5}}}"
     settings = {"cases": cases, "seeds": "0"}
     one = Run(tmp_path / "run", cache, **settings)
@@ -117,7 +117,7 @@ def test_where_every_trial_fails_the_status_says_so(monkeypatch, capsys, tmp_pat
     assert f"error: {tmp_path}/results.csv: every trial failed" in capsys.readouterr().err
 
 
-def test_a_program_that_does_not_compile_costs_its_batch_only(quick_config, tmp_path, monkeypatch):
+def test_a_compile_error_affects_only_its_batch(quick_config, tmp_path, monkeypatch):
     quick_config.seeds = (0, 1, 2, 3)
     real = Program.compile
 
@@ -175,7 +175,7 @@ def test_memory_that_is_not_known_stops_nothing(quick_config, tmp_path, monkeypa
     assert {row["status"] for row in run(quick_config, tmp_path)} == {"finished"}
 
 
-def test_memory_that_ends_in_midst_makes_halves_that_go_on(quick_config, tmp_path, monkeypatch):
+def test_out_of_memory_during_training_resumes_in_halves(quick_config, tmp_path, monkeypatch):
     quick_config.seeds = (0, 1, 2, 3)
     quick_config.training.epochs = 4
     quick_config.checkpoint.every_seconds = 0.0
@@ -237,7 +237,7 @@ def test_a_failed_device_has_a_status_of_its_own(monkeypatch, capsys, tmp_path):
     "devices",
     [pytest.param((2, 1), marks=pytest.mark.slow), pytest.param((1, 2), marks=pytest.mark.faults)],
 )
-def test_other_devices_and_batches_go_on_with_the_same_bits(devices, cache, tmp_path):
+def test_resume_on_other_devices_is_bit_identical(devices, cache, tmp_path):
     """Fewer or more devices, and another `max_trials`, between the starts of a run."""
     settings = {"seeds": "0,1,2", "training.epochs": 6}
     whole = Run(tmp_path / "whole", cache, **settings)
@@ -299,7 +299,7 @@ def test_an_environment_that_cannot_be_read_is_refused(content, quick_config, tm
         run(quick_config, tmp_path)
 
 
-def test_another_jax_or_processor_is_told_and_kept(quick_config, tmp_path, caplog):
+def test_a_changed_jax_or_processor_is_reported_and_recorded(quick_config, tmp_path, caplog):
     run(quick_config, tmp_path)
     (tmp_path / "results.csv").unlink()
     path = tmp_path / "environment.json"

@@ -62,7 +62,7 @@ def _results(workdir):
         return [{k: v for k, v in row.items() if k not in clock} for row in csv.DictReader(file)]
 
 
-def test_two_processes_are_as_one_stopped_and_resumed(tmp_path):
+def test_two_processes_compute_what_one_computes_across_a_stop(tmp_path):
     one_case = "--config.cases={}"
     _finish([_start(tmp_path / "one", one_case, devices=4)])
     two = _start_two(tmp_path / "two", one_case, "--config.runtime.chunk_seconds=0.05")

@@ -312,7 +312,7 @@ def test_trials_still_training_are_named_by_their_settings(small_config, tmp_pat
     ]
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_of_one_name_are_distinguished(tmp_path):
     net = {"architecture": "mnist10", "width": 32, "status": "finished", "test_accuracy": 0.99}
     for number in (1, 2):
         _write_run(tmp_path / f"run{number}", [_row(0, **net)], [])
@@ -431,7 +431,7 @@ def test_other_directories_beside_analyses_are_left_alone(tmp_path):
 
 
 @pytest.mark.usefixtures("unsaved")
-def test_nets_of_one_title_are_told_apart(tmp_path):
+def test_nets_of_one_title_are_distinguished(tmp_path):
     rows = [
         _row(i, status="finished", **{"data.scaling": s}) for i, s in enumerate(("unit", "caffe"))
     ]

@@ -51,7 +51,7 @@ def _where(run):
     return f"the results are in {run.workdir}/summary.csv and {run.workdir}/results.csv"
 
 
-def test_a_reader_that_goes_away_ends_nothing(cache, tmp_path):
+def test_a_closed_pipe_does_not_end_the_run(cache, tmp_path):
     run = Run(tmp_path / "run", cache)
     process = _start(run, stdout=subprocess.PIPE)
     assert "5 trials on 1 CPU core, one after another" in process.stdout.readline()
@@ -62,7 +62,7 @@ def test_a_reader_that_goes_away_ends_nothing(cache, tmp_path):
     assert lines[-1] == f"WARNING: standard output is closed; {_where(run)}"
 
 
-def test_a_log_on_a_full_disk_ends_nothing(cache, tmp_path):
+def test_a_full_disk_of_the_log_does_not_end_the_run(cache, tmp_path):
     run = Run(tmp_path / "run", cache)
     with open("/dev/full", "w") as full:  # noqa: PTH123
         lines = _finish(run, _start(run, stdout=full))
@@ -70,7 +70,7 @@ def test_a_log_on_a_full_disk_ends_nothing(cache, tmp_path):
     assert lines[-1].endswith(_where(run))
 
 
-def test_a_terminal_that_closes_ends_nothing(small_config, tmp_path):
+def test_a_closed_terminal_does_not_end_the_run(small_config, tmp_path):
     """The progress bar writes from a thread of its own."""
     small_config.runtime.progress = True
     ours, theirs = pty.openpty()
