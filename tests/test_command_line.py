@@ -159,7 +159,7 @@ MALFORMED = [
         "optimizer.boundaries=(5,)",
         "config.optimizer.boundaries is (5,); allowed: () un",
     ),
-    ("optimizer.boundaries=(5,3)", "config.optimizer.boundaries is (5, 3); allowed: a tuple of strictly in"),
+    ("optimizer.boundaries=(5,3)", "config.optimizer.boundaries is (5, 3); allowed: a tuple of st"),
     ("runtime.trial_axis=scan", "config.runtime.trial_axis is 'scan'; allowed: auto, map, vmap"),
     ("runtime.devices=-1", "config.runtime.devices is -1; allowed: a whole number from 0"),
     ("name=", "config.name is ''; allowed: 1 to 100 letters, digits"),
