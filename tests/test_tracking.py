@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -199,9 +200,14 @@ def test_wandb_has_every_point_once(small_config, tmp_path, monkeypatch):
     lines, rows = _interrupted(small_config, tmp_path, monkeypatch)
     points, finals, ids = {}, {}, set()
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
-        own = None
-        for content in _records(path.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(content)
+        own, records = None, []
+        for _ in range(100):  # The service of W&B still writes once `finish` has returned.
+            contents = _records(path.read_bytes())
+            records = [wandb_internal_pb2.Record.FromString(content) for content in contents]
+            if any(record.HasField("exit") for record in records):
+                break
+            time.sleep(0.1)
+        for record in records:
             if record.HasField("run"):
                 own = record.run.display_name
                 ids.add(record.run.run_id)
