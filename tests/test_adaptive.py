@@ -1,6 +1,7 @@
 """Adaptive search: what is asked of Optuna, what it is told, and how such a run resumes."""
 
 import itertools
+import json
 import sys
 
 import fault_tools
@@ -248,6 +249,14 @@ def test_a_search_killed_between_and_within_asks_ends_as_an_uninterrupted_one(
     highway_jax.run(config, tmp_path)
     assert "versions.optuna from '4.9' to" in caplog.text
     assert fault_tools.left(tmp_path) == expected
+
+
+def test_rows_from_another_process_have_the_values_that_were_drawn():
+    """They are received as JSON, which makes lists of tuples."""
+    drawn = {"optimizer.boundaries": ("choice", (100,), (200,))}
+    column = outcomes.column("optimizer.boundaries")
+    row = {"trial": 3, column: json.loads(json.dumps((200,)))}
+    assert adaptive._settings(drawn, row) == {"optimizer.boundaries": (200,)}
 
 
 def _dying(method, calls):
