@@ -12,14 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import pytest
 
 ROOT = Path(__file__).parents[1]
-SAME_BITS = "fusion_emitters" not in os.environ.get("XLA_FLAGS", "")
-"""Whether a trial has the same bits in programs of other numbers of trials.
-
-With the former emitter of fused kernels, which the tests use before jaxlib 0.11, it has not.
-"""
 CLOCK = ("compile_seconds", "train_seconds", "steps_per_second")
 SECONDS = 1200
 TINY = {
@@ -112,18 +106,6 @@ def _last_state(directory):
         state = checkpointer.restore(manifest.with_suffix("").absolute())
     leaves = jax.tree.leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
-
-
-def assert_same_trials(found, expected):
-    """Asserts that rows or lines are equal, whose trials had other numbers of trials beside them.
-
-    Without `SAME_BITS`, losses and accuracies may differ by 1 %.
-    """
-    if SAME_BITS:
-        assert found == expected
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert one == other or float(one) == pytest.approx(float(other), rel=0.01)
 
 
 def assert_no_row_is_missing(workdir, trials, epochs):

@@ -176,7 +176,7 @@ def test_memory_that_is_not_known_stops_nothing(quick_config, tmp_path, monkeypa
 
 
 def test_out_of_memory_during_training_resumes_in_halves(quick_config, tmp_path, monkeypatch):
-    quick_config.seeds = (0, 1, 2, 3)
+    quick_config.seeds = tuple(range(8))
     quick_config.training.epochs = 4
     quick_config.checkpoint.every_seconds = 0.0
     run(quick_config, tmp_path / "whole")
@@ -184,22 +184,19 @@ def test_out_of_memory_during_training_resumes_in_halves(quick_config, tmp_path,
 
     def train(self, state, num_steps):
         sizes.append((len(state.diverged), int(self.trials.fetch(state.step).max())))
-        if len(state.diverged) > 2 and sizes[-1][1] >= 26:
+        if len(state.diverged) > 4 and sizes[-1][1] >= 26:
             raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return real(self, state, num_steps)
 
     monkeypatch.setattr(Program, "train", train)
     run(quick_config, tmp_path / "cut")
     # The halves began where the whole was saved, not at the beginning.
-    assert min(step for size, step in sizes if size == 2) == 26
+    assert min(step for size, step in sizes if size == 4) == 26
     whole, cut = _rows(tmp_path / "whole"), _rows(tmp_path / "cut")
-    fault_tools.assert_same_trials(
-        [_without_clock(row, "batch") for row in cut],
-        [_without_clock(row, "batch") for row in whole],
-    )
-    fault_tools.assert_no_row_is_missing(tmp_path / "cut", 4, 4)
+    assert [_without_clock(r, "batch") for r in whole] == [_without_clock(r, "batch") for r in cut]
+    fault_tools.assert_no_row_is_missing(tmp_path / "cut", 8, 4)
     names = sorted(path.name[:9] for path in (tmp_path / "cut" / "checkpoints").iterdir())
-    assert names == ["0000-0001", "0002-0003"]
+    assert names == ["0000-0003", "0004-0007"]
 
 
 def test_a_device_that_fails_is_not_a_failed_trial(quick_config, tmp_path, monkeypatch):
