@@ -56,4 +56,6 @@ def _highway_a(options: tuple[str, ...]) -> RunConfig:
     config = recipes.cifar("cifar10", options)
     config.model.architecture, config.model.depth, config.model.width = "highway_a", 11, 16
     config.model.transform_bias = -1.0
+    if "fast" in options:
+        config.optimizer.learning_rate = 0.1  # As in table2_fitnets.py.
     return config
