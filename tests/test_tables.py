@@ -13,11 +13,13 @@ from ml_collections import ConfigDict
 
 from highway_jax import UserError, report, run
 from highway_jax.config import config as config_lib
+from highway_jax.reporting import run_tables
 from highway_jax.storage import records, results, summaries, tables
 from highway_jax.sweep import design
 from highway_jax.training.program import Program
 
-COMMITTED = sorted((fault_tools.ROOT / "experiments" / "results").glob("*/*/config.json"))
+RESULTS = fault_tools.ROOT / "experiments" / "results"
+COMMITTED = sorted(RESULTS.glob("**/config.json"))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +186,9 @@ def test_retrained_trials_are_trials_of_the_run(small_config):
     assert tables.num_trials(design.cells(small_config)) == 3 + 3 * 2
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "-".join(path.parts[-3:-1]))
+@pytest.mark.parametrize(
+    "path", COMMITTED, ids=lambda path: "-".join(path.relative_to(RESULTS).parts[:-1])
+)
 def test_every_committed_run_is_read(path):
     found = results.read(path.parent)
     config = config_lib.from_json(path.read_text())
@@ -203,3 +207,23 @@ def test_every_committed_run_is_read(path):
         assert float(text["train_loss_mean"] or "nan") == pytest.approx(
             line["train_loss_mean"], nan_ok=True
         )
+
+
+def test_the_page_of_results_states_what_each_took():
+    heads = ("results", "runs", "trials", "training steps", "core-hours", "processors")
+    lines = [f"| {' | '.join(heads)} |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    for directory in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        found = [results.read(path.parent) for path in COMMITTED if directory in path.parents]
+        rows = [row for run in found for row in run.rows]
+        hours = sum(
+            run_tables.train_seconds(run) * run.environment["num_devices"] / 3600 for run in found
+        )
+        names = {run.environment["processor"] for run in found}
+        processors = {name.replace("(R)", "").removesuffix(" Processor") for name in names}
+        cells = (
+            *(f"[{directory.name}]({directory.name}/README.md)", f"{len(found)}"),
+            *(f"{len(rows):,}", f"{sum(row['steps'] for row in rows):,}", f"{hours:.2f}"),
+            ", ".join(sorted(processors)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    assert "\n".join(lines) in (RESULTS / "README.md").read_text()
