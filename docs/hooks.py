@@ -18,7 +18,7 @@ MIRRORED = (
     "experiments/results/**/*.md",
     "experiments/results/**/*.png",
     "experiments/provenance/README.md",
-    "benchmarks/README.md",
+    "benchmarks/*.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 )
@@ -42,6 +42,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fills in the settings, and rewrites links that leave or enter docs/."""
     if "/" not in page.file.src_uri:
         markdown = re.sub(r"\]\((?:\.\./|docs/)", "](", markdown)
+    else:
+        markdown = re.sub(r"\]\(((?:\.\./)+)docs/", r"](\1", markdown)
     # Source files are not on the site; a link to one becomes its text.
     markdown = re.sub(r"\[([^]]*)\]\([^)#:]+\.py\)", r"\1", markdown)
     return markdown.replace(SETTINGS, settings()) if SETTINGS in markdown else markdown

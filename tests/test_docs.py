@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fault_tools import ROOT
@@ -158,6 +159,25 @@ def test_the_table_of_settings_has_every_key():
         assert f"`{entry.default!r}`" in row
         assert entry.doc in row
         assert entry.allowed in row
+
+
+def test_links_of_the_site_lead_to_its_pages():
+    hooks = _hooks()
+    docs = ROOT / "docs"
+    sources = {path.relative_to(docs).as_posix(): path for path in docs.rglob("*.md")}
+    for pattern in hooks["MIRRORED"]:
+        sources |= {path.relative_to(ROOT).as_posix(): path for path in ROOT.glob(pattern)}
+    targets = {*sources, "results.md"}
+    wrong = []
+    for uri, path in sources.items():
+        if path.suffix != ".md":
+            continue
+        page = SimpleNamespace(file=SimpleNamespace(src_uri=uri))
+        text = hooks["on_page_markdown"](path.read_text(), page)
+        for link in re.findall(r"\]\(([^)#:\s]+\.md)(?:#[^)]*)?\)", text):
+            if os.path.normpath(Path(uri).parent / link) not in targets:
+                wrong.append((uri, link))
+    assert wrong == []
 
 
 def test_the_site_builds(tmp_path):
