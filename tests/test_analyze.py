@@ -16,6 +16,7 @@ import highway_jax
 from highway_jax import analyze
 from highway_jax.analysis import collect, statistics
 from highway_jax.config import config as config_lib
+from highway_jax.data.digits import load_digits
 from highway_jax.errors import UserError
 from highway_jax.reporting import figures
 from highway_jax.runs.rows import failed_rows
@@ -151,6 +152,34 @@ def _config(workdir):
     return highway_jax.config.config.from_json((workdir / "config.json").read_text())
 
 
+def test_nets_without_blocks_are_left_out(small_config, tmp_path):
+    small_config.seeds = (0,)
+    small_config.sweep.grid = ConfigDict({"model": {"depth": (1, 2)}})
+    highway_jax.run(small_config, tmp_path)
+    options = analyze.Options(num_pair_examples=0)
+    assert list(analyze.analyze(tmp_path, options=options)) == [1]
+    with pytest.raises(UserError, match=r"model.depth is 1; allowed: at least 2"):
+        analyze.analyze(tmp_path, (0,), options)
+
+
+def test_data_other_than_those_of_the_training_are_refused(small_config, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.normal(size=(200, 5)), "x_test": rng.normal(size=(20, 5))}
+    labels = {"y_train": np.arange(200) % 2, "y_test": np.arange(20) % 2}
+    file = tmp_path / "mine.npz"
+    np.savez(file, **arrays, **labels)
+    small_config.data.name, small_config.data.file = "file", str(file)
+    small_config.seeds = (0,)
+    highway_jax.run(small_config, tmp_path / "run")
+    np.savez(file, **{name: array + 1 for name, array in arrays.items()}, **labels)
+    with pytest.raises(UserError, match=r"was trained on other data: file had fingerprint \w+, n"):
+        analyze.analyze(tmp_path / "run")
+    for saved in (tmp_path / "run").glob("preprocessing-*.npz"):
+        saved.unlink()
+    with pytest.raises(UserError, match="was trained on other data"):
+        highway_jax.load(tmp_path / "run")
+
+
 def test_pairs_and_ranges_agree_with_single_layers(workdir):
     options = analyze.Options(num_examples=60, num_pair_examples=60)
     found = analyze.analyze(workdir, [0, 1], options)
@@ -237,6 +266,8 @@ def test_a_retrained_trial_whose_cell_lacks_a_row_is_refused(tmp_path):
     config.sweep.retrain_seeds = (7,)
     config.sweep.draw = ConfigDict({"optimizer": {"momentum": ("uniform", 0.1, 0.9)}})
     (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    environment = {"data_fingerprint": load_digits().fingerprint}
+    (tmp_path / "environment.json").write_text(json.dumps(environment))
     (batch,) = planning.plan(config, [], known=planning.cells(config, design.Numbering(1)))
     rows = [row | {"status": "finished", "train_loss": 0.5} for row in failed_rows(batch)]
     rows.append(rows[0] | {"trial": 2, "case": "search-best", "seed": 7})

@@ -383,6 +383,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(workdir, used, refusal):
         ("config.json", b"{", "config.json: cannot be read"),
         ("config.json", b"\xff\xfe\0", "config.json: cannot be read"),
         ("config.json", b"[1]", "config.json: cannot be read"),
+        ("config.json", b'{"sweep": {"grid": 3}}', "config.json: cannot be read"),
         ("config.json", b"[" * 10**5, "config.json: cannot be read"),
         ("config.json", "directory", "config.json: cannot be read"),
         ("config.json", b"{}", "holds a run with another config: changed cases.first.model."),

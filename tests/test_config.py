@@ -576,6 +576,41 @@ def test_draws_that_are_not_allowed(key, drawn, words):
     assert "allowed" in message or "did you mean" in message
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {
+                "runtime.batch_devices": 2,
+                "sweep.draw.training.batch_size": ("integer", 10, 12),
+            },
+            "runtime.batch_devices is 2; allowed: 0, or a divisor of training.batch_size, 11",
+        ),
+        (
+            {
+                "model.architecture": "mnist10",
+                "model.depth": 10,
+                "sweep.draw.model.depth": ("integer", 3, 30),
+            },
+            "model.depth is 3; allowed: 10 where model.architecture is 'mnist10'",
+        ),
+        (
+            {
+                "sweep.criterion": "valid_loss",
+                "sweep.draw.data.valid_size": ("integer", 0, 3),
+            },
+            "sweep.criterion is 'valid_loss'; allowed: train_loss or projected_train_loss where",
+        ),
+    ],
+)
+def test_rules_hold_for_all_integers_that_may_be_drawn(settings, words):
+    config = default_config()
+    config.sweep.trials = 2
+    for key, value in settings.items():
+        _put(config, key, value)
+    assert f"config.{words}" in _refusal(config)
+
+
 SEARCH = {"sweep.trials": 4, "sweep.draw.optimizer.momentum": ("choice", 0.5, 0.9)}
 
 
@@ -785,6 +820,13 @@ def test_the_order_that_numbers_trials_is_compared():
             f"sweep.{name}": f"sweep.{name} from ['model.depth', 'model.width'] to"
             " ['model.width', 'model.depth']"
         }
+    # The order is compared where settings differ too.
+    reordered = tree("b", "a")
+    reordered["cases"]["a"] = {"training": {"epochs": 3}}
+    assert list(extension.changes(tree("a", "b"), reordered)) == [
+        "cases.a.training.epochs",
+        "cases",
+    ]
     # A key that is added is reported by its value, and not in the order too.
     added = tree("a", grid=("depth",))
     added["sweep"]["grid"]["model"]["depth"] = [1]

@@ -120,6 +120,34 @@ def test_the_type_of_the_examples_is_part_of_the_fingerprint():
     assert floats.fingerprint != pixels.fingerprint
 
 
+def test_all_that_training_depends_on_is_part_of_the_fingerprint():
+    pixels = {k: v // 16 if v.dtype == np.uint8 else v for k, v in _arrays().items()}
+    usual = Dataset.from_arrays(**pixels)
+    others = [
+        Dataset.from_arrays(**pixels, max_value=16),
+        Dataset.from_arrays(**pixels, class_names=tuple("0123")),
+        Dataset.from_arrays(**pixels, class_names=tuple("012"), max_value=17),
+        Dataset.from_arrays(**pixels, class_names=tuple("021")),
+    ]
+    assert usual.fingerprint == usual.arrays_fingerprint
+    assert len({data.fingerprint for data in (usual, *others)}) == 5
+    assert {data.arrays_fingerprint for data in others} == {usual.fingerprint}
+    arrays = _arrays(dtype=np.float32)
+    floats = [Dataset.from_arrays(**arrays, max_value=value) for value in (16, 255)]
+    assert floats[0].fingerprint == floats[1].fingerprint  # Floats are not scaled by it.
+
+
+def test_a_run_whose_fingerprint_is_of_the_arrays_alone_resumes(quick_config, tmp_path):
+    quick_config.training.epochs, quick_config.data.valid_size = 1, 0
+    dataset = Dataset.from_arrays(**_arrays(), class_names=("a", "b", "c"))
+    rows = run(quick_config, tmp_path, dataset=dataset)
+    path = tmp_path / "environment.json"
+    text = path.read_text()
+    assert text.count(dataset.fingerprint) == 1
+    path.write_text(text.replace(dataset.fingerprint, dataset.arrays_fingerprint))
+    assert run(quick_config, tmp_path, dataset=dataset) == rows
+
+
 # Training on arrays
 
 
@@ -130,11 +158,17 @@ def test_a_run_learns_given_arrays_and_resumes_on_no_others(quick_config, tmp_pa
     assert rows[0]["test_accuracy"] > 0.8
     assert quick_config.data.name == "digits"  # The caller's config is left alone.
     assert json.loads((tmp_path / "config.json").read_text())["data"]["name"] == "arrays"
-    assert run(quick_config, tmp_path, dataset=Dataset.from_arrays(**_arrays())) == rows
+    again = Dataset.from_arrays(**_arrays(), class_names=("a", "b", "c"))
+    assert run(quick_config, tmp_path, dataset=again) == rows
     others = _arrays()
     others["x_test"][3, 1, 2] += 1
-    with pytest.raises(UserError, match="holds a run on other data: arrays had fingerprint"):
-        run(quick_config, tmp_path, dataset=Dataset.from_arrays(**others))
+    for other in (
+        Dataset.from_arrays(**others, class_names=("a", "b", "c")),
+        Dataset.from_arrays(**_arrays(), class_names=("a", "c", "b")),
+        Dataset.from_arrays(**_arrays(), class_names=("a", "b", "c", "d")),
+    ):
+        with pytest.raises(UserError, match="holds a run on other data: arrays had fingerprint"):
+            run(quick_config, tmp_path, dataset=other)
     with pytest.raises(UserError, match=r"dataset=\.\.\."):
         run(config_lib.from_json((tmp_path / "config.json").read_text()), tmp_path)
 
@@ -228,12 +262,38 @@ def test_a_file_of_arrays_is_trained_on_and_may_move(tmp_path, capsys):
     np.savez(tmp_path / "mine.npz", **_arrays(), class_names=np.array(["a", "b", "c"]))
     assert _train_file(tmp_path, tmp_path / "mine.npz") == 0
     assert highway_jax.load(tmp_path / "run").class_names == ("a", "b", "c")
-    np.savez_compressed(tmp_path / "moved.npz", **_arrays())
+    (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
     assert _train_file(tmp_path, tmp_path / "moved.npz") == 0
-    np.savez(tmp_path / "mine.npz", **_arrays(seed=1))
+    (tmp_path / "moved.npz").unlink()
+    assert highway_jax.load(tmp_path / "run").class_names == ("a", "b", "c")
+    np.savez(tmp_path / "mine.npz", **_arrays(seed=1), class_names=np.array(["a", "b", "c"]))
     capsys.readouterr()
     assert _train_file(tmp_path, tmp_path / "mine.npz") == 2
     assert "holds a run on other data: file had fingerprint" in capsys.readouterr().err
+
+
+def test_a_file_may_hold_the_largest_value_of_a_pixel(tmp_path, quick_config):
+    pixels = {k: v // 16 if v.dtype == np.uint8 else v for k, v in _arrays().items()}
+    np.savez(tmp_path / "mine.npz", **pixels, max_value=16)
+    quick_config.data.name, quick_config.data.file = "file", str(tmp_path / "mine.npz")
+    assert dataset_lib.load(quick_config.data).max_value == 16
+    np.savez(tmp_path / "mine.npz", **pixels, max_value=[16])
+    with pytest.raises(UserError, match=r"max_value is \[16\]; allowed: an integer from 1 to 255"):
+        dataset_lib.load(quick_config.data)
+
+
+def test_a_drawn_setting_is_checked_at_the_values_that_are_drawn(quick_config, tmp_path):
+    dataset = Dataset.from_arrays(**_arrays(dtype=np.float32))
+    quick_config.data.valid_size, quick_config.training.epochs = 0, 1
+    quick_config.training.batch_size, quick_config.data.scaling = 100, "signed"
+    quick_config.sweep.trials = 2
+    quick_config.sweep.draw.training = {"batch_size": ("choice", 10, 20)}
+    quick_config.sweep.draw.data = {"scaling": ("choice", "unit", "standardize")}
+    rows = run(quick_config, tmp_path / "run", dataset=dataset)
+    assert all(row["status"] == "finished" for row in rows)
+    quick_config.sweep.draw.training.batch_size = ("choice", 100, 200)
+    with pytest.raises(UserError, match=r"training.batch_size is .00; allowed: 1 to 60"):
+        run(quick_config, tmp_path / "other", dataset=dataset)
 
 
 class _Bomb:

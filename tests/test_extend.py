@@ -3,17 +3,23 @@
 import csv
 import json
 
+import jax
+import numpy as np
 import pytest
 from fault_tools import CLOCK, left
 from ml_collections import ConfigDict
 
 import highway_jax
 from highway_jax import UserError
+from highway_jax.data.digits import load_digits
 from highway_jax.main import main
 from highway_jax.runtime.signals import Stopped
 from highway_jax.storage import results
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import design
+
+_DIGITS = load_digits().test
+_TEST = (_DIGITS.images, _DIGITS.labels)
 
 PLACE = ("batch", "trial")
 """Columns that depend on the order in which trials were added."""
@@ -153,9 +159,9 @@ def test_other_changes_are_refused(change, words, config, tmp_path):
     for key, value in change.items():
         highway_jax.config.config.put(config, key, value)
     with pytest.raises(UserError, match=rf"allowed: with extend, .*{words}"):
-        Workdir(tmp_path).check(config, "data", extend=True)
+        Workdir(tmp_path).check(config, ("data",), extend=True)
     with pytest.raises(UserError, match=r"allowed: the same config, or another workdir$"):
-        Workdir(tmp_path).check(config, "data")
+        Workdir(tmp_path).check(config, ("data",))
     assert Workdir(tmp_path).numbering() == numbering
 
 
@@ -176,10 +182,58 @@ def test_epochs_are_added_where_the_schedule_does_not_depend_on_them(config, tmp
         tree = json.loads(path.read_text())
         tree["optimizer"]["schedule"] = config.optimizer.schedule = schedule
         path.write_text(json.dumps(tree))
-        assert Workdir(tmp_path).check(config, "data", extend=True) == design.NEW
+        assert Workdir(tmp_path).check(config, ("data",), extend=True) == design.NEW
     monkeypatch.setattr("highway_jax.storage.extension._OPEN_ENDED", ("exponential",))
     with pytest.raises(UserError, match="'constant' of low depends on their number"):
-        Workdir(tmp_path).check(config, "data", extend=True)
+        Workdir(tmp_path).check(config, ("data",), extend=True)
+
+
+def test_cases_are_extended_only_in_their_order(config, tmp_path):
+    del config.cases["alone"]
+    numbering = _begin(config, tmp_path)
+    low, broken = config.cases.low, config.cases.broken
+    del config.cases["low"], config.cases["broken"]
+    config.cases.broken, config.cases.low = broken, low
+    config.cases.low.training = ConfigDict({"epochs": 5})
+    with pytest.raises(UserError, match=r"allowed: with extend, .*not of cases$"):
+        Workdir(tmp_path).check(config, ("data",), extend=True)
+    assert Workdir(tmp_path).numbering() == numbering
+
+
+def test_cases_that_are_not_extended_keep_their_weights(small_config, tmp_path):
+    small_config.seeds = (0,)
+    for name, rate in (("a", 0.05), ("b", 0.06), ("c", 0.07)):
+        small_config.cases[name] = ConfigDict(
+            {"optimizer": {"learning_rate": rate}, "training": {"epochs": 1}}
+        )
+    highway_jax.run(small_config, tmp_path / "run")
+    kept = highway_jax.load(tmp_path / "run", 1).params
+    for name in "ac":
+        small_config.cases[name].training.epochs = 3
+    rows = highway_jax.run(small_config, tmp_path / "run", extend=True)
+    assert [row["epochs"] for row in rows] == [3, 1, 3]
+    jax.tree.map(np.testing.assert_array_equal, highway_jax.load(tmp_path / "run", 1).params, kept)
+    small_config.cases["b"].training.epochs = 3
+    whole = highway_jax.run(small_config, tmp_path / "whole")
+    rows = highway_jax.run(small_config, tmp_path / "run", extend=True)
+    for index, (row, expected) in enumerate(zip(rows, whole, strict=True)):
+        # Programs of one, two and three trials may round differently.
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+        loss, _ = highway_jax.load(tmp_path / "run", index).evaluate(*_TEST)
+        assert loss == pytest.approx(expected["test_loss"], rel=1e-5)
+
+
+def test_a_trial_whose_weights_are_gone_is_refused(small_config, tmp_path):
+    small_config.seeds = (0, 1, 2)
+    small_config.training.epochs = 1
+    highway_jax.run(small_config, tmp_path)
+    for manifest in (tmp_path / "checkpoints").glob("*/step_*.json"):
+        content = json.loads(manifest.read_text())
+        content["extra"]["trials"] = [0, 3, 2]  # There is no trial 3.
+        del content["sha256"]
+        manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"its checkpoints hold trials 0, 3, 2, not trial 1;"):
+        highway_jax.load(tmp_path, 1)
 
 
 def test_a_search_is_not_extended(config, tmp_path):
@@ -188,7 +242,7 @@ def test_a_search_is_not_extended(config, tmp_path):
     _begin(config, tmp_path)
     config.training.epochs = 3
     with pytest.raises(UserError, match=r"runs without sweep\.trials"):
-        Workdir(tmp_path).check(config, "data", extend=True)
+        Workdir(tmp_path).check(config, ("data",), extend=True)
 
 
 def test_the_command_line_extends(tmp_path):

@@ -325,6 +325,61 @@ def _entries(cache):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_trial_resumes_whether_or_not_others_of_its_batch_decay_weights(
+    kept, quick_config, tmp_path
+):
+    quick_config.seeds = (0,)
+    quick_config.sweep.grid = ConfigDict({"optimizer": {"weight_decay": (0.0, 0.5)}})
+    rows = run(quick_config, tmp_path)
+    lost = int(rows[0]["weight_decay"] != kept)
+    table = tmp_path / "results.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    del lines[1 + lost]
+    table.write_text("".join(lines))
+    again = run(quick_config, tmp_path)
+    assert [_without_clock(row, "batch") for row in again] == [
+        _without_clock(row, "batch") for row in rows
+    ]
+    # A checkpoint of an earlier version does not say whether it decays weights.
+    for manifest in (tmp_path / "checkpoints").glob("*/step_*.json"):
+        content = json.loads(manifest.read_text())
+        content["extra"].pop("decays_weights", None)
+        del content["sha256"]
+        manifest.write_text(json.dumps(content))
+    del lines[1:]
+    table.write_text("".join(lines))
+    again = run(quick_config, tmp_path)
+    assert [row["train_loss"] for row in again] == [row["train_loss"] for row in rows]
+
+
+def test_a_search_goes_to_its_next_rung_with_trials_without_weight_decay(quick_config, tmp_path):
+    quick_config.training.epochs = 2
+    sweep = quick_config.sweep
+    sweep.trials, sweep.rung_epochs, sweep.rung_keeps = 6, (1,), (2,)
+    sweep.draw = ConfigDict({"optimizer": {"weight_decay": ("choice", 0.0, 0.5)}})
+    rows = run(quick_config, tmp_path)
+    assert [row["status"] for row in rows].count("finished") == 2
+    assert {row["weight_decay"] for row in rows if row["epochs"] == 2} == {0.0}
+    assert {row["weight_decay"] for row in rows} == {0.0, 0.5}
+    # The time of the second rung is that of its own steps.
+    last = next(row for row in rows if row["epochs"] == 2)
+    steps = 2 * last["steps"] / 2
+    assert last["steps_per_second"] == pytest.approx(steps / last["train_seconds"], rel=0.1)
+
+
+def test_checkpoints_that_do_not_fit_are_not_reported_as_damaged(quick_config, tmp_path):
+    run(quick_config, tmp_path)
+    (tmp_path / "results.csv").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"]["width"] = quick_config.model.width = 9
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (directory,) = (tmp_path / "checkpoints").iterdir()
+    directory.rename(directory.with_name(directory.name.replace("3x8", "3x9")))
+    with pytest.raises(UserError, match=r"although its files have their checksums; use the data"):
+        run(quick_config, tmp_path)
+
+
 def test_a_damaged_compile_cache_is_rebuilt(tmp_path):
     cache = tmp_path / "cache"
     one, two = Run(tmp_path / "one", cache), Run(tmp_path / "two", cache)

@@ -3,6 +3,7 @@
 import contextlib
 from unittest import SkipTest
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
@@ -96,8 +97,13 @@ def test_settings_reach_the_config(small):
         (
             {"settings": {"optimizer.clipnorm": 1.0}},
             ValueError,
-            "^optimizer.clipnorm is not a key; did you mean optimizer.clip_norm?",
+            "^settings has the key 'optimizer.clipnorm'; allowed: .*mean optimizer.clip_norm?",
         ),
+        ({"settings": {"seeds": (1, 2)}}, ValueError, "^settings has the key 'seeds'; allowed: k"),
+        ({"settings": {"data.valid_size": 9}}, ValueError, "^settings has the key 'data.valid_s"),
+        ({"settings": {"model": 3}}, ValueError, "^settings has the key 'model'; allowed: keys "),
+        ({"settings": {3: 3}}, ValueError, "^settings has the key 3; allowed: keys of model, "),
+        ({"settings": {"data.scaling": "caffe"}}, ValueError, "^data.scaling is 'caffe'; allowed"),
     ],
 )
 def test_what_is_not_allowed_is_said_in_the_words_of_the_caller(change, error, words, small):
@@ -115,3 +121,13 @@ def test_divergence_is_an_error(small):
     small.set_params(learning_rate=1e20)
     with pytest.raises(ValueError, match=r"training diverged with learning_rate=1e\+20"):
         small.fit(x, y)
+
+
+def test_it_trains_where_jax_has_64_bits(small):
+    x, y = load_iris(return_X_y=True)
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with jax.numpy_dtype_promotion("standard"):  # As users have it.
+            assert small.fit(x, y).score(x, y) > 0.9
+    finally:
+        jax.config.update("jax_enable_x64", False)

@@ -18,9 +18,10 @@ except ModuleNotFoundError as error:
 
 from highway_jax.analysis.predict import TrainedNet
 from highway_jax.config import config as config_lib
+from highway_jax.config.schema import SCHEMA
 from highway_jax.data import preprocess
 from highway_jax.data.dataset import Dataset, Split
-from highway_jax.errors import UserError, show
+from highway_jax.errors import UserError, show, suggestion
 from highway_jax.storage import preprocessing
 from highway_jax.sweep import planning
 from highway_jax.training import train
@@ -40,6 +41,14 @@ _KEYS = {
     "batch_size": "training.batch_size",
 }
 """The config keys of the parameters of `HighwayClassifier`."""
+
+_SETTINGS = tuple(
+    key
+    for key in SCHEMA
+    if key.startswith(("model.", "optimizer.", "training.", "runtime."))
+    or key in ("data.scaling", "data.subtract_mean", "data.zca_epsilon", "evaluation.batch_size")
+)
+"""The config keys that have an effect on a classifier of vectors."""
 
 
 class HighwayClassifier(ClassifierMixin, BaseEstimator):
@@ -129,9 +138,12 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
         none = Split(split.images[:0], split.labels[:0])
         dataset = Dataset("X", split, none, none, tuple(map(str, self.classes_)))
         config = self._config(split.size)
-        preprocess.check(config, dataset)
-        (batch,) = planning.plan(config, [])
-        program = Program(batch, dataset)
+        try:
+            preprocess.check(config, dataset)
+            (batch,) = planning.plan(config, [])
+            program = Program(batch, dataset)
+        except UserError as error:
+            raise _as_value_error(error) from None
         state = program.create(batch.hyperparameters())
         for _ in range(batch.epochs):
             state = program.train(state, program.steps_per_epoch)
@@ -180,13 +192,27 @@ class HighwayClassifier(ClassifierMixin, BaseEstimator):
             "data.name": "arrays",
             "seeds": (int(check_random_state(self.random_state).randint(2**31 - 1)),),
         }
-        values = config_lib.flatten(config_lib.default_config()) | own | dict(self.settings or {})
+        settings = dict(self.settings or {})
+        for key in settings:
+            if key not in _SETTINGS:
+                near = suggestion(str(key), _SETTINGS)
+                raise ValueError(
+                    f"settings has the key {show(key)}; allowed: keys of model, optimizer, training"
+                    " and runtime, data.scaling, data.subtract_mean, data.zca_epsilon and"
+                    f" evaluation.batch_size{f'; {near}' if near else ''}"
+                )
+        values = config_lib.flatten(config_lib.default_config()) | own | settings
         config = config_lib.unflatten(values)
         try:
             config_lib.validate(config)
         except UserError as error:
-            text = str(error)
-            for name, key in _KEYS.items():
-                text = text.replace(f"config.{key} ", f"{name} ")
-            raise ValueError(text.replace("config.", "")) from None
+            raise _as_value_error(error) from None
         return config
+
+
+def _as_value_error(error: UserError) -> ValueError:
+    """Returns an error of a config in terms of the classifier's parameters."""
+    text = str(error)
+    for name, key in _KEYS.items():
+        text = text.replace(f"config.{key} ", f"{name} ")
+    return ValueError(text.replace("config.", ""))

@@ -93,7 +93,8 @@ def _choose(
         )
     if chosen:
         return [row for row in ready if row["trial"] in chosen]
-    return summarize_search(ready, config)
+    # A dense net of one layer has no highway block.
+    return summarize_search([row for row in ready if row["depth"] > 1] or ready, config)
 
 
 def _analyze_batch(
@@ -103,6 +104,7 @@ def _analyze_batch(
     batch = Batch(name, tuple(wanted), 0, 0, True)
     data: Any = batch.config.data
     dataset = load_data(data)
+    restore.check_data(saved, dataset)
     program = Program(batch, dataset)
     numbers = batch.hyperparameters()
     params = restore.params(saved, name, indices, program.model)

@@ -240,7 +240,9 @@ def load(
     _check_module(config.model.module, model)
     found = preprocessing.load(preprocessing.path(path, config.data))
     if found is None:
-        found = preprocessing.of(config.data, load_data(config.data))
+        dataset = load_data(config.data)
+        restore.check_data(saved, dataset)
+        found = preprocessing.of(config.data, dataset)
     net = nets.build(config.model, found.example_shape, len(found.class_names), module=model)
     params = restore.params(saved, row["batch"], [chosen.index], net)
     params = jax.tree.map(lambda leaf: leaf[0], params)

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from highway_jax.config import config as config_lib
+from highway_jax.data.dataset import Dataset
 from highway_jax.errors import UserError
 from highway_jax.nn.model import Model
 from highway_jax.storage.checkpoint import Checkpoints
@@ -52,6 +53,20 @@ def read(workdir: Path) -> Saved:
     return Saved(workdir, config, rows, planning.find(config, rows, cells))
 
 
+def check_data(saved: Saved, dataset: Dataset) -> None:
+    """Checks that a data set is one on which the run was trained.
+
+    Raises:
+        UserError: If it is another one.
+    """
+    known = Workdir(saved.workdir).environment(must_exist=True).get("data_fingerprint")
+    if {dataset.fingerprint, dataset.arrays_fingerprint}.isdisjoint(str(known).split("-")):
+        raise UserError(
+            f"{saved.workdir}: the run was trained on other data: {dataset.name} had fingerprint"
+            f" {str(known)[:12]}, now {dataset.fingerprint[:12]}; allowed: the same data"
+        )
+
+
 def params(saved: Saved, batch_name: str, indices: list[int], model: Model) -> Any:
     """Restores the parameters of trials from the newest intact checkpoint of their batch.
 
@@ -67,24 +82,34 @@ def params(saved: Saved, batch_name: str, indices: list[int], model: Model) -> A
         A tree of host arrays [len(indices), ...].
 
     Raises:
-        UserError: If there is no intact checkpoint.
+        UserError: If there is no intact checkpoint, or it holds other trials.
     """
 
     def shapes(extra: dict[str, Any]) -> train.TrialState:
-        members = tuple(saved.trials[index] for index in extra["trials"])
-        return _shapes(Batch(batch_name, members, 0, 0, True), model)
+        # The settings of a retrained trial without a row are unknown; they are like the others'.
+        members = (i for i in (*indices, *extra["trials"]) if i in saved.trials)
+        members = tuple(saved.trials[index] for index in dict.fromkeys(members))
+        batch = Batch(batch_name, members, 0, 0, True)
+        decays = extra.get("decays_weights", batch.decays_weights)
+        return _shapes(batch, model, len(extra["trials"]), decays)
 
     directory = saved.workdir / "checkpoints" / batch_name
     restored = Checkpoints(directory).restore(shapes)
     if restored is None:
         raise UserError(f"{directory} does not exist; allowed: a run with its checkpoints")
     _, state, extra = restored
+    if lost := sorted({*indices} - {*extra["trials"]}):
+        raise UserError(
+            f"{directory}: its checkpoints hold {planning.name_trials(extra['trials'])}, not"
+            f" {planning.name_trials(lost)}; restore a copy of the directory, or remove the rows of"
+            f" {planning.name_trials(lost)} from results.csv to train from the start"
+        )
     positions = [extra["trials"].index(index) for index in indices]
     return jax.tree.map(lambda leaf: leaf[positions], train.weights(state))
 
 
-def _shapes(batch: Batch, model: Model) -> train.TrialState:
-    """Returns the shapes of the saved state of a batch, as arrays of zeros."""
+def _shapes(batch: Batch, model: Model, num_trials: int, decays_weights: bool) -> train.TrialState:
+    """Returns the shapes of a saved state of `num_trials` trials, as arrays of zeros."""
     section = batch.config.optimizer
     task = train.Task(
         init=model.init,
@@ -92,7 +117,7 @@ def _shapes(batch: Batch, model: Model) -> train.TrialState:
         preprocess=lambda images: images,
         # The number of steps of an epoch has no influence on shapes.
         optimizer=lambda hyperparameters: optimizer.build(
-            section, 1, hyperparameters, model.roles, decays_weights=batch.decays_weights, epochs=1
+            section, 1, hyperparameters, model.roles, decays_weights=decays_weights, epochs=1
         ),
         num_train=1,
         batch_size=1,
@@ -100,6 +125,6 @@ def _shapes(batch: Batch, model: Model) -> train.TrialState:
     )
     create = jax.vmap(functools.partial(train.create, task))
     return jax.tree.map(
-        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
         jax.eval_shape(create, batch.hyperparameters()),
     )

@@ -335,7 +335,7 @@ def validate(config: ConfigDict, *, saved: bool = False) -> None:
                 " are loaded before training"
             )
     _check_count(values, list(settings), grid)
-    varied = grid | {key: choices for key, (kind, *choices) in draw.items() if kind == "choice"}
+    varied = grid | {key: _points(*drawn) for key, drawn in draw.items()}
     for prefix, case in (settings or {"": {}}).items():
         _check_rules(values, case, varied, prefix, saved)
 
@@ -397,6 +397,14 @@ def _check_drawn(key: str, drawn: Any, taken: Collection[str], saved: bool) -> N
             f"config.sweep.draw.{key} is {show(drawn)}; allowed:"
             f" {'; '.join(DISTRIBUTIONS.values())}"
         )
+
+
+def _points(kind: str, *bounds: Any) -> tuple[Any, ...]:
+    """Returns values of a distribution such that rules that hold for them hold for all."""
+    if kind != "integer":
+        return bounds
+    low, high = bounds
+    return (low, low + 1, high)  # Of two integers in succession, a rule on divisors refuses one.
 
 
 def _check_count(values: dict[str, Any], cases: list[str], grid: dict[str, Any]) -> None:

@@ -318,7 +318,11 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Where and how a run is computed and shown; never what it computes."""
+    """Where and how a run is computed and shown; never what it computes.
+
+    An exception are the dropout masks of a module of one's own, which depend on `micro_batch` and
+    `batch_devices`.
+    """
 
     devices: int = integer(0, 0, "Number of devices; 0: all, and on CPU one for every core", 65536)
     batch_devices: int = integer(
@@ -348,7 +352,10 @@ class Runtime:
     compile_cache: str = text("", "Private directory for compiled programs; empty: none are kept")
     tensorboard: bool = flag(True, "Whether TensorBoard events are written")
     gate_maps_every: int = integer(
-        0, 0, "Epochs between TensorBoard images of the mean gates (Figure 2); 0: no images"
+        0,
+        0,
+        "Epochs between TensorBoard images of the mean gates (Figure 2), of those that"
+        " evaluation.every_epochs includes; 0: no images",
     )
     progress: bool = flag(True, "Whether progress is shown")
 

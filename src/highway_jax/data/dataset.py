@@ -7,6 +7,7 @@ returns a `Dataset`. The validation split is drawn here, in the same way for all
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -160,7 +161,25 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the arrays of all splits, in hexadecimal; computed once."""
+        """SHA-256 of all that training depends on, in hexadecimal; computed once.
+
+        It is that of the arrays alone if the classes have no names of their own and pixels no
+        `max_value` of their own.
+        """
+        splits = (self.train, self.valid, self.test)
+        largest = max(int(split.labels.max()) for split in splits if split.size)
+        max_value = self.max_value if self.train.images.dtype == np.uint8 else 255
+        if max_value == 255 and self.class_names == tuple(map(str, range(largest + 1))):
+            return self.arrays_fingerprint
+        content = json.dumps([self.arrays_fingerprint, max_value, self.class_names])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @functools.cached_property
+    def arrays_fingerprint(self) -> str:
+        """SHA-256 of the arrays of all splits, in hexadecimal; computed once.
+
+        It was the `fingerprint` in early runs of version 0.1.0.
+        """
         digest = hashlib.sha256()
         for split in (self.train, self.valid, self.test):
             if split.images.dtype != np.uint8:

@@ -10,7 +10,7 @@ from highway_jax.data.dataset import Dataset, register_dataset
 from highway_jax.errors import UserError, brief
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-_OPTIONAL = ("class_names",)
+_OPTIONAL = ("class_names", "max_value")
 
 
 @register_dataset("file")
@@ -36,12 +36,16 @@ def load_file(data: Any) -> Dataset:
         unknown = sorted(arrays.keys() - {*_REQUIRED, *_OPTIONAL})
         if missing or unknown:
             found = f"it lacks {missing[0]}" if missing else f"it has an array {unknown[0]!r}"
-            raise ValueError(f"{found}; allowed: {', '.join(_REQUIRED)}, and class_names or not")
+            raise ValueError(
+                f"{found}; allowed: {', '.join(_REQUIRED)}, and optionally {', '.join(_OPTIONAL)}"
+            )
         names = arrays.get("class_names")
+        max_value = arrays.get("max_value", np.asarray(255))
         return Dataset.from_arrays(
             *(arrays[name] for name in _REQUIRED),
             class_names=None if names is None else names.tolist(),
             name="file",
+            max_value=max_value.tolist(),
         )
     except Exception as error:  # A damaged file can raise errors of any type.
         raise UserError(

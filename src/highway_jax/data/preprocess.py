@@ -79,10 +79,9 @@ class Preprocessing(NamedTuple):
         """Returns what the device holds of raw examples: the examples, or whitened inputs."""
         if self.whitening is None or self.center is None:
             return images
-        prepare = jax.jit(lambda chunk: self(chunk))
         inputs = np.empty(images.shape, np.float32)
         for first in range(0, len(images), _CHUNK):
-            inputs[first : first + _CHUNK] = prepare(images[first : first + _CHUNK])
+            inputs[first : first + _CHUNK] = _prepare(self, images[first : first + _CHUNK])
         _whiten(inputs, self.center, self.whitening)
         return inputs
 
@@ -90,6 +89,16 @@ class Preprocessing(NamedTuple):
     def on_device(self) -> "Preprocessing":
         """What turns a batch of held examples into inputs."""
         return self if self.whitening is None else _UNCHANGED
+
+
+@functools.partial(jax.jit, static_argnames="contrast")
+def _scaled(scale: Any, offset: Any, mean: Any, images: Any, contrast: float) -> AnyArray:
+    return Preprocessing(scale, offset, mean, contrast)(images)
+
+
+def _prepare(fitted: Preprocessing, images: np.ndarray) -> AnyArray:
+    """Returns inputs before whitening, by a function that is compiled once for each shape."""
+    return _scaled(fitted.scale, fitted.offset, fitted.mean, images, fitted.contrast)
 
 
 _UNCHANGED = Preprocessing(np.float32(1), np.float32(0), np.float32(0))
@@ -228,14 +237,13 @@ def _whitened(dataset: Dataset, config: Data) -> tuple[np.ndarray, Preprocessing
     """Whitens all splits once for all batches of a run that share their data."""
     logger.info("whitening %s: this takes about a minute", dataset.name)
     fitted = fit(config, dataset.train.images, dataset.max_value)
-    prepare = jax.jit(lambda images: fitted(images))
     stored = [split.images for split in _splits(dataset)]
     images = np.empty((sum(map(len, stored)), *dataset.example_shape), np.float32)
     filled = 0
     for part in stored:
         for first in range(0, len(part), _CHUNK):
             chunk = part[first : first + _CHUNK]
-            images[filled : filled + len(chunk)] = prepare(chunk)
+            images[filled : filled + len(chunk)] = _prepare(fitted, chunk)
             filled += len(chunk)
     flat = images.reshape(len(images), -1)
     center, whitening = zca(flat[: dataset.train.size], config.zca_epsilon)

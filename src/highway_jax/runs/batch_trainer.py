@@ -191,6 +191,7 @@ class BatchRun:
                 "seconds": self._seconds,
                 "last_epoch_recorded": self._recorded,
                 "trials": self._indices,
+                "decays_weights": self._batch.decays_weights,
             }
             host_state = self._program.trials.fetch(state)
             self._context.lead(lambda: self._save(step, host_state, extra))
@@ -241,6 +242,7 @@ class BatchRun:
             diverged,
             self._context.lead(self._projected),
             self._seconds,
+            program.steps_per_epoch * _first_epoch(self._batch),
             {"batch": self._saved_in, "num_parameters": program.model.num_parameters},
         )
 

@@ -95,7 +95,7 @@ def run(
     if not multihost.is_first():
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
-    datasets, fingerprint = multihost.together(lambda: _load_all(config, dataset))
+    datasets, fingerprints = multihost.together(lambda: _load_all(config, dataset))
     if model is not None:  # It is tried before files are written.
         for data in datasets.values():
             custom.functions(model, data.example_shape, data.num_classes)
@@ -106,17 +106,22 @@ def run(
         CompileCache(config.runtime.compile_cache).used() as cache,
     ):
         # The tables are read only after this check, since they depend on the config.
-        found = multihost.lead(lambda: _check(directory, config, fingerprint, extend))
+        found = multihost.lead(lambda: _check(directory, config, fingerprints, extend))
         numbering = design.Numbering(found[0], tuple(found[1]))  # From JSON in other processes.
         context = RunContext(config, numbering, directory, display, stop, cache, model)
         batches = context.plan()
-        context.lead(lambda: directory.claim(config, fingerprint, numbering, trains=bool(batches)))
+        context.lead(
+            lambda: directory.claim(config, fingerprints[0], numbering, trains=bool(batches))
+        )
         context.lead(context.settle)
         try:
             for line in design.left_out(config, numbering) if batches else ():
                 display.say(line)
             if not batches:
                 display.say(f"{directory.path}: already finished, nothing to train")
+                for section, data in datasets.items():
+                    if section.file:  # It may have been moved, and the constants have its name.
+                        _save_preprocessing(section, data, context)
             else:
                 _train_all(batches, datasets, context)
             return context.lead(context.records.results)
@@ -170,10 +175,10 @@ def _train_all(batches: list[Batch], datasets: dict[Data, Dataset], context: Run
 
 
 def _check(
-    directory: Workdir, config: ConfigDict, fingerprint: str, extend: bool
+    directory: Workdir, config: ConfigDict, fingerprints: tuple[str, ...], extend: bool
 ) -> design.Numbering:
     with files.explained(directory.path):
-        return directory.check(config, fingerprint, extend=extend)
+        return directory.check(config, fingerprints, extend=extend)
 
 
 _SOURCE = ("name", "file", "valid_size", "split_seed", "dir", "cache_dir", "download")
@@ -181,8 +186,13 @@ _DATA_KEYS = ("data.", "training.", "model.architecture")
 """Prefixes of the keys by which data are loaded or checked."""
 
 
-def _load_all(config: ConfigDict, given: Dataset | None) -> tuple[dict[Data, Dataset], str]:
-    """Returns the data of all trials by section, and the fingerprint of those of the cells."""
+def _load_all(
+    config: ConfigDict, given: Dataset | None
+) -> tuple[dict[Data, Dataset], tuple[str, str]]:
+    """Returns the data of all trials by section, and the fingerprints of those of the cells.
+
+    The fingerprints are that of this version, and that of earlier ones.
+    """
     keys = [k for k in config_lib.CASE_KEYS if k.startswith(_DATA_KEYS)]
     datasets: dict[Data, Dataset] = {}
     loaded: dict[tuple, Dataset] = {}
@@ -202,23 +212,28 @@ def _load_all(config: ConfigDict, given: Dataset | None) -> tuple[dict[Data, Dat
                 else given.with_validation(typed.data.valid_size, typed.data.split_seed)
             )
         datasets[typed.data] = loaded[source]
-        preprocess.check(typed, loaded[source])
-        config_lib.steps_per_epoch(typed, loaded[source].train.size)
+        if checked:
+            preprocess.check(typed, loaded[source])
+            config_lib.steps_per_epoch(typed, loaded[source].train.size)
 
-    # All grid points, since the fingerprint must not depend on the format of the numbers.
+    # All grid points, since the fingerprint must not depend on the format of the numbers. Where a
+    # key is drawn, no trial has the value that they have for it.
+    checked = config_lib.flatten(config.sweep.draw).keys().isdisjoint(keys)
     for _, _, settings in design.grid_points(config, 1):
         load(settings)
-    fingerprint = "-".join(dataset.fingerprint for dataset in datasets.values())
-    if not config_lib.flatten(config.sweep.draw).keys().isdisjoint(keys):
+    found = [(dataset.fingerprint, dataset.arrays_fingerprint) for dataset in datasets.values()]
+    now, before = ("-".join(fingerprints) for fingerprints in zip(*found, strict=True))
+    if not checked:
+        checked = True
+        seen.clear()
         for cell in design.cells(config):
             for trial in cell.trials:
                 load(trial.settings)
-    return datasets, fingerprint
+    return datasets, (now, before)
 
 
-def _save_preprocessing(batch: Batch, dataset: Dataset, context: RunContext) -> None:
-    """Saves what using the batch's nets without the data set needs, once for all batches."""
-    data = batch.config.data
+def _save_preprocessing(data: Data, dataset: Dataset, context: RunContext) -> None:
+    """Saves what using the nets of a `data` section without the data set needs, once."""
     path = preprocessing.path(context.directory.path, data)
     if not context.lead(lambda: preprocessing.exists(path)):
         # All processes need the constants, and compute them at the same time.
@@ -231,7 +246,7 @@ def _run_or_halve(batch: Batch, dataset: Dataset, context: RunContext) -> None:
     context.check_stop(batch.name)
     run = None
     try:
-        _save_preprocessing(batch, dataset, context)
+        _save_preprocessing(batch.config.data, dataset, context)
         run = BatchRun(batch, dataset, context)
         run.run()
         return
@@ -245,7 +260,7 @@ def _run_or_halve(batch: Batch, dataset: Dataset, context: RunContext) -> None:
     finally:
         context.records.close()
     run = None  # Frees its arrays on the devices before the halves run.
-    halves = batch.halves()
+    halves = planning.distinct(batch.halves(), context.begun())
     if len(halves) > 1:
         logging.warning("%s failed (%s); its halves are trained instead", batch.name, reason)
         for half in halves:

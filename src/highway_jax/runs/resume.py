@@ -40,15 +40,23 @@ def restore(batch: Batch, program: Program, context: RunContext) -> Restored | N
     if not names:
         return None
     hyperparameters = batch.hyperparameters()
+    rows = context.lead(context.records.results)
+    known = planning.find(context.config, rows, context.cells)
+    known |= {trial.index: trial for trial in batch.trials}
 
     def shapes(extra: dict[str, Any]) -> TrialState:
         if not is_extra(extra):
             raise ValueError("its manifest does not hold seconds, epoch and trials")
-        return program.shapes(hyperparameters, len(extra["trials"]))
+        # The batch that saved it may have held trials with weight decay, and this one none.
+        saved = batch._replace(trials=tuple(known[i] for i in extra["trials"] if i in known))
+        decays = extra.get("decays_weights", saved.decays_weights)
+        return program.shapes(hyperparameters, len(extra["trials"]), decays_weights=decays)
 
+    structure = jax.tree.structure(program.shapes(hyperparameters, 1))
     parts, steps, extra = {}, set(), {}
     for name in names:
         step, state, extra = _read(name, shapes, context)
+        state = jax.tree.unflatten(structure, jax.tree.leaves(state))
         steps.add(step)
         for position, index in enumerate(extra["trials"]):
             parts[index] = jax.tree.map(lambda leaf, i=position: leaf[i], state)

@@ -59,6 +59,7 @@ def result_rows(
     diverged: Bool[np.ndarray, "trials"],
     projected: list[float],
     seconds: Mapping[str, float],
+    steps_before: int,
     common: Row,
 ) -> list[Row]:
     """Returns the row of results.csv of each trial.
@@ -69,10 +70,12 @@ def result_rows(
         steps: Steps taken.
         diverged: Trials whose losses are not reported.
         projected: Projected training losses.
-        seconds: Wall time of the batch, "compile" and "train".
+        seconds: Wall time of the batch, "compile" and "train", of its rung alone.
+        steps_before: Steps of the earlier rungs.
         common: Values of further columns, equal for all trials.
     """
     status = outcomes.FINISHED if batch.last else outcomes.WAITING
+    timed_steps = float(np.maximum(steps - steps_before, 0).sum())
     rows = []
     for i, trial in enumerate(batch.trials):
         row = _describe(trial, batch) | common
@@ -83,7 +86,7 @@ def result_rows(
             "diverged": bool(diverged[i]),
             "compile_seconds": round(seconds["compile"], 3),
             "train_seconds": round(seconds["train"], 3),
-            "steps_per_second": round(float(steps.sum()) / max(seconds["train"], 1e-9), 1),
+            "steps_per_second": round(timed_steps / max(seconds["train"], 1e-9), 1),
         }
         for split in SPLITS:
             row |= _measures(split, None if diverged[i] else sums.get(split), i)

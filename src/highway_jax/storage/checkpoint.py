@@ -30,7 +30,12 @@ _KEYS = {"format", "step", "files", "extra"}
 _MANIFEST = re.compile(r"step_(\d{8,})\.json")
 _STEP = re.compile(r"\.?step_(\d{8,})\b.*")
 _OVERHEAD_BYTES = 2**17  # Upper bound of the size of Orbax's metadata.
+_OTHER_TREE = "structures do not match"  # In Orbax's message.
 _FULL = re.compile(r"No space left|Disk quota exceeded|File too large|RESOURCE_EXHAUSTED", re.I)
+
+
+class _OtherTree(ValueError):
+    """The saved arrays are not those of the program that restores them."""
 
 
 class Checkpoints:
@@ -110,7 +115,7 @@ class Checkpoints:
         Raises:
             UserError: If there are checkpoints and all are damaged.
         """
-        damages = []
+        damages, misfits = [], []
         for step in reversed(self.steps()):
             damage = self.damage(step)
             if damage is None:
@@ -123,8 +128,15 @@ class Checkpoints:
                     damage = (
                         f"{self._path(step).name} cannot be restored ({brief(str(error), 200)})"
                     )
+                    if isinstance(error, _OtherTree) or _OTHER_TREE in str(error):
+                        misfits.append(damage)
             damages.append(damage)
             logging.warning("checkpoint of step %d skipped: %s", step, damage)
+        if misfits:
+            raise UserError(
+                f"{self._directory}: {misfits[0]}, although its files have their checksums; use the"
+                " data, the code and the versions of packages with which the run was started"
+            )
         if self.exist():
             damage = damages[0] if damages else "no manifest is left"
             raise UserError(
@@ -141,7 +153,7 @@ class Checkpoints:
             jax.tree.leaves_with_path(state), jax.tree.leaves(like), strict=True
         ):
             if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
-                raise ValueError(
+                raise _OtherTree(
                     f"{jax.tree_util.keystr(path)} is {found.dtype}{list(found.shape)},"
                     f" not {wanted.dtype}{list(wanted.shape)}"
                 )

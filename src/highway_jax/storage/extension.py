@@ -21,8 +21,11 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
     found = config_lib.changes(*map(config_lib.flatten, (old, new)))
     # The order of cases, and of the keys of the grid and of draws, numbers the trials.
     for name in config_lib.FREE_SECTIONS:
-        if not any(key.startswith(f"{name}.") for key in found):
-            found |= config_lib.changes(*({name: _order(tree, name)} for tree in (old, new)))
+        before, after = (_order(tree, name) for tree in (old, new))
+        is_reported = any(key.startswith(f"{name}.") for key in found)
+        is_reordered = [k for k in before if k in after] != [k for k in after if k in before]
+        if is_reordered or not is_reported:
+            found |= config_lib.changes({name: before}, {name: after})
     return found
 
 

@@ -9,7 +9,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -136,13 +136,13 @@ class Workdir:
             ) from error
 
     def check(
-        self, config: ConfigDict, data_fingerprint: str, *, extend: bool = False
+        self, config: ConfigDict, data_fingerprints: Collection[str], *, extend: bool = False
     ) -> Numbering:
         """Checks that the run in the directory, if there is one, is the run of a config.
 
         Args:
             config: The run's config.
-            data_fingerprint: Identifies its data.
+            data_fingerprints: Identify its data, in this version and in earlier ones.
             extend: Whether the config may add seeds and epochs to the run.
 
         Returns:
@@ -159,7 +159,7 @@ class Workdir:
                 old = config_lib.current(json.loads(path.read_text(encoding="utf-8")))
                 new = json.loads(config_lib.to_json(config))
                 changed = extension.changes(old, new)
-            except (OSError, ValueError, AttributeError, RecursionError) as error:
+            except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise _unreadable(path, error) from error
             if changed:
                 refusal = extension.refusal(old, changed, config, numbering)
@@ -174,7 +174,7 @@ class Workdir:
                         f" {'; '.join(changed.values())}; allowed: {advice}"
                     )
                 numbering = numbering.extended(len(old["seeds"]), len(config.seeds))
-            self._check_data(config, data_fingerprint)
+            self._check_data(config, data_fingerprints)
         elif found := [name for name in _RECORDS if (self.path / name).exists()]:
             raise UserError(
                 f"{self.path}: holds {', '.join(found)} but no config.json, which identifies the"
@@ -182,13 +182,13 @@ class Workdir:
             )
         return numbering
 
-    def _check_data(self, config: ConfigDict, data_fingerprint: str) -> None:
+    def _check_data(self, config: ConfigDict, data_fingerprints: Collection[str]) -> None:
         known = self.environment(must_exist=True).get("data_fingerprint")
-        if known != data_fingerprint:
+        if known not in data_fingerprints:
             raise UserError(
                 f"workdir={self.path} holds a run on other data: {config.data.name} had"
-                f" fingerprint {str(known)[:12]}, now {data_fingerprint[:12]}; allowed: the"
-                " same data, or another workdir"
+                f" fingerprint {str(known)[:12]}, now {next(iter(data_fingerprints))[:12]};"
+                " allowed: the same data, or another workdir"
             )
 
     def claim(

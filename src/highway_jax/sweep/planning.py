@@ -125,11 +125,32 @@ def plan(
         static = (*[settings[key] for key in keys], further(settings))
         groups.setdefault((rung, epochs, last, static), []).append(trial)
     size = config.runtime.max_trials or sum(map(len, groups.values()))
-    return [
+    batches = [
         Batch(batch_name(part, rung), tuple(part), rung, epochs, last)
         for (rung, epochs, last, _), group in groups.items()
         for part in _parts(sorted(group, key=_index), rung, size, disk.sources)
     ]
+    return distinct(batches, begun or {})
+
+
+def distinct(batches: Iterable[Batch], begun: Mapping[str, Collection[int]]) -> list[Batch]:
+    """Returns batches of which none has the name of a saved batch of other trials.
+
+    A batch that trains some of the trials of a saved one must not replace its checkpoints, which
+    are the only ones of the other trials.
+
+    Args:
+        batches: The batches.
+        begun: Trials of the batches that have checkpoints, by the batch's name.
+    """
+
+    def named(batch: Batch) -> Batch:
+        indices = [trial.index for trial in batch.trials]
+        if sorted(begun.get(batch.name) or indices) == sorted(indices):
+            return batch
+        return batch._replace(name=batch_name(batch.trials, batch.rung, all_indices=True))
+
+    return [named(batch) for batch in batches]
 
 
 def _asked(config: ConfigDict, disk: _Disk, known: list[Cell] | None) -> list[Cell]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -154,17 +155,25 @@ class Batch(NamedTuple):
         return [self._replace(name=batch_name(part, self.rung), trials=part) for part in parts]
 
 
-def batch_name(trials: Iterable[Trial], rung: int) -> str:
-    """Returns the name of the batch of some trials at a rung."""
+def batch_name(trials: Iterable[Trial], rung: int, *, all_indices: bool = False) -> str:
+    """Returns the name of the batch of some trials at a rung.
+
+    Args:
+        trials: The trials.
+        rung: The rung.
+        all_indices: Whether the name differs from that of any other trials, and not only from those
+            with another first or last index.
+    """
     trials = list(trials)
     first = trials[0].settings
+    which = f"{trials[0].index:04d}-{trials[-1].index:04d}"
+    if all_indices:
+        indices = ",".join(str(trial.index) for trial in trials)
+        which += f"-{hashlib.sha256(indices.encode()).hexdigest()[:8]}"
     net = f"{first['model.block']}-{first['model.depth']}x{first['model.width']}"
     if first["model.module"]:
         net = _class_name(first["model.module"])
-    return (
-        f"{trials[0].index:04d}-{trials[-1].index:04d}-{first['data.name']}-{net}"
-        f"{f'-rung{rung}' if rung else ''}"
-    )
+    return f"{which}-{first['data.name']}-{net}{f'-rung{rung}' if rung else ''}"
 
 
 def _class_name(module: str) -> str:

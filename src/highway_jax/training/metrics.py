@@ -70,7 +70,7 @@ def cross_entropy(
     """
     # Labels are one-hot because the gradient of indexing the logits is a scatter: on GPU its order
     # of additions varies between runs, and its deterministic form is slow.
-    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if smoothing is not None:
         targets = optax.smooth_labels(targets, smoothing)
     return optax.softmax_cross_entropy(logits, targets)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -200,21 +200,13 @@ class Program:
         self.num_classes = dataset.num_classes
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
         # The task must not hold this program, so that its arrays are freed once it is unused.
-        steps_per_epoch, roles = self.steps_per_epoch, self.model.roles
         images, prepare = preprocess.examples(config.data, dataset)
         self.task = task = train.Task(
             init=_init(self.model, config, prepare, images[: dataset.train.size]),
             apply=self.model.apply,
             preprocess=prepare,
             augment=preprocess.augmentation(config.data),
-            optimizer=lambda hyperparameters: optimizer.build(
-                config.optimizer,
-                steps_per_epoch,
-                hyperparameters,
-                roles,
-                decays_weights=batch.decays_weights,
-                epochs=config.training.epochs,
-            ),
+            optimizer=self._rule(batch.decays_weights),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
             micro_batch=_micro_batch(config, platform, self.trials.parts.count),
@@ -240,6 +232,19 @@ class Program:
                 ),
                 "gates": self.trials.compile(functools.partial(_gate_means, task, self.model)),
             }
+
+    def _rule(self, decays_weights: bool) -> Callable:
+        """Returns the function from a trial's hyperparameters to its update rule."""
+        section, epochs = self.config.optimizer, self.config.training.epochs
+        steps_per_epoch, roles = self.steps_per_epoch, self.model.roles
+        return lambda hyperparameters: optimizer.build(
+            section,
+            steps_per_epoch,
+            hyperparameters,
+            roles,
+            decays_weights=decays_weights,
+            epochs=epochs,
+        )
 
     def _key(self, batch: Batch, dataset: Dataset, module: Any) -> Any:
         """Returns all that the functions depend on, or None if it cannot be compared."""
@@ -308,11 +313,26 @@ class Program:
         """Returns the state of all trials before their first step, on the devices."""
         return self._functions["creation"](self.trials.place(hyperparameters))
 
-    def shapes(self, hyperparameters: AnyHyperparameters, num_trials: int) -> train.TrialState:
-        """Returns a host state of zeros with the shapes and types of `num_trials` trials."""
-        state = jax.eval_shape(
-            self._functions["creation"], self.trials.placed_shapes(hyperparameters)
-        )
+    def shapes(
+        self,
+        hyperparameters: AnyHyperparameters,
+        num_trials: int,
+        *,
+        decays_weights: bool | None = None,
+    ) -> train.TrialState:
+        """Returns a host state of zeros with the shapes and types of `num_trials` trials.
+
+        Args:
+            hyperparameters: Hyperparameters of trials of this program, arrays [trials].
+            num_trials: Number of trials of the state.
+            decays_weights: Whether the state is that of a program with weight decay; None for this
+                program. The arrays are the same, but not the structure around them.
+        """
+        create = self._functions["creation"]
+        if decays_weights is not None:
+            task = self.task._replace(optimizer=self._rule(decays_weights))
+            create = jax.vmap(functools.partial(train.create, task))
+        state = jax.eval_shape(create, self.trials.placed_shapes(hyperparameters))
         return jax.tree.map(
             lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num_trials, *leaf.shape[1:])),
             state,
