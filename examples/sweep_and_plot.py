@@ -1,6 +1,6 @@
 """Trains highway and plain nets with two learning rates each, and plots the training losses.
 
-Needs matplotlib: `pip install 'highway-jax[report]'`.
+Needs matplotlib: `pip install -e '.[report]'`.
 """
 
 import matplotlib

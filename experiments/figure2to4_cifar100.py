@@ -1,7 +1,7 @@
 """Figures 2 to 4, CIFAR-100 (section 4): a highway net of 50 layers to analyze.
 
-    python -m highway_jax.main --config=experiments/figure2to4_cifar100.py --workdir=runs/cifar100
-    python -m highway_jax.analyze --workdir=runs/cifar100
+    python -m highway_jax.main --config=experiments/figure2to4_cifar100.py
+    python -m highway_jax.analyze --workdir=runs/figure2to4_cifar100-train
     python -m highway_jax.main --config=experiments/figure2to4_cifar100.py:search
 
 The paper analyzes the best net of its random search, with gate biases of -4, and states no other

@@ -1,7 +1,7 @@
 """Figures 2 to 4, MNIST (section 4): a highway net of 50 layers to analyze.
 
-    python -m highway_jax.main --config=experiments/figure2to4_mnist.py --workdir=runs/mnist
-    python -m highway_jax.analyze --workdir=runs/mnist
+    python -m highway_jax.main --config=experiments/figure2to4_mnist.py
+    python -m highway_jax.analyze --workdir=runs/figure2to4_mnist-train
     python -m highway_jax.main --config=experiments/figure2to4_mnist.py:search
 
 The paper analyzes the best net of its random search, with gate biases of -2, and states no other

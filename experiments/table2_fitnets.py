@@ -19,10 +19,10 @@ The layers are inferred (see `highway_jax.nn.architectures`). The paper states t
 rates and schedule for all of section 3.3; preprocessing, dropout and weight decay are assumed as in
 Table 3, and the gate biases follow the guideline of section 2.
 
-Not the paper's experiment: `short` divides the schedule by ten, as for the results above. `fast`
-trains the same nets for 20,000 steps with the recipe of `highway_jax.config.recipes.INGREDIENTS`,
-and reads the test split once, at the end; `fast,choose` sets 5,000 training images aside, on which
-settings are chosen (see experiments/ablation.py).
+Not the paper's experiment: `short` divides the schedule by ten. `fast` trains the same nets for
+20,000 steps with the recipe of `highway_jax.config.recipes.INGREDIENTS`, and reads the test split
+once, at the end; `fast,choose` sets 5,000 training images aside, on which settings are chosen (see
+experiments/ablation.py).
 """
 
 from highway_jax.config import recipes
