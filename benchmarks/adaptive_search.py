@@ -3,14 +3,14 @@
 Searches settings of Figure 1's nets on the digits (`experiments/depth_sweep.py:digits`) with the
 same budget of training steps in three ways:
 
-    random    one ask of all trials, which are ranked together
-    asks      the same settings in asks of five, each of which is ranked by itself
-    tpe       asks of five, of which all but the first are proposed by Optuna's TPE sampler
+    random    one round of all trials, which are ranked together
+    rounds    the same settings in rounds of five, each of which is ranked by itself
+    tpe       rounds of five, of which all but the first are proposed by Optuna's TPE sampler
 
 A search is repeated with several seeds in one run: each repetition is a case of its own, since
 draws depend on the name of the case. The trial-steps to reach the best loss of `random` are those
-of all asks up to the first that has a trial with this loss or a lower one. `random` needs its whole
-budget, as its last rung ends last.
+of all rounds up to the first that has a trial with this loss or a lower one. `random` needs its
+whole budget, as its last rung ends last.
 
     python benchmarks/adaptive_search.py --depths=10
 """
@@ -26,9 +26,9 @@ import highway_jax
 from highway_jax import command_line
 from highway_jax.sweep import outcomes
 
-ASK = 5
+ROUND = 5
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "depth_sweep.py"
-WAYS = ("random", "asks", "tpe")
+WAYS = ("random", "rounds", "tpe")
 
 
 def configure(way: str, depths: tuple[int, ...], trials: int, seeds: int) -> ConfigDict:
@@ -37,7 +37,7 @@ def configure(way: str, depths: tuple[int, ...], trials: int, seeds: int) -> Con
     Args:
         way: One of `WAYS`.
         depths: Hidden layers of the nets.
-        trials: Settings of a search; a multiple of `ASK`.
+        trials: Settings of a search; a multiple of `ROUND`.
         seeds: Repetitions.
     """
     config = command_line.load(f"{EXPERIMENT}:digits")
@@ -51,15 +51,15 @@ def configure(way: str, depths: tuple[int, ...], trials: int, seeds: int) -> Con
     config.sweep.trials = trials
     keeps = (2, 1)
     if way == "random":
-        config.sweep.rung_keeps = tuple(keep * trials // ASK for keep in keeps)
+        config.sweep.rung_keeps = tuple(keep * trials // ROUND for keep in keeps)
     else:
-        config.sweep.rung_keeps, config.sweep.ask = keeps, ASK
+        config.sweep.rung_keeps, config.sweep.ask = keeps, ROUND
         config.sweep.sampler = "tpe" if way == "tpe" else "random"
     return config
 
 
 def searches(rows: list[dict[str, Any]], trials: int) -> dict[tuple[str, int, str], list[Any]]:
-    """Returns the asks of each search: the trial-steps of each, and its lowest training loss.
+    """Returns the rounds of each search: the trial-steps of each, and its lowest training loss.
 
     Args:
         rows: The rows of a run.
@@ -73,28 +73,28 @@ def searches(rows: list[dict[str, Any]], trials: int) -> dict[tuple[str, int, st
     for first in range(0, len(rows), trials):
         own = rows[first : first + trials]
         block, _, seed = own[0]["case"].rpartition("-")
-        asks = [own[i : i + ASK] for i in range(0, trials, ASK)]
+        rounds = [own[i : i + ROUND] for i in range(0, trials, ROUND)]
         found[block, own[0]["depth"], seed] = [
             (
-                sum(row["steps"] for row in ask),
+                sum(row["steps"] for row in one),
                 min(
-                    (r["train_loss"] for r in ask if r["status"] == outcomes.FINISHED), default=None
+                    (r["train_loss"] for r in one if r["status"] == outcomes.FINISHED), default=None
                 ),
             )
-            for ask in asks
+            for one in rounds
         ]
     return found
 
 
-def best(asks: list[Any]) -> float:
+def best(rounds: list[Any]) -> float:
     """Returns the lowest training loss of a search."""
-    return min(loss for _, loss in asks if loss is not None)
+    return min(loss for _, loss in rounds if loss is not None)
 
 
-def steps_to(target: float, asks: list[Any]) -> int | None:
-    """Returns the trial-steps of the asks until one reaches a loss; None if none does."""
+def steps_to(target: float, rounds: list[Any]) -> int | None:
+    """Returns the trial-steps of the rounds until one reaches a loss; None if none does."""
     total = 0
-    for steps, loss in asks:
+    for steps, loss in rounds:
         total += steps
         if loss is not None and loss <= target:
             return total
@@ -154,8 +154,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="repetitions")
     parser.add_argument("--workdir", default="runs/adaptive_search", help="directory of the runs")
     arguments, description = machine.begin(parser)
-    if arguments.trials % ASK:
-        parser.error(f"--trials is {arguments.trials}; allowed: a multiple of {ASK}")
+    if arguments.trials % ROUND:
+        parser.error(f"--trials is {arguments.trials}; allowed: a multiple of {ROUND}")
     depths = tuple(int(depth) for depth in arguments.depths.split(","))
     found = {}
     for way in WAYS:

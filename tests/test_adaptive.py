@@ -80,7 +80,7 @@ def _asks(config, rows):
     """Returns the settings of each ask of each cell."""
     found = planning.find(config, rows)
     return [
-        [[found[t.index].settings for t in ask] for ask in cell.asks()]
+        [[found[t.index].settings for t in r] for r in cell.rounds()]
         for cell in design.cells(config)
     ]
 
@@ -220,7 +220,7 @@ class Killed(BaseException):
     pass
 
 
-def test_a_search_killed_between_and_within_asks_ends_as_an_uninterrupted_one(
+def test_a_search_killed_between_and_within_rounds_ends_as_an_uninterrupted_one(
     alone, tmp_path, monkeypatch, caplog
 ):
     config, workdir = alone

@@ -117,7 +117,7 @@ def cifar(name: str, options: Collection[str] = ()) -> RunConfig:
     each image, and ZCA whitening; random crops after padding with 8 pixels, and random flips; the
     first kernel from N(0, 1). The paper states the normalization only. Its scale and the whitening
     are inferred: both were used for the nets that the paper compares with (Goodfellow et al. 2013),
-    and the initial losses, the first steps and the size of the authors' archive agree with them.
+    and the initial losses and the size of the authors' archive agree with them.
 
     The option `fast` is not the paper's recipe: it trains for 20,000 steps with the `INGREDIENTS`,
     and evaluates the test split once. With `choose` too, 5,000 training examples are set aside for

@@ -274,11 +274,11 @@ class Sweep:
     sampler: str = choice(
         "random",
         ("random", "tpe"),
-        "How settings are drawn: all at random, or each ask but the first by Optuna's"
-        " tree-structured Parzen estimator, given the results of the asks before",
+        "How settings are drawn: all at random, or each round but the first by Optuna's"
+        " tree-structured Parzen estimator, given the results of the rounds before",
     )
     ask: int = integer(
-        0, 0, "Trials of a cell that are drawn together and ranked together; 0: all of them"
+        0, 0, "Trials of a cell that are drawn and ranked together, as a round; 0: all of them"
     )
     criterion: str = choice(
         "train_loss",
@@ -290,13 +290,13 @@ class Sweep:
         (),
         are_rising,
         _RISING,
-        "Epochs after which the worse trials of an ask stop (successive halving); empty: none",
+        "Epochs after which the worse trials of a round stop (successive halving); empty: none",
     )
     rung_keeps: tuple[int, ...] = integers(
         (),
         are_falling,
         "a tuple of non-increasing whole numbers, each at least 1",
-        "Number of trials of an ask that continue after each of sweep.rung_epochs",
+        "Number of trials of a round that continue after each of sweep.rung_epochs",
     )
     retrain_seeds: tuple[int, ...] = integers(
         (),
@@ -320,8 +320,8 @@ class Checkpoint:
 class Runtime:
     """Where and how a run is computed and shown; never what it computes.
 
-    An exception are the dropout masks of a module of one's own, which depend on `micro_batch` and
-    `batch_devices`.
+    The dropout masks of a module that is given to `run` are an exception: they depend on
+    `micro_batch` and `batch_devices`.
     """
 
     devices: int = integer(0, 0, "Number of devices; 0: all, and on CPU one for every core", 65536)

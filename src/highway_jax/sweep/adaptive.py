@@ -1,16 +1,16 @@
 """Adaptive search: Optuna proposes the settings of trials from the results so far.
 
-The trials of a cell are drawn in asks of `sweep.ask` trials. The first ask is that of random
-search. Once every trial of the asks so far is settled, Optuna's tree-structured Parzen estimator
+The trials of a cell are drawn in rounds of `sweep.ask` trials. The first round is that of random
+search. Once every trial of the rounds so far is settled, Optuna's tree-structured Parzen estimator
 (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") proposes the next one. Trials
 that finished are ranked before those that were dropped, these by their epochs and their score, and
 those that diverged come last. Trials that failed, for example for lack of memory, are not used.
 
-What is proposed is a pure function of the config and of the rows of the earlier asks: each ask has
-a study of its own, which is filled from the rows, and a sampler whose seed is that of the first of
-its trials. So a run resumes without a state of the sampler, as long as Optuna has the same version.
-The settings of a trial that has a row are read from the row. They remain valid if an earlier trial
-is trained again with another result, and reading a finished run does not need Optuna.
+What is proposed is a pure function of the config and of the rows of the earlier rounds: each round
+has a study of its own, which is filled from the rows, and a sampler whose seed is that of the first
+of its trials. So a run resumes without a state of the sampler, as long as Optuna has the same
+version. The settings of a trial that has a row are read from the row. They remain valid if an
+earlier trial is trained again with another result, and reading a finished run does not need Optuna.
 """
 
 import functools
@@ -82,11 +82,11 @@ def _asked(
     cell: Cell,
     rows: Mapping[int, Mapping[str, Any]],
 ) -> list[Trial]:
-    first, *others = cell.asks()
+    first, *others = cell.rounds()
     trials = list(first)
-    for ask in others:
-        found = {t.index: _settings(drawn, rows[t.index]) for t in ask if t.index in rows}
-        if len(found) < len(ask):
+    for round_ in others:
+        found = {t.index: _settings(drawn, rows[t.index]) for t in round_ if t.index in rows}
+        if len(found) < len(round_):
             before = [rows.get(trial.index, {}) for trial in trials]
             if not all(row.get("status") in outcomes.SETTLED for row in before):
                 break
@@ -100,9 +100,9 @@ def _asked(
                 for trial, row in zip(trials, before, strict=True)
                 if row["status"] != outcomes.FAILED
             ]
-            new = propose(tuple(drawn.items()), tuple(told), ask[0].seed, len(ask))
-            found = {t.index: own for t, own in zip(ask, new, strict=True)} | found
-        trials += [t._replace(settings=t.settings | found[t.index]) for t in ask]
+            new = propose(tuple(drawn.items()), tuple(told), round_[0].seed, len(round_))
+            found = {t.index: own for t, own in zip(round_, new, strict=True)} | found
+        trials += [t._replace(settings=t.settings | found[t.index]) for t in round_]
     return trials
 
 
@@ -127,7 +127,7 @@ def _settings(drawn: Mapping[str, Distribution], row: Mapping[str, Any]) -> dict
     return settings
 
 
-@functools.lru_cache(maxsize=1024)  # Plans are made several times between two asks.
+@functools.lru_cache(maxsize=1024)  # Plans are made several times between two rounds.
 def propose(
     drawn: tuple[tuple[str, Distribution], ...], told: Sequence[Told], seed: int, count: int
 ) -> list[dict[str, Any]]:

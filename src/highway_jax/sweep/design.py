@@ -95,10 +95,10 @@ class Cell(NamedTuple):
         settings: Settings common to its trials, by dotted key.
         trials: Its trials.
         rungs: Epochs after which trials are ranked; the last is the whole training.
-        keeps: Number of trials of an ask kept at each rung except the last.
+        keeps: Number of trials of a round kept at each rung except the last.
         retrained: Indices for trials that train the best setting again: one for each of
             `sweep.retrain_seeds`, and since format 2 one for each of them and of `trials`.
-        ask: Number of trials that are ranked together.
+        ask: Number of trials of a round.
     """
 
     case: str
@@ -109,7 +109,7 @@ class Cell(NamedTuple):
     retrained: range
     ask: int
 
-    def asks(self) -> Iterator[tuple[Trial, ...]]:
+    def rounds(self) -> Iterator[tuple[Trial, ...]]:
         """Yields the trials that are ranked together."""
         for first in range(0, len(self.trials), self.ask):
             yield self.trials[first : first + self.ask]

@@ -251,7 +251,7 @@ def decide(
 ) -> list[dict[str, Any]]:
     """Returns the rows with updated states of waiting trials.
 
-    Once all trials of an ask have reached a rung, the best by `sweep.criterion` are promoted and
+    Once all trials of a round have reached a rung, the best by `sweep.criterion` are promoted and
     the others are dropped. Diverged and failed trials are never promoted. Earlier promotions are
     kept, including those of trials without rows that have checkpoints of a later rung.
 
@@ -263,12 +263,12 @@ def decide(
     """
     disk = _Disk(rows, begun or {})
     known = _asked(config, disk, known)
-    for ask, keeps in [(ask, cell.keeps) for cell in known for ask in cell.asks()]:
+    for round_, keeps in [(r, cell.keeps) for cell in known for r in cell.rounds()]:
         for rung, keep in enumerate(keeps):
-            here = [disk.rows.get(t.index) for t in ask if disk.rung(t) == rung]
+            here = [disk.rows.get(t.index) for t in round_ if disk.rung(t) == rung]
             if not all(row and row["rung"] == rung for row in here):
                 break
-            given = sum(disk.rung(trial) > rung for trial in ask)
+            given = sum(disk.rung(trial) > rung for trial in round_)
             waiting = [row for row in here if row and row["status"] == WAITING]
             waiting.sort(key=lambda row: merit(config.sweep.criterion, row))
             for place, row in enumerate(waiting):
@@ -300,8 +300,8 @@ def work_planned(config: ConfigDict, known: list[Cell]) -> float:
     total = 0.0
     for cell in known:
         whole = work((trial.settings for trial in cell.trials), 1) / len(cell.trials)
-        for ask in cell.asks():
-            size, start = len(ask), 0
+        for round_ in cell.rounds():
+            size, start = len(round_), 0
             for count, end in zip((size, *cell.keeps), cell.rungs, strict=True):
                 total += whole * min(count, size) * (end - start)
                 start = end
