@@ -108,6 +108,14 @@ def test_long_curves_are_thinned_alike_and_keep_their_ends(tmp_path, monkeypatch
     found = explorer.explore([results.read(tmp_path / "run")])
     assert found["stride"] == 3
     assert [curve["epoch"] for curve in found["curves"]] == [[1, 4, 7, 10, 12], [1, 4, 7, 10, 11]]
+    # One of three points, not the points of one of three epochs, and those at rungs.
+    for line in lines:
+        line["epoch"] *= 10
+    _write_run(tmp_path / "sparse", [_row(i) for i in (0, 1)], lines)
+    run = results.read(tmp_path / "sparse")
+    run.config["sweep"]["rung_epochs"] = [50]
+    found = explorer.explore([run])
+    assert found["curves"][0]["epoch"] == [10, 40, 50, 70, 100, 120]
 
 
 def test_seconds_of_a_step_are_those_of_the_last_rung(tmp_path):
@@ -120,6 +128,35 @@ def test_seconds_of_a_step_are_those_of_the_last_rung(tmp_path):
     run = results.read(tmp_path / "run")
     run.config["sweep"]["rung_epochs"] = [1]
     assert explorer.explore([run])["seconds"] == [0.2, 0.3, None]
+    # A trial that diverged in step 3 of 10 was in a batch that went on.
+    row = _row(0, status="diverged", diverged=True, epochs=1, steps=3, train_seconds=3.0)
+    line = {"trial": 0, "epoch": 1, "step": 10, "train_loss": None}
+    _write_run(tmp_path / "other", [row], [line])
+    assert explorer.explore([results.read(tmp_path / "other")])["seconds"] == [0.3]
+
+
+def test_a_promoted_trial_shows_what_was_measured_last(tmp_path):
+    rows = [_row(0, status="promoted", epochs=1, steps=10, train_loss=2.0), _row(1)]
+    lines = [{"trial": 0, "epoch": e, "step": 10 * e, "train_loss": 2.0 / e} for e in range(1, 6)]
+    _write_run(tmp_path / "run", rows, lines)
+    found = explorer.explore([results.read(tmp_path / "run")])
+    names = [column["name"] for column in found["columns"]]
+    shown = dict(zip(names, found["rows"][0], strict=True))
+    assert (shown["status"], shown["epochs"], shown["train_loss"]) == ("training", 5, 0.4)
+
+
+def test_a_setting_that_another_run_varies_is_shown(tmp_path):
+    _write_run(tmp_path / "a", [_row(0), _row(1)], [])
+    _write_run(tmp_path / "b", [_row(0)], [])
+    varying, other = results.read_all([tmp_path / "a", tmp_path / "b"])
+    varying.config["sweep"]["grid"] = {"optimizer": {"clip_norm": [0.5, 1.0]}}
+    for row, value in zip(varying.rows, (0.5, 1.0), strict=True):
+        row["optimizer.clip_norm"] = value
+    other.config["optimizer"]["clip_norm"] = 2.0
+    found = explorer.explore([varying, other])
+    column = [column["name"] for column in found["columns"]].index("optimizer.clip_norm")
+    assert [row[column] for row in found["rows"]] == [0.5, 1.0, 2.0]
+    assert found["ids"] == ["0.0", "0.1", "1.0"]
 
 
 def test_the_best_is_never_chosen_by_its_test_accuracy(tmp_path):

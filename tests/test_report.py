@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import sys
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -500,10 +501,11 @@ def test_a_vector_is_shown_as_a_row_of_pixels():
 def test_what_was_found_inside_is_held_against_the_paper(tmp_path):
     _write_run(tmp_path / "run", [_row(0, status="finished")], [])
     (tmp_path / "run" / "analysis" / "trial_0000").mkdir(parents=True)
-    findings.save(made_up(), tmp_path / "run" / "analysis" / "trial_0000" / "findings.npz")
+    file = tmp_path / "run" / "analysis" / "trial_0000" / "findings.npz"
+    findings.save(made_up(claims.NUM_BLOCKS), file)
     text = report.report([tmp_path / "run"], tmp_path / "out")
     assert "MNIST: most transform biases fell further in training | " in text
-    assert "| 95% | yes |" in text
+    assert "| 98% | yes |" in text
     assert "any one early layer |" in text
     assert "| 48.0% | yes |" in text
     # One example has a third of its gates open.
@@ -511,6 +513,32 @@ def test_what_was_found_inside_is_held_against_the_paper(tmp_path):
     for figure in ("figure2", "figure3", "figure4"):
         assert (tmp_path / "out" / f"{figure}.png").exists()
         assert f"({figure}.png)" in text
+    # The claims are about nets of 50 layers.
+    findings.save(made_up(9), file)
+    text = report.report([tmp_path / "run"], tmp_path / "out")
+    assert "MNIST: most" not in text
+    assert "(figure4.png)" in text
+
+
+def test_names_are_no_markup(tmp_path):
+    for name in ("lr0.1", "lr0.01", "my run|a"):
+        rows = [_row(i, depth=depth, status="finished") for i, depth in enumerate((10, 20))]
+        lines = [{"trial": i, "epoch": e, "train_loss": 1 / e} for i in (0, 1) for e in (1, 2)]
+        _write_run(tmp_path / "run", rows, lines)
+        (tmp_path / "run").rename(tmp_path / name)
+    out = tmp_path / "out"
+    text = report.report([tmp_path / name for name in ("lr0.1", "lr0.01", "my run|a")], out)
+    links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
+    assert "depth-my%20run%7Ca.png" in links
+    assert len(set(links)) == len(links) > 2
+    for link in links:
+        assert (out / urllib.parse.unquote(link)).exists()
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    assert any("my run\\|a" in line for lines in tables for line in lines)
+    for lines in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    formula = made_up()._replace(class_names=np.array(["$x_$", "$10-$20"]))
+    figures.save(figures.figure3([formula]), out / "figure3")
 
 
 def test_claims_of_both_nets_need_both():

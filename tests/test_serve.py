@@ -188,6 +188,9 @@ def test_nothing_but_the_page_is_served(live, path):
 
 def test_only_this_machine_is_served(live):
     assert live.get(Host=f"evil.example:{live.port}") == (403, "allowed: requests to localhost")
+    assert live.get(Host="localhost.evil.example")[0] == 403
+    for host in ("localhost", "localhost:9000", "127.0.0.1:80"):  # Of a port that is forwarded.
+        assert live.get(Host=host)[0] == 200
     with pytest.raises(ConnectionRefusedError):  # Another address of this machine.
         socket.create_connection(("127.0.0.2", live.port))
 

@@ -175,6 +175,10 @@ def test_seeds_of_a_best_setting_trained_again_are_a_group_of_their_own():
     assert (drawn["trial"], drawn["trials"], drawn["retrained"]) == (0, 2, False)
     assert (again["trials"], again["retrained"]) == (2, True)
     assert again["test_accuracy_mean"] == pytest.approx(0.5)
+    # Trials of a setting that was the best before are a group of their own.
+    old = rows[2] | {"trial": 4, "optimizer.clip_norm": 0.0, "test_accuracy": 0.1}
+    found = summaries.summarize_search([*rows, old], config)
+    assert [(row["trials"], row["test_accuracy_best"]) for row in found[1:]] == [(2, 0.6), (1, 0.1)]
     # A case that is so called is none.
     config.cases["varied-best"] = ConfigDict({})
     assert not any(row["retrained"] for row in summaries.summarize_search(rows, config))

@@ -92,6 +92,35 @@ def test_a_map_has_the_lowest_loss_of_each_field(lab, tmp_path):
     assert biases["rule"] == [(depth, -math.log(depth)) for depth in ends]
 
 
+def test_every_rate_is_in_a_field_of_its_map(tmp_path):
+    rows = [
+        _row(i, learning_rate=rate, train_loss=loss, status="diverged" if i == 2 else "finished")
+        for i, (rate, loss) in enumerate(((0.003, 0.5), (0.03, 0.1), (0.3, NAN)))
+    ]
+    (found,) = trainability.by_rate([row | {"depth": 10} for row in rows])
+    np.testing.assert_array_equal(found.loss, [[0.5, 0.1, NAN, INF]])
+
+
+def test_of_several_retrained_settings_that_of_the_best_is_shown(lab):
+    run = results.read(lab)
+    old = [
+        row | {"trial": row["trial"] + 100, "learning_rate": 0.02, "transform_bias": -3}
+        for row in run.rows
+        if row["case"].endswith("-best")
+    ]
+    expected = trainability.which_train([run])[0].parts[1]
+    for rows in ([*old, *run.rows], [*run.rows, *old]):
+        rates = [0.02 if row["status"] == "dropped" else 0.004 for row in rows]
+        swapped = [  # The best drawn setting, which has finished, is that of the second group.
+            row | {"learning_rate": rate, "transform_bias": -1}
+            if row["status"] == "finished" and not row["case"].endswith("-best")
+            else row
+            for row, rate in zip(rows, rates, strict=True)
+        ]
+        (section,) = trainability.which_train([run._replace(rows=swapped)])
+        assert section.parts[1] == expected
+
+
 def _without_drawing(parts):
     """Returns parts of which pictures compare by name and caption; charts have the same data."""
     return [part._replace(draw=None) if isinstance(part, Picture) else part for part in parts]

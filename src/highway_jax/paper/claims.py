@@ -79,6 +79,9 @@ def _costs(
     return check
 
 
+NUM_BLOCKS = 49
+"""Highway blocks of the nets that the claims are about: 50 layers, of which the first is plain."""
+
 _BOTH = (("mnist", "MNIST"), ("cifar100", "CIFAR-100"))
 
 CLAIMS: tuple[Claim, ...] = (

@@ -1,5 +1,6 @@
 """The parts of reports, and their form in Markdown."""
 
+import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -93,7 +94,8 @@ def _markdown(part: str | Table | Picture) -> str:
     if isinstance(part, str):
         return part
     if isinstance(part, Picture):
-        return f"![{part.words}]({part.name}.png)"
+        return f"![{part.words}]({urllib.parse.quote(part.name)}.png)"
     rules = ["---" if i in part.words else "---:" for i in range(len(part.heads))]
     lines = (part.heads, rules, *part.rows)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)

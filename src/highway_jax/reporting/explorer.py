@@ -27,15 +27,18 @@ def explore(found: Sequence[Run]) -> Row | None:
     """Returns what the page knows of all trials; None if there are none.
 
     Returns:
-        `columns` and `rows` of the table of trials, and `names` of the trials; `labels` of settings
+        `columns` and `rows` of the table of trials, `names` of the trials, and `ids`, which a trial
+        keeps while others are added; `labels` of settings
         and `setting`, the position of each trial's label; `nets` and `net`, the same for cells;
         `metrics` that were measured; the `curves` of each trial, of every `stride` epochs, and the
         `seconds` of a training step of its batch; `searches` with rungs and importances.
     """
-    pairs = [(run, _trial(run, trial)) for run in found for trial in sorted(_trials(run))]
+    own = dict.fromkeys(key for run in found for key in config_lib.varied_keys(run.config))
+    pairs = [(run, _trial(run, trial, own)) for run in found for trial in sorted(_trials(run))]
     if not pairs:
         return None
     rows = [row for _, row in pairs]
+    numbers = {id(run): number for number, run in enumerate(found)}
     nets = _nets(found, pairs)
     keys = ["run", "case", *summaries.setting_columns(rows)]
     members: dict[tuple, list[int]] = {}
@@ -60,6 +63,7 @@ def explore(found: Sequence[Run]) -> Row | None:
         "columns": columns,
         "rows": [[_cell(row.get(column["name"])) for column in columns] for row in rows],
         "names": names,
+        "ids": [f"{numbers[id(run)]}.{row['trial']}" for run, row in pairs],
         "labels": labels,
         "setting": setting,
         "nets": kinds,
@@ -76,10 +80,14 @@ def _trials(run: Run) -> set[int]:
     return {row["trial"] for row in run.rows} | set(run.curves)
 
 
-def _trial(run: Run, trial: int) -> Row:
+def _trial(run: Run, trial: int, keys: Iterable[str]) -> Row:
+    """Returns what is known of a trial, with its values of keys that other runs vary."""
     row = run.settings[trial]
-    if "status" not in row:  # What was measured last in training.
-        last = run.curves[trial][-1]
+    if unvaried := [key for key in keys if tables.column(key) not in row]:
+        common = config_lib.flatten(run.config)
+        row = row | {tables.column(key): common.get(key) for key in unvaried}
+    last = run.curves.get(trial, [{"epoch": 0}])[-1]
+    if last["epoch"] > row.get("epochs", 0) or "status" not in row:  # It is in training.
         measured = {name: last[name] for name in tables.MEASURED if last.get(name) is not None}
         measured |= {"epochs": last["epoch"], "steps": last.get("step")}
         row = row | measured | {"status": TRAINING}
@@ -136,8 +144,8 @@ def _columns(found: Iterable[Run], rows: Sequence[Row]) -> list[Row]:
 def _curves(pairs: Sequence[tuple[Run, Row]]) -> tuple[list[str], list[Any], int]:
     """Returns the metrics measured over epochs, a curve for each trial, and how it was thinned.
 
-    A curve is {"epoch": [...], "step": [...], metric: [...]}, or None. One of `stride` epochs is
-    kept, and the last of each trial.
+    A curve is {"epoch": [...], "step": [...], metric: [...]}, or None. One of `stride` points is
+    kept, the last of each trial, and those at rungs.
     """
     lines = [run.curves.get(row["trial"], []) for run, row in pairs]
     metrics = [
@@ -147,11 +155,12 @@ def _curves(pairs: Sequence[tuple[Run, Row]]) -> tuple[list[str], list[Any], int
     ]
     stride = math.ceil(sum(map(len, lines)) * len(metrics) / MAX_VALUES) or 1
     curves = []
-    for points in lines:
+    for (run, _), points in zip(pairs, lines, strict=True):
+        rungs = run.config["sweep"]["rung_epochs"]
         kept = [
             point
             for i, point in enumerate(points)
-            if (point["epoch"] - 1) % stride == 0 or i == len(points) - 1
+            if i % stride == 0 or i == len(points) - 1 or point["epoch"] in rungs
         ]
         curve = {
             metric: [_round(point.get(metric), 4) for point in kept]
@@ -171,10 +180,13 @@ def _seconds_per_step(run: Run, row: Row) -> float | None:
     epochs, steps, seconds = (row.get(name) for name in ("epochs", "steps", "train_seconds"))
     if not (epochs and steps and seconds and math.isfinite(seconds)):
         return None
+    last = run.curves.get(row["trial"], [{}])[-1]
+    # The steps of a row end where its trial diverged, those of its curve do not.
+    per_epoch = last["step"] / last["epoch"] if last.get("step") else steps / epochs
     ends = [0, *run.config["sweep"]["rung_epochs"]]
     rung = row.get("rung", 0)
     begun = ends[rung] if rung < len(ends) and ends[rung] < epochs else 0
-    return _round(seconds / (steps * (epochs - begun) / epochs), 4)
+    return _round(seconds / (per_epoch * (epochs - begun)), 4)
 
 
 def _search(run: Run, pairs: Sequence[tuple[Run, Row]]) -> Row:

@@ -212,7 +212,7 @@ def figure3(nets: Sequence[Findings], classes: Sequence[tuple[int, int]] = ()) -
         shown = [found.by_class[c] - found.mean for c in pair]
         limit = np.nanmax(np.abs(shown))
         for axis, c, values in zip(grid[2 * i : 2 * i + 2], pair, shown, strict=True):
-            name = str(found.class_names[c])
+            name = str(found.class_names[c]).replace("$", r"\$")  # It is no formula.
             title = f"Class {c}" if name == str(c) else f"Class {c}: {name}"
             _map(axis, values, title, cmap=MAPS["difference"], vmin=-limit, vmax=limit)
         grid[2 * i].set_ylabel(f"{found.title}\nLayer")
@@ -371,14 +371,15 @@ def color_scales(steps: int = 16) -> dict[str, list[tuple[float, str]]]:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure as PNG and SVG, `path` with either suffix.
+    """Writes a figure as PNG and SVG, to `path` followed by either suffix.
 
     Equal figures give equal files. The SVG has fixed ids and no date, since both would otherwise
     differ each time.
     """
     from matplotlib import rc_context
 
-    figure.savefig(path.with_suffix(".png"), dpi=150)
+    # The name of a directory in it may have a dot.
+    figure.savefig(path.with_name(f"{path.name}.png"), dpi=150)
     drawing = io.StringIO()
     with rc_context({"svg.hashsalt": "highway_jax"}):
         figure.savefig(drawing, format="svg", metadata={"Date": None})
@@ -386,4 +387,4 @@ def save(figure: Any, path: Path) -> None:
     # unique. Nothing refers to them.
     numbers = itertools.count()
     text = re.sub(r'\bid="image\w+"', lambda _: f'id="image{next(numbers)}"', drawing.getvalue())
-    path.with_suffix(".svg").write_text(text, "utf-8")
+    path.with_name(f"{path.name}.svg").write_text(text, "utf-8")

@@ -264,6 +264,7 @@ def inside(found: Iterable[Run]) -> Section:
     by_data = {
         row.get("dataset", run.config["data"]["name"]): net
         for (run, _, net), row in reversed(list(zip(nets, trials, strict=True)))
+        if len(net.biases) == claims.NUM_BLOCKS
     }
     verdicts = claims.verdicts(by_data)
     if verdicts:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from highway_jax.errors import UserError, in_one_line
+from highway_jax.errors import UserError, brief, in_one_line
 
 HOST = "127.0.0.1"
 _REST = 4.0
@@ -48,6 +48,8 @@ class LivePage:
                     self._version = version
                 except UserError as error:
                     self._trouble = in_one_line(error)
+                except Exception as error:  # Without this, browsers would get no answer.
+                    self._trouble = f"error: {type(error).__name__}: {brief(str(error), 300)}"
                 self._ready = time.monotonic() + _REST * (time.monotonic() - began)
             if not self._page:
                 return self._make("", self._trouble), "", self._trouble
@@ -80,9 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "highway-jax", ""
 
     def do_GET(self):
-        host, port = self.headers.get("Host", ""), self.server.server_address[1]
         # A page of another site whose name was made to mean this machine must not read this one.
-        if host not in (f"{HOST}:{port}", f"localhost:{port}"):
+        # The port may be another one that is forwarded.
+        if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
             return self._answer(403, "allowed: requests to localhost")
         if self.path != "/":
             return self._answer(404, "allowed: /")

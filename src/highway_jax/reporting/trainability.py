@@ -16,8 +16,12 @@ from highway_jax.reporting import figures
 from highway_jax.reporting.document import Chart, Picture, Section, Table
 from highway_jax.storage import summaries
 from highway_jax.storage.results import Run
+from highway_jax.sweep import outcomes
 
 Row = dict[str, Any]
+
+_PLACES = ("data.dir", "data.cache_dir", "data.download")
+"""Keys that may differ between runs that are reported as one."""
 
 GUIDELINE = ((10, -1.0), (20, -2.0), (30, -3.0))
 """Depths and initial gate biases that the paper suggests for convolutional nets."""
@@ -72,7 +76,11 @@ def which_train(runs: Iterable[Run]) -> list[Section]:
         sweep, varied = run.config["sweep"], config_lib.varied_keys(run.config)
         is_lab = sweep["retrain_seeds"] or not sweep["trials"]
         if is_lab and run.rows and {"model.depth", "optimizer.learning_rate"} <= set(varied):
-            common = {key: run.config[key] for key in config_lib.CASE_SECTIONS}
+            common = {
+                key: value
+                for key, value in config_lib.flatten(run.config).items()
+                if key.startswith(config_lib.CASE_SECTIONS) and key not in _PLACES
+            }
             groups.setdefault(json.dumps(common, sort_keys=True), []).append(run)
     return [_section(group) for group in groups.values()]
 
@@ -86,7 +94,8 @@ def _section(runs: list[Run]) -> Section:
         again += [row for row in run.rows if summaries.is_retrained(row, run.config)]
         if "model.transform_bias" in config_lib.varied_keys(run.config):
             gated += [row for row in found if _has_gates(row)]
-    parts: list[Any] = _tables(drawn, again)
+    criterion = runs[0].config["sweep"]["criterion"]
+    parts: list[Any] = _tables(drawn, _of_best(drawn, again, criterion))
     for name, maps, x in (
         ("rates", by_rate(drawn), "Learning rate"),
         ("biases", by_bias(gated), "Initial gate bias"),
@@ -99,6 +108,29 @@ def _section(runs: list[Run]) -> Section:
             parts += [_LINES] if name == "biases" else []
     names = ", ".join(run.name for run in runs)
     return Section(f"Which nets train: {names}", [*parts, _MAPS])
+
+
+def _of_best(drawn: list[Row], again: list[Row], criterion: str) -> list[Row]:
+    """Returns the trials that train the best setting of each case and depth again.
+
+    Others train a setting that was the best before, or that of another run which is not as good.
+    """
+    names = summaries.setting_columns([*drawn, *again])
+    best: dict[tuple, tuple] = {}
+    ready = [row for row in drawn if row["status"] == outcomes.FINISHED]
+    for row in sorted(ready, key=lambda row: outcomes.merit(criterion, row)):
+        setting = tuple(repr(row.get(name)) for name in names)
+        best.setdefault((row["case"], row["depth"]), setting)
+    groups: dict[tuple, dict[tuple, list[Row]]] = {}
+    for row in again:
+        place = row["case"].removesuffix("-best"), row["depth"]
+        setting = tuple(repr(row.get(name)) for name in names)
+        groups.setdefault(place, {}).setdefault(setting, []).append(row)
+    kept = []
+    for place, found in groups.items():
+        # The best setting may not be trained again yet.
+        kept += found.get(best.get(place, ()), next(iter(found.values())))
+    return kept
 
 
 def _has_gates(row: Row) -> bool:
@@ -215,7 +247,8 @@ def _maps(rows: Sequence[Row], column: str, edges: Float[np.ndarray, "edges"]) -
         for row in rows:
             if row["case"] == case:
                 i = depths.index(row["depth"])
-                j = min(np.searchsorted(edges, row[column], "right") - 1, loss.shape[1] - 1)
+                # Edges are rounded: the smallest value may lie just outside of them.
+                j = np.clip(np.searchsorted(edges, row[column], "right") - 1, 0, loss.shape[1] - 1)
                 own = math.inf if row["diverged"] else row["train_loss"]
                 loss[i, j] = np.fmin(loss[i, j], own)
         maps.append(Map(case, edges, depth_edges(depths), depths, loss))

@@ -136,9 +136,10 @@ class RunContext:
         kept = [row for row in self.records.results() if row["trial"] not in new]
         before = {row["trial"] for row in kept if row["status"] in outcomes.SETTLED}
         rows = planning.decide(self.config, [*kept, *rows], self._begun(), self.cells)
-        self.records.write_results(rows)
         settled = [row for row in rows if row["status"] in outcomes.SETTLED]
+        # First, since a killed process does it again only for trials without a row.
         self.records.add_settings(row for row in settled if row["trial"] not in before)
+        self.records.write_results(rows)
         self._remove_unneeded(rows)
 
     def settle(self) -> None:

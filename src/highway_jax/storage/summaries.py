@@ -71,17 +71,25 @@ def summarize_search(rows: Iterable[Row], config: ConfigDict | Mapping[str, Any]
     """Returns one row for each cell of a search, in the order of first appearance.
 
     A cell is a case at a grid point. The trials that train its best setting again form a separate
-    group. Each row is that of the group's `best` trial, with the group's `statistics`, and with
-    `retrained` for whether the group trains a best setting again.
+    group; if an earlier setting was the best once, the trials of each form one. Each row is that of
+    the group's `best` trial, with the group's `statistics`, and with `retrained` for whether the
+    group trains a best setting again.
 
     Args:
         rows: Rows of results.csv.
         config: The run's config, or the content of config.json.
     """
-    names = ("case", *map(column, config_lib.grid_keys(config)))
+    rows = list(rows)
+    cell = ("case", *map(column, config_lib.grid_keys(config)))
+    setting = (*cell, *setting_columns(rows))
+
+    def key(row: Row) -> tuple:
+        names = setting if is_retrained(row, config) else cell
+        return tuple(row.get(name) for name in names)
+
     return [
         best(members) | statistics(members) | {"retrained": is_retrained(members[0], config)}
-        for members in _grouped(rows, lambda row: tuple(row.get(name) for name in names))
+        for members in _grouped(rows, key)
     ]
 
 

@@ -209,7 +209,7 @@ def complete(
         # A retrained trial is unknown if a row of its cell is missing.
         found = known[row["trial"]].settings if row["trial"] in known else common
         values = {name: found.get(key, _blank(name)) for name, key in missing.items()}
-        completed.append(row | {name: _plain(name, value) for name, value in values.items()})
+        completed.append(row | {name: plain(name, value) for name, value in values.items()})
     return completed
 
 
@@ -223,13 +223,13 @@ def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]])
 
 
 def _format(name: str, value: Any) -> str:
-    value = _plain(name, value)
+    value = plain(name, value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
-def _plain(name: str, value: Any) -> Any:
+def plain(name: str, value: Any) -> Any:
     """Returns a value as it is after writing and reading: an int of a float setting is a float."""
     return float(value) if _TYPES.get(name) is float and value is not None else value
 

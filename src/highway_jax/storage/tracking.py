@@ -153,12 +153,13 @@ class _Mlflow:
 
     def add_settings(self, row: Row, settings: Row, measured: dict[str, float]) -> None:
         run = self._run(row)
-        for name, value in settings.items():
-            # A parameter of MLflow cannot change later, as the status may.
-            write = self._client.set_tag if name == "status" else self._client.log_param
-            write(run, name, value)
         for tag, value in measured.items():
             self._client.log_metric(run, tag, value, step=row["steps"])
+        known = self._client.get_run(run).data.params
+        for name, value in settings.items():
+            # A parameter of MLflow cannot change, as the status and the epochs may.
+            is_new = name != "status" and name not in known
+            (self._client.log_param if is_new else self._client.set_tag)(run, name, value)
         ended = row["status"] in (outcomes.DIVERGED, outcomes.FAILED)
         self._client.set_terminated(run, "FAILED" if ended else "FINISHED")
 

@@ -340,7 +340,7 @@ function setTerms(name, terms) {
 }
 
 function selected() {
-  return new Set(State.list("sel").map(Number).filter((trial) => trial < TRIALS.rows.length));
+  return new Set(State.list("sel").map((id) => TRIALS.ids.indexOf(id)).filter((trial) => trial >= 0));
 }
 
 // Returns the selected ones of some trials: what a filter hides is not highlighted, and dims nothing.
@@ -352,7 +352,7 @@ function selectedOf(trials) {
 function toggle(trial) {
   const trials = selected();
   if (!trials.delete(trial)) trials.add(trial);
-  State.set("sel", [...trials].sort((a, b) => a - b).join("~"));
+  State.set("sel", [...trials].sort((a, b) => a - b).map((trial) => TRIALS.ids[trial]).join("~"));
   update();
 }
 

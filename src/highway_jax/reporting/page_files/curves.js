@@ -16,22 +16,26 @@ function smoothed(values, weight) {
   });
 }
 
-// Returns points [x, y] of a trial, without those that were not measured.
+// Returns points [x, y, step] of a trial, without those that were not measured.
 function points(trial, metric, axis, weight) {
   const curve = TRIALS.curves[trial];
   if (!curve?.[metric]) return [];
   const seconds = TRIALS.seconds[trial];
   const x = axis === "epoch" ? curve.epoch : curve.step.map((step) => (axis === "step" ? step : seconds && step && step * seconds));
   const y = smoothed(curve[metric], weight);
-  return x.map((value, i) => [value, y[i]]).filter(([a, b]) => typeof a === "number" && b !== null);
+  return x.map((value, i) => [value, y[i], axis === "time" ? curve.step[i] : value]).filter(([a, b]) => typeof a === "number" && b !== null);
 }
 
-// Returns the mean and the deviation of several curves, at each x that at least two have.
+// Returns the mean and the deviation of several curves, at each step that at least two have. Over time,
+// trials of several batches reach a step at different times, of which the mean is drawn.
 function meanOf(curves) {
   const at = new Map();
-  for (const curve of curves) for (const [x, y] of curve) at.set(x, [...(at.get(x) ?? []), y]);
-  return [...at].filter(([, all]) => all.length > 1).sort(([a], [b]) => a - b).map(([x, all]) => {
-    const mean = all.reduce((a, b) => a + b) / all.length;
+  for (const curve of curves) for (const [x, y, step] of curve) at.set(step, [...(at.get(step) ?? []), [x, y]]);
+  return [...at].filter(([, all]) => all.length > 1).sort(([a], [b]) => a - b).map(([, points]) => {
+    const average = (values) => values.reduce((a, b) => a + b) / values.length;
+    const x = average(points.map(([time]) => time));
+    const all = points.map(([, y]) => y);
+    const mean = average(all);
     const variance = all.reduce((sum, y) => sum + (y - mean) ** 2, 0) / (all.length - 1);
     return { x, mean, std: Math.sqrt(variance), least: Math.min(...all) };
   });
@@ -61,7 +65,7 @@ KINDS.curves = (place) => {
   const plot = add(place, "div", { className: "plot tall" });
   const keys = add(place, "div", { className: "legend" });
   if (TRIALS.stride > 1) {
-    add(place, "p", { className: "note", textContent: `One of ${TRIALS.stride} epochs is drawn, and the last of each trial.` });
+    add(place, "p", { className: "note", textContent: `One of ${TRIALS.stride} points is drawn, those at rungs, and the last of each trial.` });
   }
   onUpdate(() => {
     const shown = shownTrials();

@@ -48,7 +48,11 @@ function loadLibrary() {
 function drawCharts() {
   const place = charts.shift();
   if (place) {
-    drawChart(place);
+    try {
+      drawChart(place);
+    } catch (error) {  // The other charts can still be drawn.
+      add(place, "p", { className: "note", textContent: `This chart cannot be drawn (${error.message}).` });
+    }
     setTimeout(drawCharts);
   } else {
     document.documentElement.dataset.drawn = "yes";

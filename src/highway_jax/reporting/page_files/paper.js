@@ -143,8 +143,9 @@ KINDS.inside = (place, data) => {
 function showSample(net, index, canvas, words) {
   const image = net.images[index];
   const [height, width] = [image.length, image[0].length];
-  const least = Math.min(0, ...image.flat(2));
-  const range = Math.max(1e-9, ...image.flat(2)) - least;
+  const values = image.flat(2);  // Too many for the arguments of a function.
+  const least = values.reduce((a, b) => Math.min(a, b), 0);
+  const range = values.reduce((a, b) => Math.max(a, b), 1e-9) - least;
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
