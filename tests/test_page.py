@@ -488,8 +488,10 @@ def test_every_other_control(sweep_page, open_page):
     trace = next(i for i, t in enumerate(_data(view, CURVES)) if t["name"] == "net 20")
     _click_point(view, CURVES, 0, trace, 0)
     assert len(trials()) == 1
-    _click_point(view, SWEEP, 0, 0, 1)
-    assert len(trials()) == 2
+    trace = next(i for i, t in enumerate(_data(view, SWEEP, 0)) if t["name"] == "net 10")
+    _click_point(view, SWEEP, 0, trace, 1)
+    assert trials() == ["1", "2"]
+    assert "sel=0.1%7E0.2" in view.evaluate("location.hash")
     view.locator(".parallel path[data-trial='4']").dispatch_event("click")
     assert "4" in trials()
     view.locator(".trials tr[data-trial='4'] input").press("Space")

@@ -87,7 +87,8 @@ def _trial(run: Run, trial: int, keys: Iterable[str]) -> Row:
         common = config_lib.flatten(run.config)
         row = row | {tables.column(key): common.get(key) for key in unvaried}
     last = run.curves.get(trial, [{"epoch": 0}])[-1]
-    if last["epoch"] > row.get("epochs", 0) or "status" not in row:  # It is in training.
+    goes_on = row.get("status") == outcomes.PROMOTED and last["epoch"] > row["epochs"]
+    if goes_on or "status" not in row:  # What was measured last in training.
         measured = {name: last[name] for name in tables.MEASURED if last.get(name) is not None}
         measured |= {"epochs": last["epoch"], "steps": last.get("step")}
         row = row | measured | {"status": TRAINING}
