@@ -153,3 +153,38 @@ def test_gates_let_deep_stacks_train(example):
         for gated in (True, False)
     )
     assert gated < 1 < 2 < without
+
+
+def test_dropout_in_a_scanned_module_has_a_mask_for_each_block():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            inner = nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=False)])
+            return scan_blocks(Highway(inner, transform_bias=0.0), x, 3, collect=True)
+
+    x = jnp.ones((2, 8))
+    params = Net().init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x)
+    outputs, blocks = Net().apply(params, x, rngs={"dropout": jax.random.key(2)})
+    assert outputs.shape == (2, 8)
+    dropped = np.asarray(blocks.h == 0)
+    assert 0 < dropped.sum() < dropped.size
+    assert (dropped[0] != dropped[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("block", "x", "found"),
+    [
+        (jnp.float32, jnp.bfloat16, jnp.float32),
+        (jnp.bfloat16, jnp.float32, jnp.bfloat16),
+        (jnp.float32, jnp.float16, jnp.float32),
+    ],
+)
+def test_a_stack_computes_in_the_type_of_its_blocks(block, x, found):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return scan_blocks(HighwayBlock(8, dtype=block), x, 3)[0]
+
+    inputs = jnp.ones((2, 8), x)
+    outputs = Net().apply(Net().init(jax.random.key(0), inputs), inputs)
+    assert outputs.dtype == found

@@ -13,7 +13,7 @@ from highway_jax import compile_only, main
 from highway_jax.config import config as config_lib
 from highway_jax.data import mnist_cifar
 from highway_jax.sweep import planning
-from highway_jax.training import compiled_text, topologies
+from highway_jax.training import compiled_text, topologies, trial_mesh
 from highway_jax.training.program import Program
 
 FLAGS = ["highway-jax", "--config=experiments/digits.py", "--compile_only"]
@@ -100,15 +100,39 @@ def test_the_work_of_a_trial_is_counted_where_devices_share_its_batches(mnist_co
     for count in (1, 2):
         config_lib.put(mnist_config, "runtime.batch_devices", count)
         (batch,) = planning.plan(mnist_config, [])
-        program = Program(batch, compile_only._dataset(batch.config))
+        dataset = compile_only._dataset(batch.config)
+        program = Program(batch, dataset)
         assert program.trials.parts.count == count
-        step = compile_only._step(program, batch.hyperparameters())
+        step = compile_only._step(program, batch.hyperparameters(), dataset)
         work.append(compiled_text.operations_of_products(step))
     assert work[0] == work[1] > 0
 
 
+def test_the_work_of_a_step_does_not_depend_on_the_platform(mnist_config, monkeypatch):
+    config_lib.put(mnist_config, "model.architecture", "mnist10")
+    config_lib.put(mnist_config, "model.depth", 10)
+    config_lib.put(mnist_config, "model.width", 4)
+    (batch,) = planning.plan(mnist_config, [])
+    dataset = compile_only._dataset(batch.config)
+    work = []
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(trial_mesh.Trials, "platform", platform, raising=False)
+        monkeypatch.setattr(trial_mesh, "compiler_options", lambda platform: {})
+        program = Program(batch, dataset)
+        step = compile_only._step(program, batch.hyperparameters(), dataset)
+        work.append(compiled_text.operations_of_products(step))
+    assert work[0] == work[1] > 0
+
+
+def test_a_run_needs_the_memory_of_evaluation_beside_the_state_of_training():
+    training = compiled_text.Memory(arguments=30, temporaries=5, outputs=1)
+    evaluation = compiled_text.Memory(arguments=10, temporaries=40, outputs=2)
+    assert compiled_text.needed(training, evaluation) == 52 + 20
+    assert compiled_text.needed(training, evaluation._replace(temporaries=1)) == 36
+
+
 def test_the_memory_is_that_of_the_run(mnist_config, monkeypatch):
-    monkeypatch.setattr(compile_only, "FUNCTIONS", ("training",))
+    monkeypatch.setattr(compile_only, "FUNCTIONS", ("training", "evaluation"))
     config_lib.put(mnist_config, "model.block", "plain")  # A net without lesions to compile.
     topology = topologies.find("cpu")
     (report,) = compile_only.reports(mnist_config, topology)
@@ -117,16 +141,21 @@ def test_the_memory_is_that_of_the_run(mnist_config, monkeypatch):
     dataset = compile_only._dataset(batch.config)
     program = Program(batch, dataset)
     program.compile(batch.hyperparameters())
-    assert program.memory()[0] == training.memory.peak
+    assert program.memory()[0] == compile_only._need(report.compiled)
     images = 70_000 * 28 * 28 + 70_000 * 4
     assert images < training.memory.arguments < images + 300_000
+
+
+def _need(report):
+    running = ("training", "evaluation")
+    return compile_only._need(found for found in report.compiled if found.name in running)
 
 
 @pytest.mark.slow
 def test_the_most_trials_fit_and_more_do_not(mnist_config):
     topology = topologies.find("cpu")
     (report,) = compile_only.reports(mnist_config, topology)
-    present = report.training.memory.peak + 10**6
+    present = _need(report) + 10**6
     chip = topology.chip._replace(memory=present)
     fitting = compile_only.most_trials(report._replace(topology=topology._replace(chip=chip)))
 
@@ -135,7 +164,7 @@ def test_the_most_trials_fit_and_more_do_not(mnist_config):
         config_lib.put(config, "seeds", tuple(range(count)))
         config_lib.put(config, "runtime.devices", 1)
         (found,) = compile_only.reports(config, topology)
-        return found.training.memory.peak
+        return _need(found)
 
     assert 1 < fitting < 100
     assert peak(fitting) <= present < peak(fitting + 1)

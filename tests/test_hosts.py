@@ -117,6 +117,22 @@ def test_what_is_wrong_in_the_first_process_is_said_in_both(tmp_path):
         assert "cannot be written" in err.splitlines()[-1]
 
 
+def test_processes_with_other_configs_are_refused(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    processes = [
+        _start(tmp_path / "run", *flags, f"--process_id={i}", *more)
+        for i, more in enumerate(([], ["--config.optimizer.learning_rate=1e-6"]))
+    ]
+    for _, err in _finish(processes, 2):
+        (line,) = err.splitlines()[-1:]
+        assert "process 1: has another config than process 0: changed optimizer.learni" in line
+        assert "to 1e-06; allowed: the same config in all processes" in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

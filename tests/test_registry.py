@@ -92,6 +92,15 @@ def test_the_modules_of_built_in_entries_are_imported_when_they_are_asked_for(
     assert registry["late"] == 3
 
 
+def test_the_name_of_a_built_in_entry_is_taken_before_it_is_loaded(tmp_path, monkeypatch):
+    code = "import __main__\n\n\n@__main__.REGISTRY.register('gru')\nclass Gru:\n    pass\n"
+    (tmp_path / "lazy_entry.py").write_text(code)
+    registry = _registry("lazy_entry", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"model.block: 'gru' is registered already"):
+        registry.register("gru")(_registry)
+    assert registry["gru"].__name__ == "Gru"
+
+
 def test_all_modules_of_a_package_are_imported(tmp_path, monkeypatch):
     """So that a data set is one new file in `highway_jax.data`."""
     package = tmp_path / "home_of_data"

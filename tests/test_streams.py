@@ -207,3 +207,22 @@ def test_a_process_of_several_leaves_with_its_status_whatever_its_streams(monkey
             with contextlib.suppress(SystemExit):
                 multihost.leave(75)
     assert statuses == [75, 75, 75]
+
+
+def test_the_second_interrupt_ends_a_run_that_another_signal_stops():
+    with StopRequest().listening() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest().listening() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signal == 0
+    finally:
+        signal.signal(signal.SIGINT, before)

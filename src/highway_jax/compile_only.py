@@ -10,7 +10,7 @@ import functools
 import itertools
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from highway_jax.data import archives, preprocess
 from highway_jax.data.dataset import Dataset, Split, check_validation
 from highway_jax.data.dataset import load as load_data
 from highway_jax.errors import UserError, brief
+from highway_jax.nn import model as nets
 from highway_jax.registry import BLOCKS
 from highway_jax.sweep import planning
 from highway_jax.sweep.trials import Batch
@@ -144,7 +145,7 @@ def report(batch: Batch, topology: Topology) -> Report:
     gated = "transform_bias" in BLOCKS[batch.config.model.block].settings
     if program.model.num_blocks and gated:
         compiled.append(compile_lowered("lesions", _lower_lesions(program, hyperparameters)))
-    work = compiled_text.operations_of_products(_step(program, hyperparameters))
+    work = compiled_text.operations_of_products(_step(program, hyperparameters, dataset))
     return Report(batch, topology, dataset, program, compiled, work)
 
 
@@ -223,9 +224,14 @@ def _lower_lesions(program: Program, hyperparameters: Any) -> jax.stages.Lowered
     return nets.lower_lesion(lesions(nets.num_blocks))
 
 
-def _step(program: Program, hyperparameters: Any) -> Any:
-    """Returns the jaxpr of a training step of one trial on one device."""
-    task = program.task._replace(parts=Parts())
+def _step(program: Program, hyperparameters: Any, dataset: Dataset) -> Any:
+    """Returns the jaxpr of a training step of one trial on one device.
+
+    Its products are those of the net, whose rate depends on the platform. A net that is built for
+    TPU would have several products of parts for each.
+    """
+    net = nets.build(program.config.model, dataset.example_shape, dataset.num_classes)
+    task = program.task._replace(parts=Parts(), apply=net.apply)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), hyperparameters)
     state = jax.eval_shape(functools.partial(train.create, program.task), one)
     batch = jax.tree.map(
@@ -239,9 +245,9 @@ def _step(program: Program, hyperparameters: Any) -> Any:
 
 
 def most_trials(report: Report) -> int | None:
-    """Searches for the most trials of a device whose training fits its memory.
+    """Searches for the most trials of a device whose training and evaluation fit its memory.
 
-    Compiles about ten training programs.
+    Compiles about ten programs of each.
 
     Returns:
         A count within 1 % of the most; 0 if one trial does not fit; None if the size of the memory
@@ -251,20 +257,33 @@ def most_trials(report: Report) -> int | None:
         return None
 
     def needed(count):
-        trials = itertools.islice(itertools.cycle(report.batch.trials), count)
+        # One device takes whole batches, however many share one in the run.
+        alone = {"runtime.batch_devices": 0}
+        members = [t._replace(settings=t.settings | alone) for t in report.batch.trials]
+        trials = itertools.islice(itertools.cycle(members), count)
         batch = report.batch._replace(trials=tuple(trials))
         program = Program(batch, report.dataset, absent=report.topology.devices[:1])
-        lowered = program.lower("training", batch.hyperparameters())
-        found = compile_lowered("training", lowered).memory
-        return None if found is None else found.peak
+        hyperparameters = batch.hyperparameters()
+        return _need(
+            compile_lowered(name, program.lower(name, hyperparameters)) for name in _RUNNING
+        )
 
-    memory = report.training.memory
     shared = sum(leaf.nbytes for leaf in report.program.examples)
-    count, need = report.trials_per_device, None if memory is None else memory.peak
+    need = _need(found for found in report.compiled if found.name in _RUNNING)
+    count = report.trials_per_device
     if report.program.trials.parts.count > 1:  # Of a part of a batch, where one device takes all.
         need = needed(count)
     first = count, need
     return largest(needed, report.topology.chip.memory, first, shared)
+
+
+def _need(compiled: Iterable[Compiled]) -> int | None:
+    """Returns the bytes that a run with these programs needs, or None if it is not known."""
+    memory = {found.name: found.memory for found in compiled}
+    training, evaluation = (memory[name] for name in _RUNNING)
+    if training is None or evaluation is None:
+        return None
+    return compiled_text.needed(training, evaluation)
 
 
 def largest(
@@ -317,6 +336,9 @@ def largest(
         need = needed(count)
 
 
+_RUNNING = ("training", "evaluation")
+"""Programs that a batch of trials must have memory for."""
+
 _LINE = ((0, 0.0), (1, 1.0))
 
 
@@ -342,7 +364,7 @@ def run(config: ConfigDict, name: str, write: Callable[[str], Any] = print) -> N
         # Written last, since the search takes longer than all before it.
         fitting = most_trials(found)
         if fitting is not None:
-            total = fitting * found.program.trials.mesh.devices.size
+            total = fitting * len(found.topology.devices)
             words = f"{fitting:,} trials per device, {total:,} in all (within 1 %)"
             write(f"largest batch that fits: {words}")
 

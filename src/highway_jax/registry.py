@@ -52,6 +52,8 @@ class Registry(Generic[T]):
             )
 
         def add(entry: T) -> T:
+            if not getattr(entry, "__module__", "").startswith("highway_jax."):
+                self._load()  # It may not have the name of a built-in entry.
             full_name = _full_name(entry)
             is_again = full_name is not None and full_name == _full_name(self._entries.get(name))
             if name in self._entries and not is_again:

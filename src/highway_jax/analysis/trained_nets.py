@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from highway_jax.errors import UserError, brief
 from highway_jax.nn import stacks
 from highway_jax.nn.blocks import BlockActivations
+from highway_jax.runtime import device_errors
 from highway_jax.training import evaluate, metrics, train, trial_mesh
 from highway_jax.training.parts import Parts
 from highway_jax.training.program import Program
@@ -240,7 +241,8 @@ class Nets:
         over, of_item = self._over(function, len(net))
         try:
             shared = over.share((self._params, examples))
-            return over.fetch(over.compile(of_item)(over.place((net, *items)), *shared))
+            with device_errors.in_one_type():
+                return over.fetch(over.compile(of_item)(over.place((net, *items)), *shared))
         except JaxRuntimeError as error:
             if not trial_mesh.is_memory(error):
                 raise

@@ -555,10 +555,14 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
     Keys in `UNCOMPARED` are ignored; tuples and lists compare by content.
     """
+    kept = ({k: v for k, v in side.items() if not k.startswith(UNCOMPARED)} for side in (old, new))
+    return differences(*kept)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """Returns the differences between two flat dicts, a phrase by key, as `changes` does."""
     phrases = {}
     for key in sorted({*old, *new}):
-        if key.startswith(UNCOMPARED):
-            continue
         before, after = (_plain(side.get(key, "(unset)")) for side in (old, new))
         if before != after:
             phrases[key] = f"{brief(key)} from {show(before)} to {show(after)}"

@@ -81,7 +81,7 @@ def find(name: str, root: Path) -> Prepared | None:
 
 def _identity(directory: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
+    for path in sorted(path for path in directory.iterdir() if path.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -325,7 +325,7 @@ def _chunk_size(num_images: int, positions: int) -> int:
     """Returns how many images to take at a time: an even divisor if there is a good one."""
     limit = max(2, _POSITIONS_PER_CHUNK // positions)
     if num_images <= limit:
-        return num_images
+        return max(num_images, 1)
     even = range(limit - limit % 2, max(limit // 3, 1), -2)
     return next((size for size in even if num_images % size == 0), even[0])
 

@@ -97,6 +97,8 @@ def scan_blocks(
         unroll = 1  # A loop of single blocks compiles fastest, and parameters are drawn only once.
     if gates is not None:
         gates = _as_gates(gates, num_blocks)
+    if (dtype := getattr(block, "dtype", None)) is not None:
+        x = x.astype(dtype)  # As outputs are; what a loop carries has one type.
 
     def body(block, x, gate):
         activations = block.activations(x, gate)
@@ -113,8 +115,8 @@ def scan_blocks(
     axis: Any = nn.broadcast if gates is None else 0
     scan: Any = nn.scan(
         body,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
         in_axes=axis,
         length=num_blocks,
         unroll=_body_size(num_blocks, unroll),

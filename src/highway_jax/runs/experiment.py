@@ -17,16 +17,16 @@ from highway_jax.config.sections import Config, Data
 from highway_jax.data import preprocess
 from highway_jax.data.dataset import Dataset
 from highway_jax.data.dataset import load as load_data
-from highway_jax.errors import Lost, brief, show
+from highway_jax.errors import Lost, UserError, brief, show
 from highway_jax.nn import custom
 from highway_jax.runs.batch_trainer import BatchRun, TooLarge
 from highway_jax.runs.context import RunContext
 from highway_jax.runs.rows import failed_rows
-from highway_jax.runtime import multihost
+from highway_jax.runtime import device_errors, multihost
 from highway_jax.runtime.compile_cache import CompileCache
 from highway_jax.runtime.progress import Display
 from highway_jax.runtime.signals import StopRequest
-from highway_jax.storage import preprocessing
+from highway_jax.storage import extension, preprocessing
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import adaptive, design, planning
 from highway_jax.sweep.trials import Batch
@@ -96,6 +96,7 @@ def run(
         display = Display(enabled=False)
     display = display or Display(enabled=config.runtime.progress)
     datasets, fingerprints = multihost.together(lambda: _load_all(config, dataset))
+    _check_alike(config, fingerprints[0])
     if model is not None:  # It is tried before files are written.
         for data in datasets.values():
             custom.functions(model, data.example_shape, data.num_classes)
@@ -127,6 +128,39 @@ def run(
             return context.lead(context.records.results)
         finally:
             context.records.close()
+
+
+_ALIKE = ("devices", "batch_devices", "trial_axis", "max_trials", "micro_batch")
+"""Keys of `runtime` in which the processes of a run may not differ."""
+
+
+def _check_alike(config: ConfigDict, fingerprint: str) -> None:
+    """Checks that all processes of a run have the same config and data.
+
+    Raises:
+        UserError: In all processes, if one differs from the first.
+    """
+    own = {"config": json.loads(config_lib.to_json(config)), "data": fingerprint}
+    first = multihost.lead(lambda: own)
+
+    def compare():
+        changed = extension.changes(first["config"], own["config"])
+        changed |= config_lib.differences(
+            *({f"runtime.{k}": c["config"]["runtime"][k] for k in _ALIKE} for c in (first, own))
+        )
+        if changed:
+            raise UserError(
+                f"has another config than process 0: changed {'; '.join(changed.values())};"
+                " allowed: the same config in all processes"
+            )
+        if first["data"] != fingerprint:
+            raise UserError(
+                f"has other data than process 0: {config.data.name} has fingerprint"
+                f" {fingerprint[:12]}, not {first['data'][:12]}; allowed: the same data in all"
+                " processes"
+            )
+
+    multihost.together(compare)
 
 
 def _with_arrays(config: ConfigDict, dataset: Dataset) -> ConfigDict:
@@ -246,9 +280,10 @@ def _run_or_halve(batch: Batch, dataset: Dataset, context: RunContext) -> None:
     context.check_stop(batch.name)
     run = None
     try:
-        _save_preprocessing(batch.config.data, dataset, context)
-        run = BatchRun(batch, dataset, context)
-        run.run()
+        with device_errors.in_one_type():
+            _save_preprocessing(batch.config.data, dataset, context)
+            run = BatchRun(batch, dataset, context)
+            run.run()
         return
     except (JaxRuntimeError, MemoryError) as error:
         if jax.process_count() > 1 and not isinstance(error, TooLarge):
@@ -267,7 +302,8 @@ def _run_or_halve(batch: Batch, dataset: Dataset, context: RunContext) -> None:
             _run_or_halve(half, dataset, context)
     else:
         try:
-            trial_mesh.check_devices()
+            with device_errors.in_one_type():
+                trial_mesh.check_devices()
         except JaxRuntimeError as error:
             raise _lost(batch, brief(str(error), 200)) from error
         logging.warning(

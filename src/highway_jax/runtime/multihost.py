@@ -19,9 +19,10 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
 from highway_jax.errors import Lost, UserError, brief, show
-from highway_jax.runtime import rendezvous
+from highway_jax.runtime import device_errors, rendezvous
 
 _MESSAGE_BYTES = 1000
+_PIECE_BYTES = 2**28
 _JOIN_SECONDS = 60  # All processes are known to be present.
 _TPU_ADDRESSES = ("TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH")
 
@@ -117,7 +118,8 @@ def watching() -> Iterator[None]:
         Lost: If another process has ended, or a device failed.
     """
     try:
-        yield
+        with device_errors.in_one_type():
+            yield
     except JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -138,6 +140,7 @@ def lead(function: Callable[[], Any]) -> Any:
 
     Raises:
         UserError: In all processes, if it raised one in the first.
+        Lost: In the other processes, if it raised another error in the first.
     """
     if jax.process_count() == 1:
         return function()
@@ -146,7 +149,8 @@ def lead(function: Callable[[], Any]) -> Any:
         try:
             answer = {"result": function()}
         except Exception as error:
-            answer, failure = {"error": f"{error}"}, error
+            kind = "error" if isinstance(error, UserError) else "fault"
+            answer, failure = {kind: f"{error}"}, error
     answer = json.loads(_broadcast_bytes(json.dumps(answer).encode()))
     if failure is not None:
         if isinstance(failure, UserError):
@@ -154,6 +158,8 @@ def lead(function: Callable[[], Any]) -> Any:
         raise failure
     if "error" in answer:
         raise _shared(0, answer["error"])
+    if "fault" in answer:
+        raise Lost(f"process 0 has failed ({brief(answer['fault'], 200)})")
     return answer["result"]
 
 
@@ -195,15 +201,16 @@ def broadcast(tree: Any) -> Any:
     """Returns the host arrays of the first process in all; shapes must be equal."""
     if jax.process_count() == 1:
         return tree
-    leaves, structure = jax.tree.flatten(tree)
-    content = _broadcast_bytes(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
-    parts, at = [], 0
-    for leaf in leaves:
+
+    def send(leaf):
         leaf = np.asarray(leaf)
-        part = np.frombuffer(content, leaf.dtype, leaf.size, at).reshape(leaf.shape)
-        parts.append(part)
-        at += leaf.nbytes
-    return jax.tree.unflatten(structure, parts)
+        content = np.frombuffer(leaf.tobytes(), np.uint8)
+        # In pieces: their sizes are int32.
+        pieces = [content[i : i + _PIECE_BYTES] for i in range(0, leaf.nbytes, _PIECE_BYTES)]
+        sent = b"".join(multihost_utils.broadcast_one_to_all(p).tobytes() for p in pieces)
+        return np.frombuffer(sent, leaf.dtype).reshape(leaf.shape)
+
+    return jax.tree.map(send, tree)
 
 
 def largest(value: int) -> int:

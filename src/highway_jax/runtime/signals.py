@@ -26,18 +26,20 @@ class StopRequest:
 
     def __init__(self):
         self.signal = 0
+        self._interrupted = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Handles signals within the block, if it runs in the main thread.
 
-        SIGHUP stays ignored if it is ignored, as under `nohup`.
+        SIGHUP and SIGINT stay ignored if they are ignored, as under `nohup` or in the background.
         """
         before = {}
-        numbers = [signal.SIGTERM, signal.SIGINT]
-        hangup = getattr(signal, "SIGHUP", None)  # Windows has none.
-        if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:
-            numbers.append(hangup)
+        numbers = [signal.SIGTERM]
+        for name in ("SIGINT", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP.
+            if number and signal.getsignal(number) is not signal.SIG_IGN:
+                numbers.append(number)
         try:
             for number in numbers:
                 before[number] = signal.signal(number, self._hear)
@@ -50,6 +52,8 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _hear(self, number: int, _frame: object) -> None:
-        if self.signal == number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
         self.signal = self.signal or number

@@ -43,6 +43,15 @@ def memory(compiled: jax.stages.Compiled) -> Memory | None:
     )
 
 
+def needed(training: Memory, evaluation: Memory) -> int:
+    """Returns the bytes that a run needs on each device.
+
+    While parameters are evaluated, the rest of the state that training takes stays on the device.
+    """
+    rest = max(0, training.arguments - evaluation.arguments)
+    return max(training.peak, evaluation.peak + rest)
+
+
 _COLLECTIVES = re.compile(
     r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
     r"|ragged-all-to-all|send|recv)(-start)?$"

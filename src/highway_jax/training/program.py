@@ -300,14 +300,18 @@ class Program:
         return jitted[name].lower(state.params, data, trials.shared_shapes(index))
 
     def memory(self) -> tuple[int, int] | None:
-        """Returns the bytes that training needs on each device, and those that a device has.
+        """Returns the bytes that a run needs on each device, and those that a device has.
 
-        The need is the compiler's count for the compiled program, so call `compile` first. Returns
+        The need is the compiler's count for the compiled programs, so call `compile` first. Returns
         None where the compiler or the device reports none.
         """
-        needed = compiled_text.memory(self._functions["training"])
+        training, evaluation = (
+            compiled_text.memory(self._functions[name]) for name in ("training", "evaluation")
+        )
         present = trial_mesh.device_memory(self.trials.mesh.devices.flat[0])
-        return None if needed is None or present is None else (needed.peak, present)
+        if training is None or evaluation is None or present is None:
+            return None
+        return compiled_text.needed(training, evaluation), present
 
     def create(self, hyperparameters: AnyHyperparameters) -> train.TrialState:
         """Returns the state of all trials before their first step, on the devices."""

@@ -91,7 +91,17 @@ def devices(num_devices: int = 0) -> list[Any]:
             f"config.runtime.devices is {num_devices}; allowed: 0 to {len(found)},"
             f" the {found[0].platform} devices here"
         )
-    return found[: num_devices or len(found)]
+    chosen = found[: num_devices or len(found)]
+    if missing := {d.process_index for d in found} - {d.process_index for d in chosen}:
+        least = 1 + max(
+            min(i for i, device in enumerate(found) if device.process_index == process)
+            for process in missing
+        )
+        raise UserError(
+            f"config.runtime.devices is {num_devices}; allowed: 0, or {least} to {len(found)}, so"
+            " that each process of the run has a device"
+        )
+    return chosen
 
 
 def describe(device: Any, count: int) -> str:
