@@ -5,7 +5,8 @@
     python -m highway_jax.main --config=experiments/ablation.py:added
 
 19,800 steps of 100 images of CIFAR-10, with 5,000 further training images for validation; rows are
-compared by valid_accuracy. The ingredients are those of `highway_jax.config.recipes.INGREDIENTS`.
+compared by valid_accuracy. The ingredients are those of `highway_jax.config.recipes.INGREDIENTS`,
+with the learning rate and the dropout of Highway A (`FAST_OF_NET`).
 
 `without` has a row for the whole recipe, one for the recipe without each ingredient, and one for
 the paper's recipe with its schedule in 19,800 steps. `added` has a row for the paper's recipe, and
@@ -58,5 +59,5 @@ def _highway_a(options: tuple[str, ...]) -> RunConfig:
     config.model.architecture, config.model.depth, config.model.width = "highway_a", 11, 16
     config.model.transform_bias = -1.0
     if "fast" in options:
-        config.optimizer.learning_rate = 0.1  # As in table2_fitnets.py.
+        recipes.change(config, recipes.FAST_OF_NET["highway_a"])
     return config

@@ -30,8 +30,6 @@ from highway_jax.config.config import RunConfig
 
 NETS = {"highway_a": (11, 16, -1.0), "highway_b": (19, 32, -2.0), "highway_c": (32, 32, -3.0)}
 """Layers, channels of the first stage, and initial gate bias of each net."""
-FAST_RATES = {"highway_a": 0.1}
-"""Highest learning rate of `fast`, where it was chosen; the other nets have that of the recipe."""
 
 
 def get_config(variant: str = "highway_a") -> RunConfig:
@@ -40,6 +38,6 @@ def get_config(variant: str = "highway_a") -> RunConfig:
     recipes.set_name(config, "table2_fitnets", variant)
     config.model.architecture = net
     config.model.depth, config.model.width, config.model.transform_bias = NETS[net]
-    if "fast" in options and net in FAST_RATES:
-        config.optimizer.learning_rate = FAST_RATES[net]
+    if "fast" in options:
+        recipes.change(config, recipes.FAST_OF_NET.get(net, {}))
     return config

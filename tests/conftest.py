@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import signal
 import tempfile
 import typing
 
@@ -18,6 +19,10 @@ if not IS_WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="highway_jax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = ""
+
+# Jobs in the background of a shell ignore Ctrl-C, and processes that the tests start would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The nets of the tests are so small that compiling takes far longer than running. Here, and in the
 # processes that the tests start, their programs are not optimized, unless XLA_FLAGS is set. Before

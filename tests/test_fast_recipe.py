@@ -551,9 +551,13 @@ def test_the_ablation_has_a_row_for_each_ingredient():
         }
         assert {key for key in row if row[key] != fast[key]} <= set(settings)
         row = config_lib.case_settings(added, f"with_{name}")
-        # Highway A has a highest learning rate of its own.
-        own = {"optimizer.learning_rate": 0.1} if name == "one_cycle" else {}
-        assert all(row[key] == value for key, value in (settings | own).items())
+        # Highway A has a highest learning rate of its own, and no dropout.
+        own = {
+            "one_cycle": {"optimizer.learning_rate": 0.1},
+            "less_dropout": {"model.dropout_scale": 0.0},
+        }
+        settings = settings | own.get(name, {})
+        assert all(row[key] == value for key, value in settings.items())
     # The cases that hold the other recipe hold all of it.
     other = config_lib.case_settings(without, "paper")
     differs = {key for key in other if other[key] != config_lib.flatten(added)[key]}
