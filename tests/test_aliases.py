@@ -52,7 +52,8 @@ def test_committed_runs_are_read(path):
     read = results.read(path.parent)
     schedules = {"exponential", "constant", "multistep", "one_cycle"}
     assert {row["schedule"] for row in read.rows} <= schedules
-    assert read.config["optimizer"]["name"] in ("momentum", "adamw")
+    name = "adamw" if "adamw" in path.parent.name else "momentum"
+    assert read.config["optimizer"]["name"] == name
 
 
 def test_a_saved_run_is_read_without_jax_and_whatever_block_it_has(small_config, tmp_path):

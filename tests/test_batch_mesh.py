@@ -18,6 +18,7 @@ from highway_jax.nn.architectures import Blocks, Dropout, GlobalAverage, MaxPool
 from highway_jax.registry import ARCHITECTURES
 from highway_jax.runs import experiment
 from highway_jax.sweep import planning
+from highway_jax.training import trial_mesh
 from highway_jax.training.parts import arrange
 from highway_jax.training.program import Program
 
@@ -281,3 +282,15 @@ def test_a_run_refuses_a_number_of_devices_before_it_writes(tmp_path):
 if __name__ == "__main__":
     chosen = {"QUICK": QUICK, "SLOW": SLOW}[sys.argv[1]]
     Path(sys.argv[2]).write_bytes(pickle.dumps(_train_all(chosen)))
+
+
+@pytest.mark.parametrize(("count", "least"), [(1, 3), (2, 3), (3, None), (0, None)])
+def test_every_process_of_a_run_has_a_device(count, least, monkeypatch):
+    found = [types.SimpleNamespace(process_index=i, platform="cpu") for i in (0, 0, 1, 1)]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    if least is None:
+        assert trial_mesh.devices(count) == found[: count or 4]
+    else:
+        words = rf"runtime.devices is {count}; allowed: 0, or {least} to 4, so that each process"
+        with pytest.raises(UserError, match=words):
+            trial_mesh.devices(count)

@@ -89,7 +89,10 @@ def test_digits_splits_never_change():
     # Fails where a NumPy draws other numbers, or an edit moves an example: results recorded
     # before would no longer be comparable.
     expected = "b8ce9bbf02166f56732c21a66d9964c02ed3e96e39c6e91872c4ae3491ce7925"
-    assert fakes.load("digits", valid_size=200, split_seed=3).arrays_fingerprint == expected
+    digits = fakes.load("digits", valid_size=200, split_seed=3)
+    assert digits.arrays_fingerprint == expected
+    # With the largest value of a pixel, 16.
+    assert digits.fingerprint == "236aed5f4ca3405f7fab94fc1616b39ec59d347933a151913980d65a7157045b"
 
 
 # Splits

@@ -262,11 +262,13 @@ def test_a_file_of_arrays_is_trained_on_and_may_move(tmp_path, capsys):
     np.savez(tmp_path / "mine.npz", **_arrays(), class_names=np.array(["a", "b", "c"]))
     assert _train_file(tmp_path, tmp_path / "mine.npz") == 0
     assert highway_jax.load(tmp_path / "run").class_names == ("a", "b", "c")
-    (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
+    names = {"class_names": np.array(["a", "b", "c"])}
+    np.savez_compressed(tmp_path / "moved.npz", **_arrays(), **names)
     assert _train_file(tmp_path, tmp_path / "moved.npz") == 0
-    (tmp_path / "moved.npz").unlink()
+    for name in ("mine.npz", "moved.npz"):
+        (tmp_path / name).unlink()
     assert highway_jax.load(tmp_path / "run").class_names == ("a", "b", "c")
-    np.savez(tmp_path / "mine.npz", **_arrays(seed=1), class_names=np.array(["a", "b", "c"]))
+    np.savez(tmp_path / "mine.npz", **_arrays(seed=1), **names)
     capsys.readouterr()
     assert _train_file(tmp_path, tmp_path / "mine.npz") == 2
     assert "holds a run on other data: file had fingerprint" in capsys.readouterr().err

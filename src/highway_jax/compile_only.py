@@ -30,7 +30,7 @@ from highway_jax.sweep import planning
 from highway_jax.sweep.trials import Batch
 from highway_jax.training import compiled_text, topologies, train, trial_mesh
 from highway_jax.training.parts import Parts
-from highway_jax.training.program import FUNCTIONS, SPLITS, Program
+from highway_jax.training.program import FUNCTIONS, RUNNING, SPLITS, Program
 from highway_jax.training.topologies import Topology
 
 SECONDS_A_LAUNCH = 3e-6
@@ -265,11 +265,11 @@ def most_trials(report: Report) -> int | None:
         program = Program(batch, report.dataset, absent=report.topology.devices[:1])
         hyperparameters = batch.hyperparameters()
         return _need(
-            compile_lowered(name, program.lower(name, hyperparameters)) for name in _RUNNING
+            compile_lowered(name, program.lower(name, hyperparameters)) for name in RUNNING
         )
 
     shared = sum(leaf.nbytes for leaf in report.program.examples)
-    need = _need(found for found in report.compiled if found.name in _RUNNING)
+    need = _need(found for found in report.compiled if found.name in RUNNING)
     count = report.trials_per_device
     if report.program.trials.parts.count > 1:  # Of a part of a batch, where one device takes all.
         need = needed(count)
@@ -280,7 +280,7 @@ def most_trials(report: Report) -> int | None:
 def _need(compiled: Iterable[Compiled]) -> int | None:
     """Returns the bytes that a run with these programs needs, or None if it is not known."""
     memory = {found.name: found.memory for found in compiled}
-    training, evaluation = (memory[name] for name in _RUNNING)
+    training, evaluation = (memory[name] for name in RUNNING)
     if training is None or evaluation is None:
         return None
     return compiled_text.needed(training, evaluation)
@@ -335,9 +335,6 @@ def largest(
             count = (fits + too_many) // 2
         need = needed(count)
 
-
-_RUNNING = ("training", "evaluation")
-"""Programs that a batch of trials must have memory for."""
 
 _LINE = ((0, 0.0), (1, 1.0))
 

@@ -16,7 +16,7 @@ from highway_jax.storage.checkpoint import Checkpoints
 from highway_jax.storage.records import Records
 from highway_jax.storage.workdir import Workdir
 from highway_jax.sweep import planning
-from highway_jax.sweep.trials import Batch, Trial
+from highway_jax.sweep.trials import Batch, Trial, saved_with_decay
 from highway_jax.training import optimizer, train
 
 
@@ -86,11 +86,9 @@ def params(saved: Saved, batch_name: str, indices: list[int], model: Model) -> A
     """
 
     def shapes(extra: dict[str, Any]) -> train.TrialState:
-        # The settings of a retrained trial without a row are unknown; they are like the others'.
-        members = (i for i in (*indices, *extra["trials"]) if i in saved.trials)
-        members = tuple(saved.trials[index] for index in dict.fromkeys(members))
-        batch = Batch(batch_name, members, 0, 0, True)
-        decays = extra.get("decays_weights", batch.decays_weights)
+        # Others of the batch may be unknown: retrained trials without a row.
+        batch = Batch(batch_name, tuple(saved.trials[index] for index in indices), 0, 0, True)
+        decays = saved_with_decay(extra, saved.trials)
         return _shapes(batch, model, len(extra["trials"]), decays)
 
     directory = saved.workdir / "checkpoints" / batch_name

@@ -97,5 +97,5 @@ def _markdown(part: str | Table | Picture) -> str:
         return f"![{part.words}]({urllib.parse.quote(part.name)}.png)"
     rules = ["---" if i in part.words else "---:" for i in range(len(part.heads))]
     lines = (part.heads, rules, *part.rows)
-    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)

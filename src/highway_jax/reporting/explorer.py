@@ -28,10 +28,10 @@ def explore(found: Sequence[Run]) -> Row | None:
 
     Returns:
         `columns` and `rows` of the table of trials, `names` of the trials, and `ids`, which a trial
-        keeps while others are added; `labels` of settings
-        and `setting`, the position of each trial's label; `nets` and `net`, the same for cells;
-        `metrics` that were measured; the `curves` of each trial, of every `stride` epochs, and the
-        `seconds` of a training step of its batch; `searches` with rungs and importances.
+        keeps while others are added; `labels` of settings and `setting`, the position of each
+        trial's label; `nets` and `net`, the same for cells; `metrics` that were measured; the
+        `curves` of each trial, thinned by `stride`, and the `seconds` of a training step of its
+        batch; `searches` with rungs and importances.
     """
     own = dict.fromkeys(key for run in found for key in config_lib.varied_keys(run.config))
     pairs = [(run, _trial(run, trial, own)) for run in found for trial in sorted(_trials(run))]

@@ -116,16 +116,18 @@ def _of_best(drawn: list[Row], again: list[Row], criterion: str) -> list[Row]:
     Others train a setting that was the best before, or that of another run which is not as good.
     """
     names = summaries.setting_columns([*drawn, *again])
+
+    def setting(row: Row) -> tuple:
+        return tuple(repr(row.get(name)) for name in names)
+
     best: dict[tuple, tuple] = {}
     ready = [row for row in drawn if row["status"] == outcomes.FINISHED]
     for row in sorted(ready, key=lambda row: outcomes.merit(criterion, row)):
-        setting = tuple(repr(row.get(name)) for name in names)
-        best.setdefault((row["case"], row["depth"]), setting)
+        best.setdefault((row["case"], row["depth"]), setting(row))
     groups: dict[tuple, dict[tuple, list[Row]]] = {}
     for row in again:
         place = row["case"].removesuffix("-best"), row["depth"]
-        setting = tuple(repr(row.get(name)) for name in names)
-        groups.setdefault(place, {}).setdefault(setting, []).append(row)
+        groups.setdefault(place, {}).setdefault(setting(row), []).append(row)
     kept = []
     for place, found in groups.items():
         # The best setting may not be trained again yet.

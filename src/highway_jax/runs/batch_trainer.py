@@ -113,8 +113,7 @@ class BatchRun:
             if rung_of(names[0]) == batch.rung:
                 self._seconds = dict(extra["seconds"])
                 # The time of a larger batch was also that of trials which are not in this one.
-                share = len(self._indices) / len(extra["trials"])
-                self._seconds["train"] *= min(share, 1.0)
+                self._seconds["train"] *= len(self._indices) / len(extra["trials"])
                 self._display.say(f"  resuming from the checkpoint of step {restored.step:,}")
                 if restored.step == self._total_steps:
                     self._saved_in = names[0]

@@ -140,6 +140,8 @@ def _check_alike(config: ConfigDict, fingerprint: str) -> None:
     Raises:
         UserError: In all processes, if one differs from the first.
     """
+    if jax.process_count() == 1:
+        return
     own = {"config": json.loads(config_lib.to_json(config)), "data": fingerprint}
     first = multihost.lead(lambda: own)
 
@@ -232,8 +234,8 @@ def _load_all(
     loaded: dict[tuple, Dataset] = {}
     seen = set()
 
-    def load(settings: dict[str, Any]) -> None:
-        values = tuple([settings[key] for key in keys])
+    def load(settings: dict[str, Any], *, checked: bool) -> None:
+        values = (checked, *[settings[key] for key in keys])
         if values in seen:
             return
         seen.add(values)
@@ -252,17 +254,15 @@ def _load_all(
 
     # All grid points, since the fingerprint must not depend on the format of the numbers. Where a
     # key is drawn, no trial has the value that they have for it.
-    checked = config_lib.flatten(config.sweep.draw).keys().isdisjoint(keys)
+    is_drawn = not config_lib.flatten(config.sweep.draw).keys().isdisjoint(keys)
     for _, _, settings in design.grid_points(config, 1):
-        load(settings)
+        load(settings, checked=not is_drawn)
     found = [(dataset.fingerprint, dataset.arrays_fingerprint) for dataset in datasets.values()]
     now, before = ("-".join(fingerprints) for fingerprints in zip(*found, strict=True))
-    if not checked:
-        checked = True
-        seen.clear()
+    if is_drawn:
         for cell in design.cells(config):
             for trial in cell.trials:
-                load(trial.settings)
+                load(trial.settings, checked=True)
     return datasets, (now, before)
 
 

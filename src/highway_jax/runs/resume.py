@@ -9,7 +9,7 @@ from highway_jax.errors import UserError
 from highway_jax.runs.context import RunContext, is_extra
 from highway_jax.runtime import multihost
 from highway_jax.sweep import planning
-from highway_jax.sweep.trials import Batch, rung_of
+from highway_jax.sweep.trials import Batch, rung_of, saved_with_decay
 from highway_jax.training.program import Program
 from highway_jax.training.train import TrialState
 
@@ -48,8 +48,7 @@ def restore(batch: Batch, program: Program, context: RunContext) -> Restored | N
         if not is_extra(extra):
             raise ValueError("its manifest does not hold seconds, epoch and trials")
         # The batch that saved it may have held trials with weight decay, and this one none.
-        saved = batch._replace(trials=tuple(known[i] for i in extra["trials"] if i in known))
-        decays = extra.get("decays_weights", saved.decays_weights)
+        decays = saved_with_decay(extra, known)
         return program.shapes(hyperparameters, len(extra["trials"]), decays_weights=decays)
 
     structure = jax.tree.structure(program.shapes(hyperparameters, 1))

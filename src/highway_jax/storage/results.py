@@ -175,10 +175,10 @@ def _rows(
         return _completed(columns, rows, config), {}
     rows = tables.complete(columns, rows, planned, cells)
     keys = (*tables.SETTINGS.values(), *config_lib.varied_keys(planned))
-    columns = {tables.column(key): key for key in keys}
+    shown = {tables.column(key): key for key in keys}
     settings = {
         index: {"case": trial.case, "seed": trial.seed, "trial": index}
-        | {name: tables.plain(name, trial.settings[key]) for name, key in columns.items()}
+        | {name: tables.plain(name, trial.settings[key]) for name, key in shown.items()}
         for index, trial in planning.find(planned, rows, cells).items()
     }
     return rows, settings

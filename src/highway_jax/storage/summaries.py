@@ -81,7 +81,7 @@ def summarize_search(rows: Iterable[Row], config: ConfigDict | Mapping[str, Any]
     """
     rows = list(rows)
     cell = ("case", *map(column, config_lib.grid_keys(config)))
-    setting = (*cell, *setting_columns(rows))
+    setting = ("case", *setting_columns(rows))
 
     def key(row: Row) -> tuple:
         names = setting if is_retrained(row, config) else cell

@@ -127,7 +127,7 @@ class Batch(NamedTuple):
     @property
     def decays_weights(self) -> bool:
         """Whether any trial decays weights; if none does, the program has no weight decay."""
-        return any(trial.hyperparameters["weight_decay"] for trial in self.trials)
+        return _decay_weights(self.trials)
 
     @property
     def label(self) -> str:
@@ -174,6 +174,21 @@ def batch_name(trials: Iterable[Trial], rung: int, *, all_indices: bool = False)
     if first["model.module"]:
         net = _class_name(first["model.module"])
     return f"{which}-{first['data.name']}-{net}{f'-rung{rung}' if rung else ''}"
+
+
+def _decay_weights(trials: Iterable[Trial]) -> bool:
+    return any(trial.hyperparameters["weight_decay"] for trial in trials)
+
+
+def saved_with_decay(extra: Mapping[str, Any], known: Mapping[int, Trial]) -> bool:
+    """Returns whether the program of the batch that saved a checkpoint had weight decay.
+
+    Args:
+        extra: The extra data of the checkpoint. Those of early versions do not say it.
+        known: Trials of the run by index.
+    """
+    members = (known[index] for index in extra["trials"] if index in known)
+    return extra.get("decays_weights", _decay_weights(members))
 
 
 def _class_name(module: str) -> str:

@@ -42,6 +42,9 @@ FUNCTIONS = ("creation", "training", "evaluation", "gates")
 """What is compiled for a batch: its state before the first step, steps, sums over a split, and mean
 gates."""
 
+RUNNING = ("training", "evaluation")
+"""Those of `FUNCTIONS` that every batch runs, and must have memory for."""
+
 _GATE_EXAMPLES = 1000
 
 _MOST_SHARED = 8
@@ -199,6 +202,7 @@ class Program:
         }
         self.num_classes = dataset.num_classes
         self.steps_per_epoch = config_lib.steps_per_epoch(config, dataset.train.size)
+        self._decays_weights = batch.decays_weights
         # The task must not hold this program, so that its arrays are freed once it is unused.
         images, prepare = preprocess.examples(config.data, dataset)
         self.task = task = train.Task(
@@ -206,7 +210,7 @@ class Program:
             apply=self.model.apply,
             preprocess=prepare,
             augment=preprocess.augmentation(config.data),
-            optimizer=self._rule(batch.decays_weights),
+            optimizer=self._rule(self._decays_weights),
             num_train=dataset.train.size,
             batch_size=config.training.batch_size,
             micro_batch=_micro_batch(config, platform, self.trials.parts.count),
@@ -256,7 +260,7 @@ class Program:
         is_x64 = getattr(jax.config, "jax_enable_x64")  # noqa: B009
         key = (
             tuple(sorted(item for item in settings.items() if item[0].startswith(_COMPILED))),
-            (pickle.dumps(self.task.preprocess), self.task.micro_batch, batch.decays_weights),
+            (pickle.dumps(self.task.preprocess), self.task.micro_batch, self._decays_weights),
             (dataset.num_classes, dataset.train.size),
             jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), self.examples),
             (self.trials.num_slots, self.trials.mesh, self.trials.mode),
@@ -276,7 +280,7 @@ class Program:
     def compile(self, hyperparameters: AnyHyperparameters) -> float:
         """Compiles training and evaluation, and returns how many seconds that took."""
         began = time.perf_counter()
-        for name in ("training", "evaluation"):
+        for name in RUNNING:
             if name not in self._functions.compiled:
                 self._functions.compiled[name] = self.lower(name, hyperparameters).compile()
         return time.perf_counter() - began
@@ -305,9 +309,7 @@ class Program:
         The need is the compiler's count for the compiled programs, so call `compile` first. Returns
         None where the compiler or the device reports none.
         """
-        training, evaluation = (
-            compiled_text.memory(self._functions[name]) for name in ("training", "evaluation")
-        )
+        training, evaluation = (compiled_text.memory(self._functions[name]) for name in RUNNING)
         present = trial_mesh.device_memory(self.trials.mesh.devices.flat[0])
         if training is None or evaluation is None or present is None:
             return None
@@ -333,7 +335,7 @@ class Program:
                 program. The arrays are the same, but not the structure around them.
         """
         create = self._functions["creation"]
-        if decays_weights is not None:
+        if decays_weights not in (None, self._decays_weights):
             task = self.task._replace(optimizer=self._rule(decays_weights))
             create = jax.vmap(functools.partial(train.create, task))
         state = jax.eval_shape(create, self.trials.placed_shapes(hyperparameters))

@@ -92,11 +92,9 @@ def devices(num_devices: int = 0) -> list[Any]:
             f" the {found[0].platform} devices here"
         )
     chosen = found[: num_devices or len(found)]
-    if missing := {d.process_index for d in found} - {d.process_index for d in chosen}:
-        least = 1 + max(
-            min(i for i, device in enumerate(found) if device.process_index == process)
-            for process in missing
-        )
+    firsts = {device.process_index: i for i, device in reversed(list(enumerate(found)))}
+    least = 1 + max(firsts.values())  # So many have one of each process.
+    if len(chosen) < least:
         raise UserError(
             f"config.runtime.devices is {num_devices}; allowed: 0, or {least} to {len(found)}, so"
             " that each process of the run has a device"
